@@ -1,0 +1,273 @@
+"""The catalogue of messages: plain values that cross between nodes and clients.
+
+A class body here is the one table of the protocol: the field order is the order on the wire, the
+annotation names the schema that `wire.registry` checks, a default marks a field that an older peer
+may leave out. Fields are append-only and codes are never reused (`tests/wire/lock.txt` holds it);
+`docs/protocol.md` and the CDDL file are generated from these classes.
+
+The classes are slotted and built by a metaclass: frozen dataclasses cost 8 times as much to make
+and 30 ms of import, and the hot path and `dynctl get` would pay for both (design §9).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # mypy takes it as true; `typing` itself would cost the command line 5 ms
+if TYPE_CHECKING:
+    from typing import dataclass_transform
+else:
+
+    def dataclass_transform():
+        return lambda cls: cls
+
+
+# The schemas: what a field may hold. `wire.registry.SCHEMAS` has the bounds for each name.
+Key = bytes  # 1 .. 1,024 bytes
+Value = bytes | None  # 0 .. 8 MiB; None is a put of nothing: a delete
+ContextBytes = bytes  # opaque; empty: nothing seen
+OpId = bytes  # 16 bytes, or empty where the field says so
+Uint = int  # 0 .. 2^64-1
+Small = int  # 0 .. 65,535
+Flag = bool
+Text = str
+Blob = bytes
+Texts = list[str]
+Meta = dict[bytes, bytes]
+Flat = list[int]  # a clock or a set of dots: actor, counter, actor, counter, …
+SiblingBytes = list[bytes]  # each the one encoding of a sibling (core/entry.py)
+Entries = list[list[object]]  # whole records: [key, clock, siblings, op-ids]
+MaybeEntry = list[object] | None
+
+
+class MessageType(type):
+    """Turns annotations into slots, an `__init__` of that order, and the message's own table row."""
+
+    code: int
+    field_names: tuple[str, ...]
+    schema_names: tuple[str, ...]
+    defaults: tuple[object, ...]  # of the trailing fields that have one
+
+    def __new__(
+        mcls, name: str, bases: tuple[type, ...], body: dict[str, object], code: int = 0
+    ) -> MessageType:
+        annotations = body.get("__annotations__", {})
+        assert isinstance(annotations, dict)
+        names = tuple(annotations)
+        defaults = {field: body.pop(field) for field in names if field in body}
+        body["__slots__"] = names
+        if names:
+            signature = ", ".join(
+                f"{field}=_defaults[{field!r}]" if field in defaults else field for field in names
+            )
+            lines = "\n".join(f"    self.{field} = {field}" for field in names)
+            scope: dict[str, object] = {"_defaults": defaults}
+            exec(f"def __init__(self, {signature}):\n{lines}\n", scope)
+            body["__init__"] = scope["__init__"]
+        cls = super().__new__(mcls, name, bases, body)
+        cls.code = code
+        cls.field_names = names
+        cls.schema_names = tuple(str(annotation) for annotation in annotations.values())
+        cls.defaults = tuple(defaults.values())
+        return cls
+
+    def __init__(
+        cls, name: str, bases: tuple[type, ...], body: dict[str, object], code: int = 0
+    ) -> None:
+        super().__init__(name, bases, body)
+
+
+@dataclass_transform()
+class Message(metaclass=MessageType):
+    """A message; two are equal when they are of one class and all fields are."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and all(
+            getattr(self, field) == getattr(other, field) for field in type(self).field_names
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{field}={getattr(self, field)!r}" for field in type(self).field_names)
+        return f"{type(self).__name__}({fields})"
+
+
+# --- any connection ------------------------------------------------------------------------------
+
+ROLE_CLIENT, ROLE_PEER = 0, 1
+
+
+class Hello(Message, code=1):
+    """The first frame in both directions: who speaks, and what it understands.
+
+    The version used is the highest that both know. `cluster_id` is empty for a client that does not
+    care and for an agent that has no cluster yet; two that differ close the connection.
+    """
+
+    version_min: Small
+    version_max: Small
+    role: Small  # 0 client, 1 peer
+    cluster_id: Blob
+    node_id: Text  # empty for a client
+    boot_id: Blob  # random for each start: tells a restarted agent from a repeated connection
+    features: Texts
+    frame_bytes_max: Uint
+    wall_ms: Uint
+
+
+class Error(Message, code=2):
+    """The reply to a request that failed; `error` is a code of the error table."""
+
+    error: Small
+    text: Text
+
+
+class Ping(Message, code=3):
+    """Is the way there and back open? Answered by Pong."""
+
+
+class Pong(Message, code=4):
+    """The answer to Ping."""
+
+
+# --- clients to any agent ------------------------------------------------------------------------
+
+MODE_CONTEXT, MODE_OVERWRITE, MODE_BLIND = 0, 1, 2
+
+
+class Get(Message, code=10):
+    """Read a key. Answered by GetReply, or by an Error: QuorumNotMet, NotReady, BadRequest."""
+
+    key: Key
+    r: Small = 0  # owners that must answer; 0: the ring's R
+    strict: Flag = False  # only owners count, no fallbacks
+
+
+class GetReply(Message, code=11):
+    """All concurrent values of a key; no siblings means that it has no value."""
+
+    context: ContextBytes  # hand it back with the next put of this key
+    siblings: SiblingBytes
+    partial: Flag  # fewer than R owners answered (sloppy reads only)
+    answered: Small  # owners whose copies are in this answer
+
+
+class Put(Message, code=12):
+    """Write a key, or delete it (value null). Answered by PutReply or an Error.
+
+    Mode 0 supersedes what `context` has seen, 1 what R owners and the coordinator hold, 2 nothing.
+    `attempt` above 1 marks a retry: its coordinator looks for `op_id` before it writes.
+    """
+
+    key: Key
+    value: Value
+    mode: Small
+    context: ContextBytes
+    op_id: OpId
+    attempt: Small = 1
+    r: Small = 0  # for the read of mode 1 and of retries; 0: the ring's R
+    w: Small = 0  # owners that must have fsynced; 0: the ring's W
+    strict: Flag = False
+    content: Small = 0  # type of the value, free for applications
+    expiry_ms: Uint = 0  # wall milliseconds since 1970; 0: never
+    meta: Meta = {}  # noqa: RUF012 - never changed; small headers kept with the value
+
+
+class PutReply(Message, code=13):
+    """W owners have fsynced the write."""
+
+    context: ContextBytes  # what the writer has now seen; empty while siblings are left: read first
+    siblings: Small  # values the key has at the coordinator, this one included
+    dot: Blob  # actor and counter, 8 bytes each; empty for a delete or a retry found superseded
+
+
+# --- between owners ------------------------------------------------------------------------------
+
+
+class Merge(Message, code=20):
+    """Whole records to be merged (replication, repair, hints, transfer). Answered by MergeAck.
+
+    `stamp_change`, `stamp_phase` and `barrier` say under which ring change and purge barrier the
+    content was read (design §6, §7).
+    """
+
+    stamp_change: Uint
+    stamp_phase: Small
+    barrier: Uint
+    entries: Entries
+
+
+class MergeAck(Message, code=21):
+    """Everything in that Merge is fsynced here."""
+
+
+WANT_DIGEST, WANT_VALUE = 0, 1
+
+
+class Read(Message, code=22):
+    """What does this owner hold? Answered by ReadReply."""
+
+    stamp_change: Uint
+    stamp_phase: Small
+    key: Key
+    want: Small  # 0 digest, 1 the record itself
+    op_id: Blob = b""  # also tell whether this op-id is known
+
+
+STATE_ABSENT, STATE_PRESENT, STATE_UNREADABLE = 0, 1, 2
+OP_NOT_ASKED, OP_UNKNOWN, OP_PRESENT, OP_SUPERSEDED, OP_FORGOTTEN = 0, 1, 2, 3, 4
+
+
+class ReadReply(Message, code=23):
+    """The committed copy of one owner. `state` 2 (unreadable) is neither a value nor its absence.
+
+    `op`: 0 not asked, 1 unknown, 2 a present sibling, 3 superseded, 4 unknown but older op-ids
+    have been forgotten.
+    """
+
+    state: Small
+    digest: Blob  # 32 bytes over clock and siblings; empty unless present
+    clock: Flat
+    dots: Flat
+    entry: MaybeEntry
+    op: Small = 0
+
+
+# --- the ring and the state of a node ------------------------------------------------------------
+
+
+class RingRequest(Message, code=30):
+    """Send me the ring if yours is not of this epoch. Answered by RingReply."""
+
+    epoch: Uint = 0  # the epoch that the asker has; 0: none
+
+
+class RingReply(Message, code=31):
+    """The ring, encoded (core/ring.py); empty if the asker's epoch is the present one."""
+
+    epoch: Uint
+    ring: Blob
+
+
+class Install(Message, code=32):
+    """Bootstrap: become the named member of this first ring. Answered by Installed once durable."""
+
+    ring: Blob
+
+
+class Installed(Message, code=33):
+    """The first ring is durable here."""
+
+
+class StatusRequest(Message, code=34):
+    """How is this node, as it sees itself and its peers? Answered by StatusReply."""
+
+
+class StatusReply(Message, code=35):
+    """An encoded map; its fields are in docs/protocol.md and may grow."""
+
+    document: Blob
+
+
+def catalogue() -> list[type[Message]]:
+    """Every message class, by code."""
+    return sorted(Message.__subclasses__(), key=lambda cls: cls.code)

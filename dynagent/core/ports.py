@@ -1,0 +1,61 @@
+"""What the core asks of the world around it: a disk to read, dice, a clock face, a way out.
+
+The trio shells implement these with sockets and SQLite, the simulator with one event heap.
+"""
+
+from collections.abc import Iterator
+from typing import NewType, Protocol
+
+from dynagent.core.messages import Message
+
+NodeId = NewType("NodeId", str)  # 16 hex digits, minted with the store (design §6)
+PartitionId = NewType("PartitionId", int)  # 0 .. Q-1
+Token = NewType("Token", bytes)  # 16 bytes, the key's place on the ring
+LinkId = NewType("LinkId", int)  # an accepted connection; answers go back on it
+
+
+class Batch:
+    """What one group commit makes durable, all or nothing.
+
+    `records`: (token, key, stored form), at most one per key; a stored form of b"" removes the key.
+    `meta`: named rows of the node itself (the ring; later barriers, tree sums, ring log).
+    """
+
+    __slots__ = ("meta", "number", "records")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.records: list[tuple[Token, bytes, bytes]] = []
+        self.meta: list[tuple[str, bytes]] = []
+
+
+class Reader(Protocol):
+    """The committed state of the node's disk, as clients and the core see it."""
+
+    def get(self, token: Token, key: bytes) -> bytes | None:
+        """The stored form of a record or None; raises `CorruptRecord` if the engine cannot read it."""
+
+    def get_meta(self, name: str) -> bytes | None:
+        """A named row or None."""
+
+    def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
+        """(token, key, stored form) for first ≤ token ≤ last, in (token, key) order."""
+
+
+class Dice(Protocol):
+    """A named random stream (`random.Random` or `random.SystemRandom`)."""
+
+    def getrandbits(self, k: int, /) -> int: ...
+
+
+class Effects(Protocol):
+    """What a node does to the world. Called during `on_*`; performed by the shell in that order."""
+
+    def send(self, target: NodeId, request_id: int, budget_ms: int, message: Message) -> None:
+        """A request to a peer whose link is up. Its reply, if any, comes back by `on_reply`."""
+
+    def answer(self, link: LinkId, request_id: int, message: Message) -> None:
+        """The reply to a request that came in on `link`; dropped if that link is gone."""
+
+    def note(self, event: str, **fields: object) -> None:
+        """Something worth a line in the log or a counter; never needed for correctness."""

@@ -1,0 +1,44 @@
+"""Every bound of the system, each with its reason. Over a bound the answer is `Overloaded` or
+`TooLarge`, at once; nothing here is a tuning knob (those are in `config.py`)."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- data ----------------------------------------------------------------------------------------
+KEY_BYTES_MAX = 1 * KIB  # a key is an identifier, and travels in every message about its record
+VALUE_BYTES_DEFAULT_MAX = 1 * MIB  # Dynamo §2.1: objects are usually below 1 MB
+VALUE_BYTES_HARD_MAX = 8 * MIB  # the highest setting of the knob: one value must fit one frame
+RECORD_BYTES_MAX = 8 * MIB  # all siblings of a key together: a record travels whole in one Merge
+META_BYTES_MAX = 4 * KIB  # headers of one value: content type and a few words
+OP_IDS_KEPT = 8  # superseded op-ids that stay with a record (design §3): the reach of a safe retry
+OP_ID_BYTES = 16  # 128 random bits: no coordination between clients needed
+
+# --- ring ----------------------------------------------------------------------------------------
+PARTITIONS_MIN = 8  # below this no balance is possible even for three nodes
+PARTITIONS_MAX = 65_536  # keeps an encoded ring of N=3 below RING_BYTES_MAX
+N_MAX = 16  # more copies than this is a different problem
+MEMBERS_MAX = 1_000  # "three to a few hundred hosts" with room to spare
+RING_BYTES_MAX = 1 * MIB  # the ring is sent whole; larger than any valid ring
+
+# --- wire ----------------------------------------------------------------------------------------
+FRAME_HEADER_BYTES = 4
+HELLO_FRAME_BYTES_MAX = 4 * KIB  # what a stranger may make us read before it has said who it is
+# cbor2 expands empty containers by up to 73 times; 64 KiB of them stay below 5 MiB of memory.
+CONTROL_FRAME_BYTES_MAX = 64 * KIB
+DATA_FRAME_BYTES_MAX = RECORD_BYTES_MAX + 64 * KIB  # a whole record, its key, clock and framing
+RECEIVE_BYTES = 64 * KIB  # larger recv buffers cost an mmap and munmap per read
+BUDGET_MS_MAX = 600_000  # ten minutes: a longer deadline is a job, not a request
+
+# --- the agent -----------------------------------------------------------------------------------
+CONNECTIONS_MAX = 4_096  # file descriptors: the usual soft limit minus room for the store
+HELLO_S_MAX = 5.0  # a connection that has not said Hello by then is closed (slowloris)
+REQUESTS_IN_FLIGHT_MAX = 16_384  # tallies in the request table; each holds a few hundred bytes
+REQUEST_BYTES_IN_FLIGHT_MAX = 256 * MIB  # records that tallies and the open batch keep alive
+OUTBOX_BYTES_MAX = 64 * MIB  # unsent bytes of one connection: a reader slower than this is dropped
+BATCH_RECORDS_MAX = 4_096  # one store batch: bounds the time until the first of it is answered
+BATCH_BYTES_MAX = 32 * MIB  # and its memory
+
+# --- client --------------------------------------------------------------------------------------
+CONNECT_S_MAX = 1.0  # a dead endpoint must not cost more than this
+CLIENT_ATTEMPTS_MAX = 4  # of one request over all members; more would hide an outage
+POOL_CONNECTIONS_MAX = 64  # idle connections kept per agent
