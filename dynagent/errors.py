@@ -206,7 +206,9 @@ def _tree(root: type[DynagentError]) -> list[type[DynagentError]]:
 
 
 # Wire code to class, for every error that may be sent.
-BY_CODE: dict[int, type[DynagentError]] = {cls.code: cls for cls in _tree(DynagentError) if cls.code}
+BY_CODE: dict[int, type[DynagentError]] = {
+    cls.code: cls for cls in _tree(DynagentError) if cls.code
+}
 
 
 def from_wire(code: int, message: str) -> DynagentError:

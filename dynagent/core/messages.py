@@ -39,7 +39,7 @@ MaybeEntry = list[object] | None
 
 
 class MessageType(type):
-    """Turns annotations into slots, an `__init__` of that order, and the message's own table row."""
+    """Turns annotations into slots, an `__init__` of that order, and its row of the table."""
 
     code: int
     field_names: tuple[str, ...]

@@ -3,7 +3,7 @@
 The trio shells implement these with sockets and SQLite, the simulator with one event heap.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NewType, Protocol
 
 from dynagent.core.messages import Message
@@ -33,7 +33,7 @@ class Reader(Protocol):
     """The committed state of the node's disk, as clients and the core see it."""
 
     def get(self, token: Token, key: bytes) -> bytes | None:
-        """The stored form of a record or None; raises `CorruptRecord` if the engine cannot read it."""
+        """The stored form or None; raises `CorruptRecord` if the engine cannot read it."""
 
     def get_meta(self, name: str) -> bytes | None:
         """A named row or None."""
@@ -51,11 +51,16 @@ class Dice(Protocol):
 class Effects(Protocol):
     """What a node does to the world. Called during `on_*`; performed by the shell in that order."""
 
-    def send(self, target: NodeId, request_id: int, budget_ms: int, message: Message) -> None:
-        """A request to a peer whose link is up. Its reply, if any, comes back by `on_reply`."""
+    def send(
+        self, targets: Sequence[NodeId], request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        """One request to each peer, whose links are up. Replies come back by `Node.on_reply`."""
 
     def answer(self, link: LinkId, request_id: int, message: Message) -> None:
         """The reply to a request that came in on `link`; dropped if that link is gone."""
+
+    def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
+        """Make this first ring and its cluster id durable, then call `Node.on_adopted`."""
 
     def note(self, event: str, **fields: object) -> None:
         """Something worth a line in the log or a counter; never needed for correctness."""

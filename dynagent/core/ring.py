@@ -66,9 +66,7 @@ class Ring:
     def encode(self) -> bytes:
         """The ring as bytes, at most `limits.RING_BYTES_MAX`."""
         places = {member.id: place for place, member in enumerate(self.members)}
-        owners = b"".join(
-            places[node].to_bytes(2, "big") for owned in self.lists for node in owned
-        )
+        owners = b"".join(places[node].to_bytes(2, "big") for owned in self.lists for node in owned)
         return encode(
             [
                 _FORMAT,
@@ -100,7 +98,7 @@ def check_partitions(partitions: int) -> None:
 
 
 def decode_ring(data: bytes) -> Ring:
-    """The ring in `data`; raises `ProtocolError` if it is malformed or breaks a rule of the ring."""
+    """The ring in `data`; raises `ProtocolError` if malformed or against a rule of the ring."""
     if len(data) > limits.RING_BYTES_MAX:
         raise ProtocolError(f"a ring of {len(data)} bytes; the limit is {limits.RING_BYTES_MAX}")
     match decode(data):

@@ -1,0 +1,154 @@
+"""The coordinator: runs gets and puts for keys of which this node is an owner.
+
+It checks a request, finds the owners, and starts an **operation**: a small object in one table,
+keyed by the number that is also the request id towards peers. Replies, failures of peers, commits
+and deadlines find the operation by that number; there is no task, lock or wait per request. An
+operation stays after its answer until every owner has answered or its deadline has passed, so that
+a straggler's reply is still counted. `get.py` and `put.py` have the two kinds, `router.py` the
+third: passing a request on to an owner.
+
+Until hints exist (design §5) every quorum is strict: only owners count, and a request that cannot
+reach enough of them is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from dynagent import limits
+from dynagent.core.messages import Error, Message
+from dynagent.core.ports import Effects, LinkId, NodeId
+from dynagent.core.replica import Replica
+from dynagent.core.ring import Ring
+from dynagent.errors import BadRequest, DynagentError, Overloaded, QuorumNotMet, TooLarge
+
+SETTLED = 2  # the phase of a stamp outside ring changes (design §6)
+
+
+class Operation:
+    """One request under way. Subclasses override what concerns them."""
+
+    __slots__ = ("answered", "coordinator", "deadline", "link", "number", "request_id")
+
+    def __init__(
+        self, coordinator: Coordinator, link: LinkId, request_id: int, deadline: float
+    ) -> None:
+        self.coordinator = coordinator
+        self.link = link
+        self.request_id = request_id
+        self.deadline = deadline
+        self.answered = False
+        self.number = coordinator.admit(self)
+
+    def on_reply(self, now: float, source: NodeId, message: Message) -> None:
+        """A peer answered our request of this number."""
+
+    def on_failure(self, now: float, source: NodeId) -> None:
+        """The link to a peer broke, or its answer was no answer."""
+
+    def on_durable(self, now: float) -> None:
+        """Our own copy of this operation's write is fsynced."""
+
+    def on_deadline(self, now: float) -> None:
+        """Time is up: answer, if that has not happened."""
+
+    def answer(self, message: Message) -> None:
+        assert not self.answered
+        self.answered = True
+        self.coordinator.effects.answer(self.link, self.request_id, message)
+
+    def fail(self, error: DynagentError) -> None:
+        self.answer(Error(error.code, error.message))
+
+    def finish(self) -> None:
+        """Nothing more can come: leave the table."""
+        self.coordinator.operations.pop(self.number, None)
+
+    def budget_ms(self, now: float) -> int:
+        """What is left until the deadline, for a peer."""
+        return max(1, int((self.deadline - now) * 1000))
+
+
+class Coordinator:
+    """The table of operations, and what they all need."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        ring: Ring,
+        replica: Replica,
+        effects: Effects,
+        wall_ms: Callable[[], int],
+        value_bytes_max: int,
+    ) -> None:
+        self.node_id = node_id
+        self.ring = ring
+        self.replica = replica
+        self.effects = effects
+        self.wall_ms = wall_ms
+        self.value_bytes_max = value_bytes_max
+        self.up: set[NodeId] = {node_id}  # whose links are up; ourselves always
+        self.operations: dict[int, Operation] = {}
+        self._names = {member.id: member.name for member in ring.members}
+        self._last_number = 0
+        self._deadlines: list[tuple[float, int]] = []  # a heap; entries of finished ones are stale
+
+    # --- the table -------------------------------------------------------------------------------
+
+    def admit(self, operation: Operation) -> int:
+        """Enters an operation; raises `Overloaded` if the table is full."""
+        if len(self.operations) >= limits.REQUESTS_IN_FLIGHT_MAX:
+            raise Overloaded(f"{len(self.operations)} requests are under way; try again later")
+        self._last_number += 1
+        self.operations[self._last_number] = operation
+        heappush(self._deadlines, (operation.deadline, self._last_number))
+        return self._last_number
+
+    def next_deadline(self) -> float | None:
+        """When `on_tick` is due; None if nothing is under way."""
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][1] not in self.operations:
+            heappop(deadlines)
+        return deadlines[0][0] if deadlines else None
+
+    def on_tick(self, now: float) -> None:
+        while (due := self.next_deadline()) is not None and due <= now:
+            operation = self.operations.pop(heappop(self._deadlines)[1])
+            operation.on_deadline(now)
+
+    def on_peer_down(self, now: float, node: NodeId) -> None:
+        self.up.discard(node)
+        for operation in list(self.operations.values()):
+            operation.on_failure(now, node)
+
+    # --- what operations ask ---------------------------------------------------------------------
+
+    def check_key(self, key: bytes) -> None:
+        """Raises `BadRequest` or `TooLarge`."""
+        if not key:
+            raise BadRequest("the key is empty; a key is 1 to 1,024 bytes")
+        if len(key) > limits.KEY_BYTES_MAX:
+            raise TooLarge(f"the key has {len(key):,} bytes; the limit is {limits.KEY_BYTES_MAX:,}")
+
+    def needed(self, name: str, asked: int, default: int) -> int:
+        """The R or W of a request; raises `BadRequest` if it is over N."""
+        if asked > self.ring.n:
+            raise BadRequest(f"{name}={asked}, but every key has N={self.ring.n} owners")
+        return asked or default
+
+    def reachable(self, owners: tuple[NodeId, ...], name: str, needed: int) -> list[NodeId]:
+        """The owners that are up, ourselves first; raises `QuorumNotMet` if they are too few."""
+        up = [node for node in owners if node in self.up and node != self.node_id]
+        if len(up) + 1 < needed:
+            down = [node for node in owners if node not in self.up]
+            raise QuorumNotMet(
+                f"{len(up) + 1} of the {needed} owners needed ({name}={needed}) are up; "
+                f"down: {self.names(down)}"
+            )
+        return [self.node_id, *up]
+
+    def names(self, nodes: object) -> str:
+        """`n2, n3` for people, in a fixed order."""
+        return ", ".join(sorted(self._names.get(node, node) for node in nodes))  # type: ignore[attr-defined]

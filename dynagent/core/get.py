@@ -1,0 +1,116 @@
+"""A get at its coordinator (Dynamo §4.5, §5): own copy plus digests of the other owners.
+
+The value travels only where digests differ. It answers at R and stays in the table for the rest.
+"""
+
+from __future__ import annotations
+
+from dynagent.core.coordinator import SETTLED, Coordinator, Operation
+from dynagent.core.entry import encode_context
+from dynagent.core.messages import WANT_DIGEST, WANT_VALUE, Get, GetReply, Message, Read, ReadReply
+from dynagent.core.ports import LinkId, NodeId, Token
+from dynagent.core.quorum import DONE, MISSED, GetQuorum
+from dynagent.core.siblings import Siblings
+from dynagent.errors import ProtocolError, QuorumNotMet
+
+
+class GetOperation(Operation):
+    """One get. Raises `QuorumNotMet` on creation if too few owners are up."""
+
+    __slots__ = ("get", "owners", "tally")
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        link: LinkId,
+        request_id: int,
+        deadline: float,
+        get: Get,
+        owners: tuple[NodeId, ...],
+    ) -> None:
+        r = coordinator.needed("R", get.r, coordinator.ring.r)
+        asked = coordinator.reachable(owners, "R", r)
+        super().__init__(coordinator, link, request_id, deadline)
+        self.get = get
+        self.owners = owners
+        self.tally = GetQuorum(asked, r)
+
+    def start(self, now: float, token: Token) -> None:
+        coordinator = self.coordinator
+        tally = self.tally
+        tally.add_own(coordinator.node_id, coordinator.replica.read(self.get.key, token))
+        if len(tally.counted) < tally.needed and tally.waiting:
+            self._ask(now, list(tally.waiting), WANT_DIGEST)
+        else:
+            tally.waiting.clear()  # R=1: nobody else is asked
+        self._conclude()
+
+    def _ask(self, now: float, targets: list[NodeId], want: int) -> None:
+        coordinator = self.coordinator
+        targets.sort()  # a set has no order, and a run must be a function of its seed
+        coordinator.effects.send(
+            targets,
+            self.number,
+            self.budget_ms(now),
+            Read(coordinator.ring.epoch, SETTLED, self.get.key, want),
+        )
+
+    def on_reply(self, now: float, source: NodeId, message: Message) -> None:
+        if not isinstance(message, ReadReply):
+            self.on_failure(now, source)
+            return
+        try:
+            fetch = self.tally.add_result(source, message)
+        except ProtocolError as exc:
+            self.coordinator.effects.note("peer.malformed", peer=source, reason=exc.message)
+            self.on_failure(now, source)
+            return
+        if fetch and self.answered:
+            self.tally.add_failure(source)  # differs, but too late for this answer
+        elif fetch:
+            self._ask(now, [source], WANT_VALUE)
+        self._conclude()
+
+    def on_failure(self, now: float, source: NodeId) -> None:
+        self.tally.add_failure(source)
+        self._conclude()
+
+    def on_deadline(self, now: float) -> None:
+        if not self.answered:
+            self._miss()
+
+    def _conclude(self) -> None:
+        outcome = self.tally.take_reply()
+        if outcome == DONE:
+            self.answer(self._reply())
+        elif outcome == MISSED:
+            self._miss()
+        if self.tally.is_complete:
+            self.finish()
+
+    def _reply(self) -> GetReply:
+        merged = self.tally.merged
+        return GetReply(
+            encode_context(merged.clock, key=self.get.key),
+            _distinct_writes(merged),
+            False,
+            len(self.tally.counted),
+        )
+
+    def _miss(self) -> None:
+        tally = self.tally
+        names = self.coordinator.names
+        silent = [node for node in self.owners if node not in tally.counted]
+        self.fail(
+            QuorumNotMet(
+                f"{len(tally.counted)} of R={tally.needed} owners answered; not: {names(silent)}"
+            )
+        )
+
+
+def _distinct_writes(value: Siblings) -> list[bytes]:
+    """The siblings for a client: a write that was minted twice by a retry is one value (§3)."""
+    if len(value.siblings) < 2:
+        return [sibling.data for sibling in value.siblings]
+    writes = {sibling.op_id or sibling.data: sibling.data for sibling in value.siblings}
+    return list(writes.values())

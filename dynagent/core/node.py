@@ -1,0 +1,283 @@
+"""The node: one sans-I/O machine made of small ones. It decides; a shell waits and does.
+
+The shell feeds it, in one thread, and performs the effects that each call emits:
+
+    on_message      a request that came in on a link         (client or peer)
+    on_reply        a peer's answer to a request of ours
+    on_peer_up/down the link that we dialled to a peer
+    on_committed    a batch that it took with `take_batch` is fsynced
+    on_tick         `next_deadline` has passed
+
+The shell's promises: every effect of a call is performed, in order; a batch is reported committed
+only when it is durable, batches in the order they were taken; replies are delivered for links that
+are up only. A store that fails stops the node: there is no failed commit to report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dynagent import limits
+from dynagent.core.coordinator import Coordinator
+from dynagent.core.entry import decode_entry, encode_clock, encode_entry, flatten
+from dynagent.core.get import GetOperation
+from dynagent.core.inspect import status_document
+from dynagent.core.messages import (
+    STATE_ABSENT,
+    STATE_PRESENT,
+    STATE_UNREADABLE,
+    WANT_VALUE,
+    Error,
+    Get,
+    Install,
+    Installed,
+    Merge,
+    MergeAck,
+    Message,
+    Ping,
+    Pong,
+    Put,
+    Read,
+    ReadReply,
+    RingReply,
+    RingRequest,
+    StatusReply,
+    StatusRequest,
+)
+from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader
+from dynagent.core.put import PutOperation, op_state
+from dynagent.core.replica import Replica
+from dynagent.core.ring import Ring, decode_ring, token_of
+from dynagent.core.router import ForwardOperation
+from dynagent.errors import BadRequest, DynagentError, NotReady, Overloaded, Refused
+
+Handler = Callable[[float, LinkId, int, int, Message], None]
+
+
+class Node:
+    """One agent's decisions. `ring` is None until it has been bootstrapped."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        ring: Ring | None,
+        reader: Reader,
+        effects: Effects,
+        dice: Dice,
+        wall_ms: Callable[[], int],
+        run: int,
+        clean_from_run: int,
+        value_bytes_max: int = limits.VALUE_BYTES_DEFAULT_MAX,
+    ) -> None:
+        self.node_id = node_id
+        self.ring: Ring | None = None
+        self.draining = False
+        self.counters: dict[str, int] = {}
+        self.replica = Replica(
+            reader=reader,
+            effects=effects,
+            dice=dice,
+            cluster_id=b"",
+            run=run,
+            clean_from_run=clean_from_run,
+        )
+        self.coordinator: Coordinator | None = None
+        self._effects = effects
+        self._wall_ms = wall_ms
+        self._value_bytes_max = value_bytes_max
+        self._handlers: dict[type[Message], Handler] = {
+            Get: self._on_data,
+            Put: self._on_data,
+            Merge: self._on_merge,
+            Read: self._on_read,
+            Ping: self._on_ping,
+            RingRequest: self._on_ring_request,
+            Install: self._on_install,
+            StatusRequest: self._on_status_request,
+        }
+        if ring is not None:
+            self._serve(ring)
+
+    def _serve(self, ring: Ring) -> None:
+        self.ring = ring
+        self.replica.cluster_id = ring.cluster_id
+        self.coordinator = Coordinator(
+            node_id=self.node_id,
+            ring=ring,
+            replica=self.replica,
+            effects=self._effects,
+            wall_ms=self._wall_ms,
+            value_bytes_max=self._value_bytes_max,
+        )
+
+    # --- what the shell feeds --------------------------------------------------------------------
+
+    def on_message(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        """A request. Every one is answered, with an Error if need be."""
+        kind = type(message)
+        self.counters[kind.__name__] = self.counters.get(kind.__name__, 0) + 1
+        try:
+            handler = self._handlers.get(kind)
+            if handler is None:
+                raise BadRequest(f"{kind.__name__} is not a request")
+            handler(now, link, request_id, budget_ms, message)
+        except DynagentError as error:
+            self._count_error(error)
+            self._effects.answer(link, request_id, Error(error.code, error.message))
+
+    def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
+        """A peer's answer; one that comes after its operation has ended is dropped."""
+        operation = self.coordinator and self.coordinator.operations.get(request_id)
+        if operation:
+            operation.on_reply(now, source, message)
+
+    def on_peer_up(self, now: float, node: NodeId) -> None:
+        if self.coordinator is not None:
+            self.coordinator.up.add(node)
+
+    def on_peer_down(self, now: float, node: NodeId) -> None:
+        if self.coordinator is not None:
+            self.coordinator.on_peer_down(now, node)
+
+    def take_batch(self) -> Batch | None:
+        """What the shell shall make durable next; None if nothing has gathered."""
+        return self.replica.take_batch()
+
+    def on_committed(self, now: float, batch: Batch) -> None:
+        for link, request_id in self.replica.on_committed(batch):
+            if link is not None:
+                self._effects.answer(link, request_id, MergeAck())
+            elif self.coordinator is not None and (
+                operation := self.coordinator.operations.get(request_id)
+            ):
+                operation.on_durable(now)
+
+    def on_adopted(self, now: float, ring: Ring, link: LinkId, request_id: int) -> None:
+        """The first ring, handed to `Effects.adopt`, is durable: serve."""
+        if self.ring is None:
+            self._serve(ring)
+        self._effects.answer(link, request_id, Installed())
+
+    def on_tick(self, now: float) -> None:
+        if self.coordinator is not None:
+            self.coordinator.on_tick(now)
+
+    def next_deadline(self) -> float | None:
+        return self.coordinator.next_deadline() if self.coordinator is not None else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing under way: a draining agent may stop."""
+        return self.coordinator is None or not self.coordinator.operations
+
+    # --- requests of clients ---------------------------------------------------------------------
+
+    def _accepting(self) -> Coordinator:
+        if self.coordinator is None:
+            raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
+        if self.draining:
+            raise NotReady("this agent is stopping")
+        return self.coordinator
+
+    def _on_data(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Get | Put)
+        coordinator = self._accepting()
+        coordinator.check_key(message.key)
+        token = token_of(message.key)
+        owners = coordinator.ring.lists[coordinator.ring.partition_of(token)]
+        place = (coordinator, link, request_id, now + budget_ms / 1000)
+        operation: GetOperation | PutOperation | ForwardOperation
+        if self.node_id not in owners:
+            operation = ForwardOperation(*place, message, owners)
+        elif isinstance(message, Get):
+            operation = GetOperation(*place, message, owners)
+        else:
+            operation = PutOperation(*place, message, owners)
+        operation.start(now, token)
+
+    # --- requests of peers -----------------------------------------------------------------------
+
+    def _on_merge(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Merge)
+        if self.ring is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        if self.replica.is_full:
+            raise Overloaded("the open batch is full")
+        number = self.replica.merge([decode_entry(entry) for entry in message.entries])
+        if not self.replica.when_durable(number, (link, request_id)):
+            self._effects.answer(link, request_id, MergeAck())
+
+    def _on_read(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Read)
+        if self.ring is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        key = message.key
+        record = self.replica.read(key, token_of(key))
+        op = op_state(record, message.op_id)
+        value = record.value
+        if record.unknown:
+            reply = ReadReply(STATE_UNREADABLE, b"", [], [], None, op)
+        elif not value.clock:
+            reply = ReadReply(STATE_ABSENT, b"", [], [], None, op)
+        else:
+            entry = encode_entry(key, record) if message.want == WANT_VALUE else None
+            reply = ReadReply(
+                STATE_PRESENT,
+                record.digest,
+                encode_clock(value.clock),
+                flatten(value.dots()),
+                entry,
+                op,
+            )
+        self._effects.answer(link, request_id, reply)
+
+    # --- the ring and the state of this node -----------------------------------------------------
+
+    def _on_ping(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        self._effects.answer(link, request_id, Pong())
+
+    def _on_ring_request(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, RingRequest)
+        if self.ring is None:
+            raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
+        is_current = message.epoch == self.ring.epoch
+        ring = b"" if is_current else self.ring.encode()
+        self._effects.answer(link, request_id, RingReply(self.ring.epoch, ring))
+
+    def _on_install(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Install)
+        ring = decode_ring(message.ring)
+        if self.ring is not None:
+            if self.ring != ring:
+                raise Refused(
+                    f"this agent is already a member of cluster {self.ring.cluster_id.hex()}"
+                )
+            self._effects.answer(link, request_id, Installed())
+        elif ring.member(self.node_id) is None:
+            raise Refused(f"the ring does not name this agent ({self.node_id})")
+        else:
+            self._effects.adopt(message.ring, link, request_id)
+
+    def _on_status_request(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        self._effects.answer(link, request_id, StatusReply(status_document(self)))
+
+    def _count_error(self, error: DynagentError) -> None:
+        name = type(error).__name__
+        self.counters[name] = self.counters.get(name, 0) + 1

@@ -1,0 +1,357 @@
+"""A put or delete at its coordinator (Dynamo §4.4, §4.5), in up to three stages:
+
+    LOOKING     overwrite and retries only: R owners are asked for their clocks and for the op-id
+    FETCHING    a retry whose write was found at another owner only: its record is on the way
+    WRITING     own copy minted (or the found write taken over), Merge sent to the other owners
+
+A first attempt with a context, or blind, starts at WRITING. It answers at W durable copies, our own
+included, and stays in the table for the stragglers.
+
+Until WRITING nothing has changed anywhere, so every failure is definite. After it a missed W is
+`WriteOutcomeUnknown`: the write may still appear.
+
+**Retries** (design §3). Known op-id: that write is completed instead of minting again. Unknown at
+R owners: it never reached W, so it is minted. Unknown, but a record has reached its bound of
+superseded op-ids and may have forgotten it: outcome unknown, and this attempt applies nothing.
+"""
+
+from __future__ import annotations
+
+from dynagent import limits
+from dynagent.core.coordinator import SETTLED, Coordinator, Operation
+from dynagent.core.entry import (
+    Record,
+    decode_context,
+    decode_entry,
+    encode_context,
+    encode_entry,
+    unflatten,
+)
+from dynagent.core.messages import (
+    MODE_BLIND,
+    MODE_CONTEXT,
+    MODE_OVERWRITE,
+    OP_FORGOTTEN,
+    OP_NOT_ASKED,
+    OP_PRESENT,
+    OP_SUPERSEDED,
+    OP_UNKNOWN,
+    STATE_UNREADABLE,
+    WANT_DIGEST,
+    WANT_VALUE,
+    Merge,
+    MergeAck,
+    Message,
+    Put,
+    PutReply,
+    Read,
+    ReadReply,
+)
+from dynagent.core.ports import LinkId, NodeId, Token
+from dynagent.core.quorum import DONE, MISSED, ContextQuorum, PutQuorum
+from dynagent.core.siblings import Clock, join
+from dynagent.errors import (
+    BadRequest,
+    Overloaded,
+    ProtocolError,
+    QuorumNotMet,
+    TooLarge,
+    WriteOutcomeUnknown,
+)
+
+
+class PutOperation(Operation):
+    """One put or delete; raises `BadRequest`, `TooLarge`, `QuorumNotMet` or `Overloaded` on
+    creation, when nothing has been done."""
+
+    __slots__ = ("context", "look", "owners", "put", "reply", "tally", "token", "w")
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        link: LinkId,
+        request_id: int,
+        deadline: float,
+        put: Put,
+        owners: tuple[NodeId, ...],
+    ) -> None:
+        _check(put, coordinator)
+        self.w = coordinator.needed("W", put.w, coordinator.ring.w)
+        coordinator.reachable(owners, "W", self.w)
+        self.context: Clock = decode_context(put.context, key=put.key)
+        self.look: ContextQuorum | None = None
+        if put.mode == MODE_OVERWRITE or put.attempt > 1:
+            r = coordinator.needed("R", put.r, coordinator.ring.r)
+            self.look = ContextQuorum(coordinator.reachable(owners, "R", r), r)
+        super().__init__(coordinator, link, request_id, deadline)
+        self.put = put
+        self.owners = owners
+        self.tally: PutQuorum | None = None
+        self.reply: PutReply | None = None
+
+    def start(self, now: float, token: Token) -> None:
+        self.token = token
+        if self.look is None:
+            self._mint(now)
+            return
+        own = self.coordinator.replica.newest(self.put.key, token)
+        self.look.add_result(
+            self.coordinator.node_id,
+            state=STATE_UNREADABLE if own.unknown else 0,
+            clock=own.value.clock,
+            op_state=op_state(own, self._asked_op_id()),
+        )
+        if len(self.look.counted) < self.look.needed:
+            self._ask(now, sorted(self.look.waiting), WANT_DIGEST)
+        self._conclude_look(now)
+
+    def on_reply(self, now: float, source: NodeId, message: Message) -> None:
+        match message:
+            case MergeAck() if self.tally is not None:
+                self.tally.add_result(source)
+                self._conclude_write()
+            case ReadReply() if self.tally is None and message.entry is not None:
+                self._take_over(now, source, message.entry)
+            case ReadReply() if self.look is not None and self.tally is None:
+                self._on_look(now, source, message)
+            case ReadReply():
+                pass  # a straggler of the look; the write is under way
+            case _:
+                self.on_failure(now, source)
+
+    def on_failure(self, now: float, source: NodeId) -> None:
+        if self.tally is not None:
+            self.tally.add_failure(source)
+            self._conclude_write()
+        elif self.look is not None and not self.look.replied:
+            self.look.add_failure(source)
+            self._conclude_look(now)
+        elif not self.answered and self._found_at() == source:
+            self._unknown(
+                f"the write was found at {self.coordinator.names([source])}, which failed"
+            )
+            self.finish()
+
+    def on_durable(self, now: float) -> None:
+        assert self.tally is not None
+        self.tally.add_result(self.coordinator.node_id)
+        self._conclude_write()
+
+    def on_deadline(self, now: float) -> None:
+        if self.answered:
+            return
+        if self.tally is not None:
+            self._miss()
+        elif self.look is not None and not self.look.replied:
+            self._miss_look()
+        else:
+            self._unknown("the owner at which the write was found did not answer in time")
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def _asked_op_id(self) -> bytes:
+        return self.put.op_id if self.put.attempt > 1 else b""
+
+    def _ask(self, now: float, targets: list[NodeId], want: int) -> None:
+        coordinator = self.coordinator
+        coordinator.effects.send(
+            targets,
+            self.number,
+            self.budget_ms(now),
+            Read(coordinator.ring.epoch, SETTLED, self.put.key, want, self._asked_op_id()),
+        )
+
+    def _on_look(self, now: float, source: NodeId, reply: ReadReply) -> None:
+        assert self.look is not None
+        try:
+            clock = dict(unflatten(reply.clock))
+        except ProtocolError as exc:
+            self.coordinator.effects.note("peer.malformed", peer=source, reason=exc.message)
+            self.on_failure(now, source)
+            return
+        self.look.add_result(source, state=reply.state, clock=clock, op_state=reply.op)
+        self._conclude_look(now)
+
+    def _conclude_look(self, now: float) -> None:
+        assert self.look is not None
+        outcome = self.look.take_reply()
+        if outcome == MISSED:
+            self._miss_look()
+            self.finish()
+        elif outcome == DONE:
+            found = self._found_at()
+            if found == self.coordinator.node_id:
+                self._complete(now)
+            elif found is not None:
+                self._ask(now, [found], WANT_VALUE)
+            elif OP_FORGOTTEN in self.look.op_states.values():
+                self._unknown(
+                    f"no trace of this op-id, but the key has forgotten all but its newest "
+                    f"{limits.OP_IDS_KEPT}; this attempt applied nothing"
+                )
+                self.finish()
+            else:
+                if self.put.mode == MODE_OVERWRITE:
+                    self.context = join(self.context, self.look.clock)
+                self._mint(now)
+
+    def _found_at(self) -> NodeId | None:
+        """Who knows this retry's write: ourselves if we do."""
+        assert self.look is not None
+        states = self.look.op_states
+        found = [node for node in states if states[node] in (OP_PRESENT, OP_SUPERSEDED)]
+        if not found:
+            return None
+        return self.coordinator.node_id if self.coordinator.node_id in found else min(found)
+
+    def _miss_look(self) -> None:
+        assert self.look is not None
+        look, names = self.look, self.coordinator.names
+        silent = [node for node in self.owners if node not in look.counted]
+        self.fail(
+            QuorumNotMet(
+                f"nothing was written: {len(look.counted)} of R={look.needed} owners answered the "
+                f"read before it; not: {names(silent)}"
+            )
+        )
+
+    def _take_over(self, now: float, source: NodeId, entry: list[object]) -> None:
+        """The record with the write that this retry repeats has come: from here it is a Merge."""
+        try:
+            key, record = decode_entry(entry)
+        except ProtocolError as exc:
+            self.coordinator.effects.note("peer.malformed", peer=source, reason=exc.message)
+            self.on_failure(now, source)
+            return
+        if key == self.put.key:
+            self.coordinator.replica.merge([(key, record)])
+            self._complete(now)
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def _mint(self, now: float) -> None:
+        coordinator, put = self.coordinator, self.put
+        replica = coordinator.replica
+        old = replica.newest(put.key, self.token)
+        context = self.context
+        if put.mode == MODE_OVERWRITE:
+            context = join(context, old.value.clock)
+        try:
+            _check_room(put, old, context)
+            asked = coordinator.reachable(self.owners, "W", self.w)
+            if replica.is_full:
+                raise Overloaded("the agent's open batch is full; try again later")
+        except (TooLarge, QuorumNotMet, Overloaded) as refusal:
+            self.fail(refusal)
+            self.finish()
+            return
+        record, number = replica.write(put, self.token, context, coordinator.wall_ms())
+        self._replicate(now, asked, record, number)
+
+    def _complete(self, now: float) -> None:
+        """Our own copy holds the write that this retry repeats: bring it to W."""
+        replica = self.coordinator.replica
+        record = replica.newest(self.put.key, self.token)
+        asked = [node for node in self.owners if node in self.coordinator.up]
+        self._replicate(now, asked, record, replica.batch_of(self.put.key))
+
+    def _replicate(self, now: float, asked: list[NodeId], record: Record, number: int) -> None:
+        coordinator = self.coordinator
+        self.reply = self._reply_of(record)
+        self.tally = PutQuorum(asked, self.w)
+        if not coordinator.replica.when_durable(number, (None, self.number)):
+            self.tally.add_result(coordinator.node_id)
+        if not record.value.clock:
+            self.tally = PutQuorum([], 0)  # a delete that met nothing: there is nothing to say
+        others = [node for node in asked if node != coordinator.node_id]
+        if others and record.value.clock:
+            coordinator.effects.send(
+                others,
+                self.number,
+                self.budget_ms(now),
+                Merge(
+                    coordinator.ring.epoch,
+                    SETTLED,
+                    record.since,
+                    [encode_entry(self.put.key, record)],
+                ),
+            )
+        self._conclude_write()
+
+    def _reply_of(self, record: Record) -> PutReply:
+        """A context only where it claims no sibling that this writer has not seen."""
+        own = [s for s in record.value.siblings if s.op_id == self.put.op_id]
+        alone = len(own) == len(record.value.siblings)
+        context = encode_context(record.value.clock, key=self.put.key) if alone else b""
+        dot = b"".join(number.to_bytes(8, "big") for number in own[0].dot) if own else b""
+        return PutReply(context, len(record.value.siblings), dot)
+
+    def _conclude_write(self) -> None:
+        assert self.tally is not None and self.reply is not None
+        outcome = self.tally.take_reply()
+        if outcome == DONE:
+            self.answer(self.reply)
+        elif outcome == MISSED:
+            self._miss()
+        if self.tally.is_complete:
+            self.finish()
+
+    def _miss(self) -> None:
+        assert self.tally is not None
+        tally, names, up = self.tally, self.coordinator.names, self.coordinator.up
+        silent = [node for node in self.owners if node not in tally.counted]
+        why = ", ".join(
+            f"{names([node])} {_reason(node in up, node in tally.waiting)}" for node in silent
+        )
+        self._unknown(f"{len(tally.counted)} of {tally.needed} acknowledged ({why})")
+
+    def _unknown(self, why: str) -> None:
+        self.fail(WriteOutcomeUnknown(why))
+
+
+def _reason(is_up: bool, is_waiting: bool) -> str:
+    if not is_up:
+        return "unreachable"
+    return "timed out" if is_waiting else "failed"
+
+
+def _check(put: Put, coordinator: Coordinator) -> None:
+    """Raises `BadRequest` or `TooLarge` for what no owner would take."""
+    if put.mode not in (MODE_CONTEXT, MODE_OVERWRITE, MODE_BLIND):
+        raise BadRequest(f"unknown put mode {put.mode}")
+    if len(put.op_id) != limits.OP_ID_BYTES or put.attempt < 1:
+        raise BadRequest(f"a put needs an op-id of {limits.OP_ID_BYTES} bytes and an attempt ≥ 1")
+    if put.value is not None and len(put.value) > coordinator.value_bytes_max:
+        raise TooLarge(
+            f"the value has {len(put.value):,} bytes; "
+            f"the limit of this cluster is {coordinator.value_bytes_max:,}"
+        )
+    meta_bytes = sum(len(name) + len(value) for name, value in put.meta.items())
+    if meta_bytes > limits.META_BYTES_MAX:
+        raise TooLarge(
+            f"the headers have {meta_bytes:,} bytes; the limit is {limits.META_BYTES_MAX:,}"
+        )
+
+
+def _check_room(put: Put, old: Record, context: Clock) -> None:
+    """Raises `TooLarge` if the siblings that would stay leave no room for this value."""
+    if put.value is None:
+        return
+    kept = [s for s in old.value.siblings if s.counter > context.get(s.actor, 0)]
+    size = len(put.value) + sum(len(sibling.data) for sibling in kept)
+    if size > limits.RECORD_BYTES_MAX:
+        raise TooLarge(
+            f"with {len(kept)} other siblings the key would hold {size:,} bytes; the limit is "
+            f"{limits.RECORD_BYTES_MAX:,}. Read it and put one value with its context"
+        )
+
+
+def op_state(record: Record, op_id: bytes) -> int:
+    """What a copy knows of a client's write (`OP_*`); `op_id` empty: not asked."""
+    if not op_id:
+        return OP_NOT_ASKED
+    if any(sibling.op_id == op_id for sibling in record.value.siblings):
+        return OP_PRESENT
+    if op_id in record.op_ids:
+        return OP_SUPERSEDED
+    return OP_FORGOTTEN if len(record.op_ids) >= limits.OP_IDS_KEPT else OP_UNKNOWN

@@ -1,0 +1,148 @@
+"""Tallies of one put and of one get: how many distinct owners have answered, and is it enough?
+
+A *tally* is short-lived and pure (the cut of riak_kv_put_core and riak_kv_get_core): feed it with
+`add_result`, ask it with `take_reply` (once it knows, it says so exactly once), and keep it until
+`is_complete`, because a late answer still matters. W and R count distinct nodes; a second answer
+from one node never counts twice (Dynamo §4.5).
+
+    waiting ──answer that counts──▶ counted     DONE at `needed` counted
+       │ └──failure, unreadable──▶ failed       MISSED once counted + waiting < needed
+       └──digest with news──▶ waiting, fetching   (GetQuorum: counts when its value is in hand)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dynagent.core.entry import Record, decode_entry, unflatten
+from dynagent.core.messages import STATE_ABSENT, STATE_UNREADABLE, ReadReply
+from dynagent.core.ports import NodeId
+from dynagent.core.siblings import EMPTY, Clock, join
+
+PENDING, DONE, MISSED = 0, 1, 2
+
+
+class Quorum:
+    """`needed` distinct nodes out of those asked (1 ≤ needed ≤ len(asked))."""
+
+    __slots__ = ("counted", "failed", "needed", "replied", "waiting")
+
+    def __init__(self, asked: Iterable[NodeId], needed: int) -> None:
+        self.waiting = set(asked)
+        self.needed = needed
+        self.counted: list[NodeId] = []
+        self.failed: list[NodeId] = []
+        self.replied = False
+
+    def add_failure(self, node: NodeId) -> None:
+        if node in self.waiting:
+            self.waiting.remove(node)
+            self.failed.append(node)
+
+    def take_reply(self) -> int:
+        """DONE or MISSED, once; PENDING before and after."""
+        if self.replied:
+            return PENDING
+        if len(self.counted) >= self.needed:
+            self.replied = True
+            return DONE
+        if len(self.counted) + len(self.waiting) < self.needed:
+            self.replied = True
+            return MISSED
+        return PENDING
+
+    @property
+    def is_complete(self) -> bool:
+        return self.replied and not self.waiting
+
+    def _count(self, node: NodeId) -> None:
+        self.waiting.remove(node)
+        self.counted.append(node)
+
+
+class PutQuorum(Quorum):
+    """Who has made a write durable; `needed` is W."""
+
+    __slots__ = ()
+
+    def add_result(self, node: NodeId) -> None:
+        """`node` has fsynced the write."""
+        if node in self.waiting:
+            self._count(node)
+
+
+class GetQuorum(Quorum):
+    """What the owners hold, merged; `needed` is R.
+
+    `merged` holds the values of all counted copies, so its clock is the context that may be handed
+    out: a context joins only clocks whose siblings were all returned (design §3).
+    """
+
+    __slots__ = ("_known", "fetching", "merged")
+
+    def __init__(self, asked: Iterable[NodeId], needed: int) -> None:
+        super().__init__(asked, needed)
+        self.merged = EMPTY
+        self.fetching: set[NodeId] = set()
+        self._known: set[bytes] = set()  # digests of copies that are merged already
+
+    def add_own(self, node: NodeId, record: Record) -> None:
+        """The coordinator's own committed copy, in full."""
+        if record.unknown:
+            self.add_failure(node)
+            return
+        self.merged = record.value
+        self._known.add(record.digest)
+        self._count(node)
+
+    def add_result(self, node: NodeId, reply: ReadReply) -> bool:
+        """Takes an answer; True if the value must be fetched from `node` before it counts."""
+        if node not in self.waiting:
+            return False
+        if reply.state == STATE_UNREADABLE:
+            self.add_failure(node)
+        elif reply.state == STATE_ABSENT or reply.digest in self._known:
+            self._count(node)
+        elif reply.entry is not None:
+            self.merged = self.merged.merge(decode_entry(reply.entry)[1].value)
+            self._known.add(reply.digest)
+            self._count(node)
+        elif self._merge_known(reply):
+            self._count(node)
+        elif node not in self.fetching:
+            self.fetching.add(node)
+            return True
+        return False
+
+    def _merge_known(self, reply: ReadReply) -> bool:
+        """Merges a copy of which we hold every sibling already; False if it may have news."""
+        clock, dots = dict(unflatten(reply.clock)), unflatten(reply.dots)
+        if clock == self.merged.clock and dots == self.merged.dots():
+            return False  # the same version with another digest: only the bytes can tell
+        merged = self.merged.merge_known(clock, dots)
+        if merged is None:
+            return False
+        self.merged = merged
+        return True
+
+
+class ContextQuorum(Quorum):
+    """The read before an overwrite or a retry: the clocks of R owners and what they know of the
+    op-id. Only digests are asked: an overwrite supersedes values without looking at them."""
+
+    __slots__ = ("clock", "op_states")
+
+    def __init__(self, asked: Iterable[NodeId], needed: int) -> None:
+        super().__init__(asked, needed)
+        self.clock: Clock = {}
+        self.op_states: dict[NodeId, int] = {}
+
+    def add_result(self, node: NodeId, *, state: int, clock: Clock, op_state: int) -> None:
+        if node not in self.waiting:
+            return
+        if state == STATE_UNREADABLE:
+            self.add_failure(node)
+            return
+        self.clock = join(self.clock, clock)
+        self.op_states[node] = op_state
+        self._count(node)

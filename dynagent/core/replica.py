@@ -1,0 +1,213 @@
+"""The replica: this node's own copies, and the one door through which they change.
+
+`merge` takes whole records from others (replication, and later repair, hints, transfer: all the
+same); `write` is the coordinator's own put, which mints the dot and merges in the same batch.
+Nothing else changes a record.
+
+**Group commit.** Changes gather in the open batch. The shell takes it (`take_batch`), makes it
+durable, and reports back (`on_committed`); one batch is under way at a time, and what arrives
+meanwhile is the next one. An acknowledgement waits for the batch that holds its change: each
+change returns a batch number, and `when_durable` queues the answer behind it.
+
+**Two views.** Read-modify-write sees the **overlay** first: records that are submitted but not yet
+committed. Clients and peers that read see only what is committed (`read`). A change that adds
+nothing still waits for an overlaid copy that it rests on: a Merge sent again must not be
+acknowledged while the first one is unsynced.
+
+**Minting** (design §3). A dot is (actor, counter); a clock entry {A: n} claims all of A's dots, so
+only a copy that surely held them may add to it. The right to go on is the record's local mark
+(actor, last counter, run). It holds in the run that set it and in runs joined to it by clean stops,
+while the clock shows no higher counter. Otherwise (record absent, unreadable, merged from others,
+after a crash) a new random actor starts at 1.
+
+**Unknown records.** A copy that fails its checksum is neither a value nor absent. Merging into it
+keeps the new bytes but not the lost ones, so it stays marked unknown: it counts neither for R nor
+as a source until it is healed from the other owners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dynagent import limits
+from dynagent.core.entry import ABSENT, Record, decode_stored, encode_sibling, encode_stored
+from dynagent.core.messages import Put
+from dynagent.core.ports import Batch, Dice, Effects, LinkId, Reader, Token
+from dynagent.core.ring import token_of
+from dynagent.core.siblings import EMPTY, Clock, Dot, Siblings
+from dynagent.errors import CorruptRecord
+
+UNREADABLE = Record(EMPTY, unknown=True)
+DURABLE = 0  # the batch number of what needs no waiting
+
+# Whom to answer when a batch is durable: a link and its request, or None and our own operation.
+Waiter = tuple[LinkId | None, int]
+
+
+class Replica:
+    """All copies that this node holds, committed and not yet committed."""
+
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        effects: Effects,
+        dice: Dice,
+        cluster_id: bytes,
+        run: int,
+        clean_from_run: int,
+    ) -> None:
+        self.cluster_id = cluster_id
+        self.run = run
+        self.clean_from_run = clean_from_run  # the first run joined to this one by clean stops
+        self._reader = reader
+        self._effects = effects
+        self._dice = dice
+        self._overlay: dict[bytes, tuple[Record, int]] = {}  # key → newest copy, its batch
+        self._open = Batch(1)
+        self._open_keys: dict[bytes, Token] = {}
+        self._open_bytes = 0
+        self._waiters: dict[int, list[Waiter]] = {}
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def read(self, key: bytes, token: Token) -> Record:
+        """The committed copy; `ABSENT`, or `UNREADABLE` if it fails its checksum."""
+        try:
+            stored = self._reader.get(token, key)
+            if stored is None:
+                return ABSENT
+            return decode_stored(stored, cluster_id=self.cluster_id, key=key)
+        except CorruptRecord as exc:
+            self._effects.note("record.unreadable", key=key, reason=exc.message)
+            return UNREADABLE
+
+    def newest(self, key: bytes, token: Token) -> Record:
+        """The copy that a change must start from: the overlaid one if there is one."""
+        overlaid = self._overlay.get(key)
+        return overlaid[0] if overlaid is not None else self.read(key, token)
+
+    def batch_of(self, key: bytes) -> int:
+        """The batch that makes the newest copy durable; `DURABLE` if it is."""
+        overlaid = self._overlay.get(key)
+        return overlaid[1] if overlaid is not None else DURABLE
+
+    # --- changing --------------------------------------------------------------------------------
+
+    def merge(self, entries: Iterable[tuple[bytes, Record]]) -> int:
+        """Merges whole records; returns the number of the batch that makes all of it durable."""
+        wait_for = DURABLE
+        for key, incoming in entries:
+            wait_for = max(wait_for, self._merge_one(key, incoming))
+        return wait_for
+
+    def _merge_one(self, key: bytes, incoming: Record) -> int:
+        token = token_of(key)
+        old = self.newest(key, token)
+        value = old.value.merge(incoming.value)
+        op_ids = _newest_op_ids(
+            old.op_ids, incoming.op_ids, _superseded(value, old.value, incoming.value)
+        )
+        if clashes := old.value.clashes(incoming.value):
+            self._effects.note("record.clash", key=key, dots=clashes)
+        if value == old.value and op_ids == old.op_ids:
+            return self.batch_of(key)
+        return self._keep(
+            key,
+            token,
+            Record(value, op_ids=op_ids, mark=old.mark, since=old.since, unknown=old.unknown),
+        )
+
+    def write(self, put: Put, token: Token, context: Clock, wall_ms: int) -> tuple[Record, int]:
+        """The coordinator's own put or delete; returns the new copy and its batch number.
+
+        `context` is what the put supersedes. A delete that meets nothing changes nothing.
+        """
+        old = self.newest(put.key, token)
+        mark = old.mark
+        if put.value is None:
+            value = old.value.delete(context)
+            own_op_id: tuple[bytes, ...] = (put.op_id,)
+            if not value.clock:
+                return old, DURABLE
+        else:
+            dot = self._mint(old, context)
+            mark = (*dot, self.run)
+            sibling = encode_sibling(
+                dot=dot,
+                wall_ms=wall_ms,
+                content=put.content,
+                expiry_ms=put.expiry_ms,
+                op_id=put.op_id,
+                meta=put.meta,
+                value=put.value,
+            )
+            value = old.value.write(context, sibling)
+            own_op_id = ()
+        op_ids = _newest_op_ids(old.op_ids, _superseded(value, old.value), own_op_id)
+        new = Record(value, op_ids=op_ids, mark=mark, since=old.since, unknown=old.unknown)
+        return new, self._keep(put.key, token, new)
+
+    def _mint(self, old: Record, context: Clock) -> Dot:
+        actor, counter, run = old.mark
+        seen = max(old.value.clock.get(actor, 0), context.get(actor, 0))
+        if actor and self.clean_from_run <= run <= self.run and seen <= counter:
+            return actor, counter + 1
+        return self._dice.getrandbits(63) + 1, 1
+
+    def _keep(self, key: bytes, token: Token, record: Record) -> int:
+        number = self._open.number
+        self._overlay[key] = (record, number)
+        self._open_keys[key] = token
+        self._open_bytes += sum(len(sibling.data) for sibling in record.value.siblings)
+        return number
+
+    # --- group commit ----------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """Is the open batch at its bound? Then changes are refused until it has been taken."""
+        return (
+            len(self._open_keys) >= limits.BATCH_RECORDS_MAX
+            or self._open_bytes >= limits.BATCH_BYTES_MAX
+        )
+
+    def when_durable(self, number: int, waiter: Waiter) -> bool:
+        """Queues `waiter` behind a batch; False if there is nothing to wait for."""
+        if number == DURABLE:
+            return False
+        self._waiters.setdefault(number, []).append(waiter)
+        return True
+
+    def take_batch(self) -> Batch | None:
+        """Everything that has gathered, to be made durable; None if nothing has."""
+        batch = self._open
+        if not self._open_keys:
+            return None
+        for key, token in self._open_keys.items():
+            stored = encode_stored(self._overlay[key][0], cluster_id=self.cluster_id, key=key)
+            batch.records.append((token, key, stored))
+        self._open = Batch(batch.number + 1)
+        self._open_keys = {}
+        self._open_bytes = 0
+        return batch
+
+    def on_committed(self, batch: Batch) -> list[Waiter]:
+        """The batch is durable: its records leave the overlay; returns whom to answer."""
+        for _token, key, _stored in batch.records:
+            overlaid = self._overlay.get(key)
+            if overlaid is not None and overlaid[1] == batch.number:
+                del self._overlay[key]
+        return self._waiters.pop(batch.number, [])
+
+
+def _superseded(now: Siblings, *before: Siblings) -> tuple[bytes, ...]:
+    """The op-ids of siblings that were there before and are gone now."""
+    left = {sibling.dot for sibling in now.siblings}
+    return tuple(s.op_id for value in before for s in value.siblings if s.dot not in left)
+
+
+def _newest_op_ids(*lists: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """One list without repetitions, oldest first, cut to the newest `limits.OP_IDS_KEPT`."""
+    merged = dict.fromkeys(op_id for op_ids in lists for op_id in op_ids if op_id)
+    return tuple(merged)[-limits.OP_IDS_KEPT :]

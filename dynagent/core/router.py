@@ -1,0 +1,76 @@
+"""Passing a request on: any agent accepts any request (Dynamo §5, the request router).
+
+A node that does not own the key hands the message, as it is, to the first owner that is up, and
+relays the answer. A get that fails on the way is tried at the next owner. A put is tried again only
+while it surely has not begun: anything later is the client's retry, which carries the op-id.
+"""
+
+from __future__ import annotations
+
+from dynagent.core.coordinator import Coordinator, Operation
+from dynagent.core.messages import Error, Get, Message, Put
+from dynagent.core.ports import LinkId, NodeId, Token
+from dynagent.errors import NotReady, QuorumNotMet, WriteOutcomeUnknown
+
+
+class ForwardOperation(Operation):
+    """One request under way to an owner; raises `QuorumNotMet` on creation if none is up."""
+
+    __slots__ = ("candidates", "message", "owners", "target")
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        link: LinkId,
+        request_id: int,
+        deadline: float,
+        message: Get | Put,
+        owners: tuple[NodeId, ...],
+    ) -> None:
+        self.candidates = [node for node in owners if node in coordinator.up]
+        if not self.candidates:
+            raise QuorumNotMet(f"no owner of this key is up ({coordinator.names(owners)})")
+        super().__init__(coordinator, link, request_id, deadline)
+        self.message = message
+        self.owners = owners
+        self.target = self.candidates.pop(0)
+
+    def start(self, now: float, token: Token) -> None:
+        self._send(now)
+
+    def _send(self, now: float) -> None:
+        # The owner gets a little less time, so that its own, better answer comes before ours.
+        left_ms = self.budget_ms(now)
+        budget_ms = max(1, left_ms - min(100, left_ms // 10))
+        self.coordinator.effects.send([self.target], self.number, budget_ms, self.message)
+
+    def on_reply(self, now: float, source: NodeId, message: Message) -> None:
+        if source != self.target:
+            return
+        if isinstance(message, Error) and message.error == NotReady.code and self._try_next(now):
+            return  # it refused before doing anything
+        self.answer(message)
+        self.finish()
+
+    def on_failure(self, now: float, source: NodeId) -> None:
+        if source != self.target:
+            return
+        if isinstance(self.message, Get) and self._try_next(now):
+            return
+        self._give_up(f"{self.coordinator.names([source])} failed while it ran the request")
+        self.finish()
+
+    def on_deadline(self, now: float) -> None:
+        self._give_up(f"{self.coordinator.names([self.target])} did not answer in time")
+
+    def _try_next(self, now: float) -> bool:
+        while self.candidates:
+            self.target = self.candidates.pop(0)
+            if self.target in self.coordinator.up:
+                self._send(now)
+                return True
+        return False
+
+    def _give_up(self, why: str) -> None:
+        is_get = isinstance(self.message, Get)
+        self.fail(QuorumNotMet(why) if is_get else WriteOutcomeUnknown(why))
