@@ -101,6 +101,7 @@ class WriteOutcomeUnknown(DynagentError):
     code = 10
     definite = False
     exit_status = 6
+    op_id = b""  # set by the client: the same put with this op-id is safe to repeat
 
 
 class NotReady(DynagentError):

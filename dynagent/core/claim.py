@@ -139,6 +139,13 @@ def certify(
     moved = _movement(plan.lists, old, terms)
     if moved != (plan.moved, plan.bound, plan.first_moved):
         raise ValueError(f"moved, bound and first moved are {moved}, not as the plan says")
+    proof, zones = plan.certificate, len(terms.zone_max)
+    if (len(proof.partitions), len(proof.zones), len(proof.nodes)) != (
+        partitions,
+        partitions,
+        len(terms.nodes),
+    ) or any(len(row) != zones for row in proof.zones):
+        raise ValueError("the certificate is for another network")
     _check_arcs(plan, terms, _numbered(old, terms, partitions))
 
 
@@ -192,7 +199,7 @@ def _seat(
             nodes=nodes,
             choices=left,
             costs=[
-                [_seat_cost(node, seat, was) for node in choices]
+                [0 if node in was[seat : seat + 1] else 1 for node in choices]
                 for choices, was in zip(left, old, strict=True)
             ],
             visit=visit,
@@ -205,13 +212,6 @@ def _seat(
             choices.remove(node)
             order.append(node)
     return seated
-
-
-def _seat_cost(node: int, seat: int, was: tuple[int, ...]) -> int:
-    if node in was[seat : seat + 1]:
-        return 0
-    # Behind the first, a newcomer takes the seat that is free rather than push others along.
-    return 2 if seat > 0 and node in was else 1
 
 
 def _movement(

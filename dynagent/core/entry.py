@@ -30,6 +30,7 @@ from cbor2 import CBORDecodeError, loads
 from dynagent import limits
 from dynagent.core.encoding import decode, encode
 from dynagent.core.siblings import EMPTY, Clock, Dot, Sibling, Siblings
+from dynagent.core.version import sibling_fields
 from dynagent.errors import BadRequest, CorruptRecord, ProtocolError
 
 TYPE_CHECKING = False
@@ -79,35 +80,6 @@ ABSENT = Record(EMPTY)
 # --- siblings ------------------------------------------------------------------------------------
 
 
-class Version:
-    """A sibling in full, as clients see it: `data` decoded; `ProtocolError` if it is none."""
-
-    __slots__ = ("actor", "content", "counter", "expiry_ms", "meta", "op_id", "value", "wall_ms")
-
-    def __init__(self, data: bytes) -> None:
-        fields = _sibling_fields(data)
-        self.actor: int = fields[0]
-        self.counter: int = fields[1]
-        self.wall_ms: int = fields[2]  # of its coordinator, for information only
-        self.content: int = fields[4]  # type of the value, free for applications
-        self.expiry_ms: int = fields[5]
-        self.op_id: bytes = fields[6]
-        self.meta: dict[bytes, bytes] = fields[7]
-        self.value: bytes = fields[8]
-
-
-_SIBLING_TYPES = [int, int, int, int, int, int, bytes, dict, bytes]
-
-
-def _sibling_fields(data: object) -> list[Any]:
-    fields = decode(data) if type(data) is bytes else None
-    if type(fields) is not list or [type(field) for field in fields[:9]] != _SIBLING_TYPES:
-        raise ProtocolError("not an encoded sibling")
-    if fields[0] <= 0 or fields[1] <= 0:
-        raise ProtocolError("a sibling without a dot")
-    return fields
-
-
 def encode_sibling(
     *,
     dot: Dot,
@@ -125,7 +97,7 @@ def encode_sibling(
 
 def decode_sibling(data: object) -> Sibling:
     """The dot and op-id of an encoded sibling; raises `ProtocolError` if it is none."""
-    fields = _sibling_fields(data)
+    fields = sibling_fields(data)
     return Sibling(fields[0], fields[1], fields[6], data)  # type: ignore[arg-type]
 
 

@@ -32,6 +32,7 @@ def status_document(node: Node) -> bytes:
             "state": state,
             "up": sorted(coordinator.up) if coordinator is not None else [],
             "in_flight": len(coordinator.operations) if coordinator is not None else 0,
+            "about": node.about,
             "counters": dict(sorted(node.counters.items())),
         }
     )

@@ -73,6 +73,7 @@ class Node:
         self.node_id = node_id
         self.ring: Ring | None = None
         self.draining = False
+        self.about: dict[str, object] = {}  # name, address, zone, host, capacity: for bootstrap
         self.counters: dict[str, int] = {}
         self.replica = Replica(
             reader=reader,
@@ -170,8 +171,11 @@ class Node:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing under way: a draining agent may stop."""
-        return self.coordinator is None or not self.coordinator.operations
+        """No request waits for an answer and no change for the disk: a draining agent may stop."""
+        if self.replica.is_dirty:
+            return False
+        operations = self.coordinator.operations.values() if self.coordinator is not None else ()
+        return all(operation.answered for operation in operations)
 
     # --- requests of clients ---------------------------------------------------------------------
 

@@ -75,12 +75,12 @@ def active(
         return tuple(Place(owner, owner) for owner in up)
     host_of = {member.id: member.host for member in ring.members}
     may_share = len({host_of[owner] for owner in up}) < len(up)
-    used = {host_of[owner] for owner in up if up[owner]}
+    used = {host_of[owner] for owner, owner_is_up in up.items() if owner_is_up}
     waiting = iter(fallbacks(ring, partition))
     places: list[Place] = []
-    for owner in up:
+    for owner, owner_is_up in up.items():
         node: NodeId | None = owner
-        if not up[owner]:
+        if not owner_is_up:
             node = next(
                 (n for n in waiting if (may_share or host_of[n] not in used) and is_up(n)), None
             )

@@ -172,6 +172,11 @@ class Replica:
             or self._open_bytes >= limits.BATCH_BYTES_MAX
         )
 
+    @property
+    def is_dirty(self) -> bool:
+        """Is anything not yet committed?"""
+        return bool(self._overlay)
+
     def when_durable(self, number: int, waiter: Waiter) -> bool:
         """Queues `waiter` behind a batch; False if there is nothing to wait for."""
         if number == DURABLE:

@@ -1,0 +1,280 @@
+"""The agent: thin trio shells around `core.node`. It owns the tasks; the node decides.
+
+One turn of the transport is one round of the node: whatever has arrived is fed to it, its effects
+go into out-buffers, then `_end_turn` hands the open batch to the commit thread if that is free (so
+what arrives during an fsync shares the next one), and everything written is sent.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import trio
+
+from dynagent import limits
+from dynagent.agent.links import Links
+from dynagent.agent.notify import notify_supervisor
+from dynagent.agent.peers import Peers
+from dynagent.config import Config
+from dynagent.core.messages import ROLE_PEER, Error, Hello, Message
+from dynagent.core.node import Node
+from dynagent.core.ports import Batch, LinkId, NodeId
+from dynagent.core.ring import Ring, decode_ring
+from dynagent.env import Env
+from dynagent.errors import ConfigError, Refused, StoreFailed
+from dynagent.obs.log import log
+from dynagent.store.datadir import DataDir
+from dynagent.wire.codec import encode_frame
+from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
+
+RING_ROW = "ring"  # the store's named row with the encoded ring
+
+
+class Agent:
+    """One node in its world, from an opened data directory to a clean stop."""
+
+    def __init__(self, config: Config, env: Env, data_dir: DataDir) -> None:
+        self.config = config
+        self.env = env
+        self.data_dir = data_dir
+        self.address = ""  # where it listens, once it does
+        self._failure: BaseException | None = None
+        self._in_flight: Batch | None = None
+        self._adopting = False
+        self._drained = False
+        self._idle = trio.Event()  # draining, and nothing is left to do
+        self._timer_scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        identity = data_dir.identity_file.value
+        guard = config.cluster_id
+        if guard and identity.cluster_id and identity.cluster_id.hex() != guard:
+            raise ConfigError(
+                f"{data_dir.path} belongs to cluster {identity.cluster_id.hex()}, but cluster_id "
+                f"is {guard}; use the right data directory, or remove the guard"
+            )
+        self._boot_id = env.dice("boot").getrandbits(64).to_bytes(8, "big")
+        self.node = Node(
+            node_id=NodeId(identity.node_id),
+            ring=_stored_ring(data_dir),
+            reader=data_dir.store,
+            effects=self,
+            dice=env.dice("actors"),
+            wall_ms=env.wall_ms,
+            run=identity.run,
+            clean_from_run=identity.clean_from_run,
+            value_bytes_max=config.value_bytes_max,
+        )
+        self._links = Links(self.node, self._hello, env.monotonic)
+        self._peers = Peers(
+            self.node,
+            env.transport,
+            self._hello,
+            env.monotonic,
+            env.dice("redial"),
+            config.redial_s_max,
+        )
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT; raises `StartError` or `StoreFailed`."""
+        self.address = await self.env.transport.listen(self.config.listen, self._links.accept)
+        self.node.about = self._about()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self.env.transport.run, self._end_turn)
+                nursery.start_soon(self._run_timer)
+                nursery.start_soon(self._drop_silent_links)
+                nursery.start_soon(self._handle_signals)
+                if self.node.ring is not None:
+                    self._peers.start(self.node.ring, nursery)
+                self._announce()
+        finally:
+            self.env.writer.close()
+            self.data_dir.close(clean=self._drained and self._failure is None)
+        if self._failure is not None:
+            raise StoreFailed(f"the agent stopped: {self._failure}") from self._failure
+        log(logging.INFO, "agent.stopped", clean=self._drained)
+
+    def _announce(self) -> None:
+        gc.collect()
+        gc.freeze()  # what start-up made lives for good; the collector need not look at it again
+        identity = self.data_dir.identity_file.value
+        log(
+            logging.INFO,
+            "agent.ready",
+            listen=self.address,
+            node=identity.node_id,
+            run=identity.run,
+            cluster=identity.cluster_id.hex() or "none",
+            data_dir=self.data_dir.path,
+        )
+        if self.config.insecure_bind:
+            log(logging.WARNING, "agent.insecure", reason="no encryption or authentication")
+        notify_supervisor("READY=1")
+
+    def _about(self) -> dict[str, object]:
+        """What bootstrap needs to know of a fresh agent."""
+        config = self.config
+        return {
+            "name": config.name or self.node.node_id,
+            "address": config.advertise or self.address,
+            "zone": config.zone,
+            "host": config.host,
+            "capacity": config.capacity,
+        }
+
+    def _hello(self) -> Hello:
+        ring = self.node.ring
+        return Hello(
+            VERSION_MIN,
+            VERSION_MAX,
+            ROLE_PEER,
+            ring.cluster_id if ring is not None else b"",
+            self.node.node_id,
+            self._boot_id,
+            [],
+            limits.DATA_FRAME_BYTES_MAX,
+            self.env.wall_ms(),
+        )
+
+    # --- effects (core.ports.Effects) ------------------------------------------------------------
+
+    def send(
+        self, targets: Sequence[NodeId], request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        frame = encode_frame(message, request_id=request_id, budget_ms=budget_ms)
+        for target in targets:
+            self._peers.write(target, frame)
+
+    def answer(self, link: LinkId, request_id: int, message: Message) -> None:
+        accepted = self._links.by_id.get(link)
+        if accepted is not None:
+            frame = encode_frame(message, request_id=request_id, budget_ms=0)
+            accepted.connection.write(frame)
+
+    def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
+        if self._adopting:
+            refusal = Refused("another bootstrap of this agent is under way")
+            self.answer(link, request_id, Error(refusal.code, refusal.message))
+            return
+        self._adopting = True
+        first = decode_ring(ring)
+        self.env.writer.submit(
+            partial(self._write_adoption, ring, first),
+            partial(self._on_adopted, first, link, request_id),
+        )
+
+    def note(self, event: str, **fields: object) -> None:
+        log(logging.WARNING, event, **fields)
+
+    # --- disk ------------------------------------------------------------------------------------
+
+    def _end_turn(self) -> None:
+        if self._in_flight is None and self._failure is None:
+            batch = self.node.take_batch()
+            if batch is not None:
+                self._in_flight = batch
+                self.env.writer.submit(partial(self.data_dir.store.write, batch), self._on_written)
+            elif self.node.draining and self.node.is_idle:
+                self._idle.set()
+        self._arm_timer()
+
+    def _on_written(self, error: BaseException | None) -> None:
+        batch, self._in_flight = self._in_flight, None
+        assert batch is not None
+        if error is not None:
+            self._stop_failed(error)
+        else:
+            self.node.on_committed(self.env.monotonic(), batch)
+
+    def _write_adoption(self, encoded: bytes, ring: Ring) -> None:
+        """The ring first, the cluster id second: a cut between them leaves a fresh agent."""
+        batch = Batch(0)
+        batch.meta.append((RING_ROW, encoded))
+        self.data_dir.store.write(batch)
+        file = self.data_dir.identity_file
+        file.write(replace(file.value, cluster_id=ring.cluster_id))
+
+    def _on_adopted(
+        self, ring: Ring, link: LinkId, request_id: int, error: BaseException | None
+    ) -> None:
+        if error is not None:
+            self._stop_failed(error)
+            return
+        assert self._nursery is not None
+        self._adopting = False
+        log(logging.INFO, "agent.adopted", cluster=ring.cluster_id, members=len(ring.members))
+        self.node.on_adopted(self.env.monotonic(), ring, link, request_id)
+        self._peers.start(ring, self._nursery)
+
+    def _stop_failed(self, error: BaseException) -> None:
+        """Fail-stop: nothing that was in that batch, or comes after it, is acknowledged."""
+        log(logging.CRITICAL, "store.failed", reason=error)
+        self._failure = error
+        assert self._nursery is not None
+        self._nursery.cancel_scope.cancel()
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def _arm_timer(self) -> None:
+        """The one timer serves all deadlines; it is only ever moved forward when it fires."""
+        deadline = self.node.next_deadline()
+        if deadline is None:
+            return
+        due = trio.current_time() + deadline - self.env.monotonic()
+        if due < self._timer_scope.deadline:
+            self._timer_scope.deadline = due
+
+    async def _run_timer(self) -> None:
+        while True:
+            with trio.CancelScope() as self._timer_scope:
+                self._arm_timer()
+                await trio.sleep_forever()
+            self.node.on_tick(self.env.monotonic())
+            self.env.transport.request_turn()
+
+    async def _drop_silent_links(self) -> None:
+        while True:
+            await trio.sleep(1)
+            if self._links.greeting:
+                self._links.drop_silent(self.env.monotonic())
+                self.env.transport.request_turn()
+
+    # --- stopping --------------------------------------------------------------------------------
+
+    async def _handle_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                assert self._nursery is not None
+                if self.node.draining:
+                    self._nursery.cancel_scope.cancel()
+                else:
+                    self._nursery.start_soon(self._drain)
+
+    async def _drain(self) -> None:
+        """New requests are refused (definitely), those under way end, then everything stops."""
+        notify_supervisor("STOPPING=1")
+        log(logging.INFO, "agent.draining", drain_s=self.config.drain_s)
+        self.node.draining = True
+        self.env.transport.stop_listening()
+        with trio.move_on_after(self.config.drain_s):
+            self.env.transport.request_turn()
+            await self._idle.wait()
+            self._drained = True
+        assert self._nursery is not None
+        self._nursery.cancel_scope.cancel()
+
+
+def _stored_ring(data_dir: DataDir) -> Ring | None:
+    identity = data_dir.identity_file.value
+    if not identity.cluster_id:
+        return None
+    encoded = data_dir.store.get_meta(RING_ROW)
+    if encoded is None:
+        raise ConfigError(f"{data_dir.path} has a cluster id but no ring; its store was replaced")
+    return decode_ring(encoded)

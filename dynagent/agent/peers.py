@@ -1,0 +1,154 @@
+"""Connections that we dial, one to each other member: requests out, replies to the node.
+
+A pair of agents has two connections, one for the requests of each side: nobody has to agree on who
+dials, and a link is up exactly while its own dialler says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from dynagent import limits
+from dynagent.core.messages import Hello
+from dynagent.core.node import Node
+from dynagent.core.ports import Dice, NodeId
+from dynagent.core.ring import Member, Ring
+from dynagent.env import Connection, Transport
+from dynagent.errors import DynagentError, Refused
+from dynagent.obs.log import log
+from dynagent.wire.session import Session
+
+_REDIAL_S_MIN = 0.1
+
+
+class PeerLink:
+    """One dialled connection (`env.Handler`)."""
+
+    __slots__ = ("_peers", "_session", "closed", "connection", "greeted", "member", "reason")
+
+    def __init__(self, peers: Peers, member: Member, connection: Connection) -> None:
+        self._peers = peers
+        self._session = Session(peers.hello(), dialled=True)
+        self.member = member
+        self.connection = connection
+        self.greeted = trio.Event()
+        self.closed = trio.Event()
+        self.reason = ""
+        connection.write(self._session.hello())
+
+    def on_bytes(self, data: bytes) -> None:
+        try:
+            frames = self._session.receive(data)
+            if self._session.remote is not None and not self.greeted.is_set():
+                self._greet(self._session.remote)
+            for frame in frames:
+                if frame.message is not None:
+                    self._peers.on_reply(self.member.id, frame.request_id, frame.message)
+        except DynagentError as error:
+            self.connection.close(error.message)
+        except Exception as exc:  # our own bug: it costs this connection, not the agent
+            logging.getLogger("dynagent").exception("peer.crashed")
+            self.connection.close(f"internal error: {exc}")
+
+    def _greet(self, remote: Hello) -> None:
+        if remote.node_id != self.member.id:
+            raise Refused(
+                f"node {remote.node_id} answers at {self.member.address}, "
+                f"where the ring has {self.member.name} ({self.member.id})"
+            )
+        self.greeted.set()
+        self._peers.on_up(self)
+
+    def on_closed(self, reason: str) -> None:
+        self.reason = reason
+        self.closed.set()
+        self._peers.on_down(self)
+
+
+class Peers:
+    """The links to all other members."""
+
+    def __init__(
+        self,
+        node: Node,
+        transport: Transport,
+        hello: Callable[[], Hello],
+        monotonic: Callable[[], float],
+        dice: Dice,
+        redial_s_max: float,
+    ) -> None:
+        self.hello = hello
+        self._node = node
+        self._transport = transport
+        self._monotonic = monotonic
+        self._dice = dice
+        self._redial_s_max = redial_s_max
+        self._up: dict[NodeId, PeerLink] = {}
+
+    def start(self, ring: Ring, nursery: trio.Nursery) -> None:
+        """Keeps a link to every other member from now on."""
+        for member in ring.members:
+            if member.id != self._node.node_id:
+                nursery.start_soon(self._keep_link, member)
+
+    def write(self, node: NodeId, frame: bytes) -> None:
+        """Queues a frame; dropped if the link is down (the node has been or will be told)."""
+        link = self._up.get(node)
+        if link is not None:
+            link.connection.write(frame)
+
+    def on_reply(self, node: NodeId, request_id: int, message: object) -> None:
+        self._node.on_reply(self._monotonic(), node, request_id, message)  # type: ignore[arg-type]
+
+    def on_up(self, link: PeerLink) -> None:
+        self._up[link.member.id] = link
+        log(logging.INFO, "peer.up", peer=link.member.name, address=link.member.address)
+        self._node.on_peer_up(self._monotonic(), link.member.id)
+
+    def on_down(self, link: PeerLink) -> None:
+        if self._up.get(link.member.id) is link:
+            del self._up[link.member.id]
+            log(logging.WARNING, "peer.down", peer=link.member.name, reason=link.reason)
+            self._node.on_peer_down(self._monotonic(), link.member.id)
+
+    async def _keep_link(self, member: Member) -> None:
+        pause_s = _REDIAL_S_MIN
+        last_reason = ""
+        while True:
+            link = await self._dial(member)
+            if isinstance(link, PeerLink):
+                await link.closed.wait()
+                was_up, reason = link.greeted.is_set(), link.reason
+            else:
+                was_up, reason = False, link
+            if was_up:
+                pause_s, last_reason = _REDIAL_S_MIN, ""
+            elif reason != last_reason:  # the same reason again is not news
+                log(logging.WARNING, "peer.unreachable", peer=member.name, reason=reason)
+                last_reason = reason
+            # A third of dice keeps agents that lost each other at once from dialling in step.
+            await trio.sleep(pause_s * (1 + self._dice.getrandbits(8) / 768))
+            pause_s = min(2 * pause_s, self._redial_s_max)
+
+    async def _dial(self, member: Member) -> PeerLink | str:
+        """A link that has been greeted or is closed; or why there is none."""
+        made: list[PeerLink] = []
+
+        def accept(connection: Connection) -> PeerLink:
+            made.append(PeerLink(self, member, connection))
+            return made[0]
+
+        try:
+            await self._transport.dial(member.address, accept)
+        except DynagentError as exc:
+            return exc.message
+        link = made[0]
+        with trio.move_on_after(limits.HELLO_S_MAX):
+            await link.greeted.wait()
+        if not link.greeted.is_set():
+            link.connection.close(link.reason or "no Hello in time")
+            self._transport.request_turn()
+        return link

@@ -1,0 +1,366 @@
+"""The blocking client: for scripts, threads and `dynctl`.
+
+    with Client(["127.0.0.1:7411"]) as client:
+        client.put(b"cart/7", b"apples")
+        result = client.get(b"cart/7")
+        for version in result.versions:
+            print(version.value)
+        client.put(b"cart/7", b"pears", context=result.context)
+
+It learns the ring from any agent, goes straight to an owner of the key, falls back through the
+members, and repeats a put whose outcome is unknown under the same op-id. Connections are kept and
+may be used from several threads at once (each request takes one for itself).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from dynagent import limits
+from dynagent.address import parse_address
+from dynagent.client.routing import Plan
+from dynagent.core.messages import (
+    MODE_BLIND,
+    MODE_CONTEXT,
+    MODE_OVERWRITE,
+    ROLE_CLIENT,
+    Error,
+    Get,
+    GetReply,
+    Hello,
+    Message,
+    Put,
+    PutReply,
+    RingReply,
+    RingRequest,
+)
+from dynagent.core.version import Version
+from dynagent.errors import (
+    ConnectionLost,
+    DynagentError,
+    ProtocolError,
+    Unreachable,
+    WriteOutcomeUnknown,
+    from_wire,
+)
+from dynagent.wire.codec import encode_frame
+from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
+from dynagent.wire.session import Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dynagent.core.ring import Ring
+
+TIMEOUT_S_DEFAULT = 5.0
+
+
+class Connection:
+    """One connection to one agent, one request at a time. Raises `Unreachable`."""
+
+    __slots__ = ("_last_id", "_session", "_socket", "address", "is_open")
+
+    def __init__(self, address: str, *, timeout_s: float, cluster_id: bytes = b"") -> None:
+        self.address = address
+        self.is_open = True
+        self._last_id = 0
+        hello = Hello(
+            VERSION_MIN,
+            VERSION_MAX,
+            ROLE_CLIENT,
+            cluster_id,
+            "",
+            b"",
+            [],
+            limits.DATA_FRAME_BYTES_MAX,
+            time.time_ns() // 1_000_000,
+        )
+        self._session = Session(hello, dialled=True)
+        host, port = parse_address(address)
+        try:
+            # As bytes: a str host makes Python load the IDNA tables (4 ms of a 25 ms command).
+            self._socket = socket.create_connection(
+                (host.encode(), port),  # type: ignore[arg-type]
+                timeout=min(timeout_s, limits.CONNECT_S_MAX),
+            )
+        except (OSError, UnicodeError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc)
+            raise Unreachable(f"{address}: {reason}") from exc
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def request(self, message: Message, *, timeout_s: float) -> Message:
+        """Sends a request and waits for its reply; raises the error that the agent answered,
+        `ConnectionLost` if none came in time (then this connection is closed), `ProtocolError`
+        if the other end is no agent."""
+        deadline = time.monotonic() + timeout_s
+        self._last_id += 1
+        # The agent gets a little less, so that its own, better answer comes before our time-out.
+        budget_ms = max(1, int(timeout_s * 950))
+        data = encode_frame(
+            message, request_id=self._last_id, budget_ms=min(budget_ms, limits.BUDGET_MS_MAX)
+        )
+        if self._session.remote is None and self._last_id == 1:
+            data = self._session.hello() + data
+        try:
+            self._socket.settimeout(timeout_s)
+            self._socket.sendall(data)
+            reply = self._receive(deadline)
+        except OSError as exc:
+            self.close()
+            reason = "no answer in time" if isinstance(exc, TimeoutError) else exc.strerror or exc
+            raise ConnectionLost(f"{self.address}: {reason}") from exc
+        except DynagentError as exc:
+            self.close()
+            if isinstance(exc, ProtocolError) and self._session.remote is None:
+                raise Unreachable(f"{self.address} is no agent: {exc.message}") from exc
+            raise
+        if isinstance(reply, Error):
+            raise from_wire(reply.error, reply.text)
+        return reply
+
+    def _receive(self, deadline: float) -> Message:
+        while True:
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            data = self._socket.recv(limits.RECEIVE_BYTES)
+            if not data:
+                raise ConnectionLost(f"{self.address}: closed by the agent")
+            for frame in self._session.receive(data):
+                if frame.message is not None and frame.request_id == self._last_id:
+                    return frame.message
+                if isinstance(frame.message, Error):  # a farewell
+                    raise from_wire(frame.message.error, frame.message.text)
+
+    @property
+    def is_stale(self) -> bool:
+        """Nothing should come while no request is under way: then the agent has closed it."""
+        try:
+            self._socket.setblocking(False)
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def close(self) -> None:
+        self.is_open = False
+        self._socket.close()
+
+
+class Result:
+    """The answer to a get. `versions`: all concurrent values, none if the key has no value."""
+
+    __slots__ = ("agent", "answered", "context", "partial", "versions")
+
+    def __init__(self, reply: GetReply, agent: str) -> None:
+        self.versions = [Version(data) for data in reply.siblings]
+        self.context = reply.context  # for the next put of this key
+        self.partial = reply.partial
+        self.answered = reply.answered  # owners whose copies are in this answer
+        self.agent = agent  # who answered
+
+
+class Receipt:
+    """The answer to a put or delete that W owners have fsynced."""
+
+    __slots__ = ("agent", "attempts", "context", "dot", "op_id", "siblings")
+
+    def __init__(self, reply: PutReply, *, op_id: bytes, attempts: int, agent: str) -> None:
+        self.context = reply.context  # empty while siblings are left
+        self.siblings = reply.siblings
+        self.dot = reply.dot
+        self.op_id = op_id
+        self.attempts = attempts
+        self.agent = agent
+
+
+class Client:
+    """A cluster. `endpoints`: `host:port` of any of its agents; raises nothing until it is used.
+
+    `timeout_s` bounds each request over all its attempts. With `learn_ring` false it speaks to the
+    endpoints only, in their order: right for one request, when the ring would cost a second one.
+    With a `cluster_id` agents of another cluster are refused.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        timeout_s: float = TIMEOUT_S_DEFAULT,
+        learn_ring: bool = True,
+        cluster_id: bytes = b"",
+    ) -> None:
+        self._endpoints = list(endpoints)
+        self._timeout_s = timeout_s
+        self._learn_ring = learn_ring
+        self._cluster_id = cluster_id
+        self._ring: Ring | None = None
+        self._idle: dict[str, deque[Connection]] = {}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all idle connections."""
+        for connections in self._idle.values():
+            while connections:
+                connections.pop().close()
+
+    # --- data ------------------------------------------------------------------------------------
+
+    def get(self, key: bytes, *, r: int = 0, strict: bool = False) -> Result:
+        """All concurrent values of a key. `r`: owners that must answer (0: the cluster's R).
+
+        Raises `QuorumNotMet`, `BadRequest`, `Unreachable`, `ConnectionLost`.
+        """
+        plan = self._plan(key, is_write=False)
+        reply, agent = self._run(plan, Get(key, r, strict))
+        if not isinstance(reply, GetReply):
+            raise ProtocolError(f"{agent}: {type(reply).__name__} is not the answer to a get")
+        return Result(reply, agent)
+
+    def put(
+        self,
+        key: bytes,
+        value: bytes | None,
+        *,
+        context: bytes | None = None,
+        blind: bool = False,
+        r: int = 0,
+        w: int = 0,
+        strict: bool = False,
+        op_id: bytes = b"",
+        content: int = 0,
+        meta: dict[bytes, bytes] | None = None,
+    ) -> Receipt:
+        """Writes a value. With a `context` it supersedes what that get returned, `blind` nothing,
+        otherwise what R owners hold now. `op_id`: repeats an earlier put whose outcome is unknown.
+
+        Raises `WriteOutcomeUnknown` (its `op_id` attribute repeats the put safely), `QuorumNotMet`,
+        `Overloaded`, `BadRequest`, `TooLarge`, `Unreachable`.
+        """
+        mode = MODE_CONTEXT if context is not None else MODE_BLIND if blind else MODE_OVERWRITE
+        plan = self._plan(key, is_write=True)
+        if op_id:
+            plan.attempt = 2  # there was a first attempt, or nobody would know the op-id
+        put = Put(
+            key,
+            value,
+            mode,
+            context or b"",
+            op_id or os.urandom(limits.OP_ID_BYTES),
+            plan.attempt,
+            r,
+            w,
+            strict,
+            content,
+            0,
+            meta or {},
+        )
+        try:
+            reply, agent = self._run(plan, put)
+        except WriteOutcomeUnknown as exc:
+            exc.op_id = put.op_id
+            raise
+        if not isinstance(reply, PutReply):
+            raise ProtocolError(f"{agent}: {type(reply).__name__} is not the answer to a put")
+        return Receipt(reply, op_id=put.op_id, attempts=plan.attempt, agent=agent)
+
+    def delete(
+        self,
+        key: bytes,
+        *,
+        context: bytes | None = None,
+        r: int = 0,
+        w: int = 0,
+        strict: bool = False,
+        op_id: bytes = b"",
+    ) -> Receipt:
+        """A put of nothing; the same arguments and errors. Deleting a missing key succeeds."""
+        return self.put(key, None, context=context, r=r, w=w, strict=strict, op_id=op_id)
+
+    # --- the cluster -----------------------------------------------------------------------------
+
+    def ring(self) -> Ring:
+        """The ring, learnt from any agent; raises `Unreachable` or `NotReady`."""
+        from dynagent.core.ring import decode_ring  # here: `dynctl get` can do without it
+
+        plan = Plan(self._addresses(), deadline=self._deadline(), is_write=False)
+        reply, agent = self._run(plan, RingRequest())
+        if not isinstance(reply, RingReply):
+            raise ProtocolError(f"{agent}: {type(reply).__name__} is not a ring")
+        self._ring = decode_ring(reply.ring)
+        self._cluster_id = self._cluster_id or self._ring.cluster_id
+        return self._ring
+
+    def ask(self, address: str, message: Message) -> Message:
+        """One request to one agent, without retries; raises its error or `Unreachable`."""
+        return self._try(address, message, self._timeout_s)
+
+    # --- how -------------------------------------------------------------------------------------
+
+    def _plan(self, key: bytes, *, is_write: bool) -> Plan:
+        deadline = self._deadline()
+        if self._learn_ring and self._ring is None:
+            self.ring()
+        return Plan(self._addresses(key), deadline=deadline, is_write=is_write)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._timeout_s
+
+    def _addresses(self, key: bytes | None = None) -> list[str]:
+        """Owners of the key, then the other members, then the endpoints; each once."""
+        ring = self._ring
+        if ring is None:
+            return self._endpoints
+        address_of = {member.id: member.address for member in ring.members}
+        owners: tuple[str, ...] = ()
+        if key:
+            from dynagent.core.ring import token_of
+
+            owners = ring.lists[ring.partition_of(token_of(key))]
+        first = [address_of[node] for node in owners]  # type: ignore[index]
+        return list(dict.fromkeys([*first, *address_of.values(), *self._endpoints]))
+
+    def _run(self, plan: Plan, message: Message) -> tuple[Message, str]:
+        while (step := plan.next(time.monotonic())) is not None:
+            address, timeout_s = step
+            if isinstance(message, Put):
+                message.attempt = plan.attempt
+            try:
+                return self._try(address, message, timeout_s), address
+            except DynagentError as exc:
+                plan.failed(exc)
+        raise plan.error()
+
+    def _try(self, address: str, message: Message, timeout_s: float) -> Message:
+        connection = self._take(address, timeout_s)
+        try:
+            return connection.request(message, timeout_s=timeout_s)
+        finally:
+            self._give_back(connection)
+
+    def _take(self, address: str, timeout_s: float) -> Connection:
+        idle = self._idle.setdefault(address, deque())
+        while idle:
+            try:
+                connection = idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if not connection.is_stale:
+                return connection
+            connection.close()
+        return Connection(address, timeout_s=timeout_s, cluster_id=self._cluster_id)
+
+    def _give_back(self, connection: Connection) -> None:
+        idle = self._idle.setdefault(connection.address, deque())
+        if connection.is_open and len(idle) < limits.POOL_CONNECTIONS_MAX:
+            idle.append(connection)
+        else:
+            connection.close()

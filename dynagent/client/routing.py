@@ -1,0 +1,76 @@
+"""Where a request goes, and what happens when it fails: pure, the same for every client.
+
+One request is a `Plan`: addresses in order (owners of the key first, then other members), a
+deadline, and the rule for retries. A put that failed *definitely* is sent on as it is; one whose
+outcome is unknown is sent again with the same op-id and the next attempt number, which makes its
+coordinator look before it writes (design §3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dynagent import limits
+from dynagent.errors import (
+    ConnectionLost,
+    DynagentError,
+    NotReady,
+    Overloaded,
+    QuorumNotMet,
+    Unreachable,
+    WriteOutcomeUnknown,
+)
+
+# Worth asking another agent: it may be up, less busy, or see more of the owners.
+_ELSEWHERE = (NotReady, Overloaded, QuorumNotMet, Unreachable, ConnectionLost, WriteOutcomeUnknown)
+
+
+class Plan:
+    """The attempts of one request. Ask `next`, report with `failed`, until it says None."""
+
+    __slots__ = ("_addresses", "_indefinite", "_is_write", "_last", "_place", "attempt", "deadline")
+
+    def __init__(self, addresses: Sequence[str], *, deadline: float, is_write: bool) -> None:
+        self._addresses = addresses
+        self._place = -1
+        self._is_write = is_write
+        self._last: DynagentError | None = None
+        self._indefinite: DynagentError | None = None
+        self.deadline = deadline
+        self.attempt = 1  # of the put, as its coordinator shall see it
+
+    def next(self, now: float) -> tuple[str, float] | None:
+        """(address, seconds for this try); None when nothing is left to try.
+
+        A try gets half of what is left, so that one silent agent cannot use up the deadline; the
+        last one gets all of it.
+        """
+        left_s = self.deadline - now
+        last = self._last
+        if last is not None and not isinstance(last, _ELSEWHERE):
+            return None
+        tries_max = max(len(self._addresses), limits.CLIENT_ATTEMPTS_MAX)
+        if left_s <= 0 or self._place + 1 >= tries_max or not self._addresses:
+            return None
+        if self._place + 1 >= len(self._addresses) and isinstance(last, Unreachable):
+            return None  # everybody has been tried, and the last one is not there
+        self._place += 1
+        is_last = self._place + 1 >= tries_max
+        share_s = left_s if is_last else max(left_s / 2, min(left_s, 0.25))
+        return self._addresses[self._place % len(self._addresses)], share_s
+
+    def failed(self, error: DynagentError) -> None:
+        """This try failed; an indefinite failure of a put makes the next one a retry."""
+        self._last = error
+        if self._is_write and not error.definite:
+            self._indefinite = error
+            self.attempt += 1
+
+    def error(self) -> DynagentError:
+        """What to tell the caller: indefinite if any try may have had an effect."""
+        last = self._last or Unreachable("no address to try")
+        if self._indefinite is None or not last.definite:
+            if isinstance(last, ConnectionLost) and self._is_write:
+                return WriteOutcomeUnknown(last.message)
+            return last
+        return WriteOutcomeUnknown(f"{self._indefinite.message}; then: {last.message}")

@@ -1,0 +1,193 @@
+"""The agent's configuration: one TOML file, every knob with its reason, and nothing silent.
+
+The field docs here are the man page `dynagent.toml(5)` and `docs/configuration.md`
+(`dynagent config` prints them). A knob that the file does not set keeps its default;
+flags of `dynagent run` win over the file; an unknown knob or a value of the wrong type is refused
+with its place in the file.
+"""
+
+from __future__ import annotations
+
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from dynagent import limits
+from dynagent.address import is_loopback, parse_address
+from dynagent.errors import BadRequest, ConfigError
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that an operator may set."""
+
+    data_dir: Annotated[
+        str,
+        Meta(description="Where this node keeps its identity and its records. One agent only."),
+    ]
+    listen: Annotated[
+        str,
+        Meta(
+            description="host:port for clients and peers. Port 0 lets the system choose. Beyond "
+            "loopback it is refused unless insecure_bind is true, because there is no encryption "
+            "or authentication yet."
+        ),
+    ] = "127.0.0.1:7411"
+    advertise: Annotated[
+        str,
+        Meta(
+            description="host:port by which others reach this agent; written into the ring at "
+            "bootstrap. Empty: the address it listens on."
+        ),
+    ] = ""
+    insecure_bind: Annotated[
+        bool,
+        Meta(
+            description="Listen beyond loopback although anyone who reaches the port may then read "
+            "and write everything. For networks that you trust wholly."
+        ),
+    ] = False
+    name: Annotated[
+        str,
+        Meta(description="The node's name for people, unique in the cluster. Empty: its node id."),
+    ] = ""
+    host: Annotated[
+        str,
+        Meta(
+            description="Label of the machine. Copies of a key are placed on distinct hosts, so "
+            "agents that share a machine must share this label. Empty: the system's host name."
+        ),
+    ] = ""
+    zone: Annotated[
+        str,
+        Meta(
+            description="Label of the failure zone (rack, room, availability zone). Copies are "
+            "spread over zones as far as there are enough."
+        ),
+    ] = ""
+    capacity: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Weight of this node: it holds that share of the places on the ring. "
+            "0 stores nothing and only routes requests.",
+        ),
+    ] = 100
+    cluster_id: Annotated[
+        str,
+        Meta(
+            description="A guard: 32 hex digits. If set, the agent refuses to start with a data "
+            "directory of another cluster. Empty: no check."
+        ),
+    ] = ""
+    engine: Annotated[
+        str,
+        Meta(description="The storage engine of a new data directory: sqlite."),
+    ] = "sqlite"
+    value_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=limits.VALUE_BYTES_HARD_MAX,
+            description="The largest value that this agent accepts as coordinator, in bytes. Set "
+            "it alike on all agents. Large values make every queue behind them wait.",
+        ),
+    ] = limits.VALUE_BYTES_DEFAULT_MAX
+    drain_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=600,
+            description="After SIGTERM: how long requests under way may take before the agent "
+            "stops without them. A second SIGTERM stops at once.",
+        ),
+    ] = 10.0
+    redial_s_max: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=60,
+            description="The longest pause between two attempts to reach a peer; the first comes "
+            "after a tenth of a second. Shorter notices a returned peer sooner, at the cost of "
+            "one refused connection each time.",
+        ),
+    ] = 1.0
+    log_level: Annotated[
+        str,
+        Meta(pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."),
+    ] = "info"
+    log_format: Annotated[
+        str,
+        Meta(
+            pattern="^(auto|logfmt|json)$",
+            description="logfmt for people, json for collectors; auto is logfmt.",
+        ),
+    ] = "auto"
+
+
+def load(path: Path | None, overrides: dict[str, Any]) -> Config:
+    """The configuration of a file (or of none) under the flags that were given.
+
+    Raises `ConfigError` naming the file, the knob and what it takes.
+    """
+    settings: dict[str, Any] = {}
+    if path is not None:
+        try:
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as exc:
+            raise ConfigError(f"config {path}: {exc.strerror}") from exc
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"config {path} is not TOML: {exc}") from exc
+    source = f"config {path}" if path is not None else "flags"
+    settings.update(overrides)
+    try:
+        config = msgspec.convert(settings, Config)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{source}: {exc}; see: man dynagent.toml") from exc
+    _check(config, source)
+    return config
+
+
+def _check(config: Config, source: str) -> None:
+    try:
+        host, _port = parse_address(config.listen)
+        if config.advertise:
+            parse_address(config.advertise)
+    except BadRequest as exc:
+        raise ConfigError(f"{source}: {exc.message}") from exc
+    if not is_loopback(host) and not config.insecure_bind:
+        raise ConfigError(
+            f"refusing to listen on {config.listen}: there is no encryption or authentication yet, "
+            f"so anyone who reaches the port could read and write everything; "
+            f"listen on 127.0.0.1, or say --insecure-bind if the network is trusted"
+        )
+    guard = config.cluster_id
+    if guard and (len(guard) != 32 or any(sign not in "0123456789abcdef" for sign in guard)):
+        raise ConfigError(f"{source}: cluster_id must be 32 hex digits")
+
+
+def with_host_name(config: Config) -> Config:
+    """The same, with the system's name as the host label."""
+    return msgspec.structs.replace(config, host=socket.gethostname())
+
+
+def knobs() -> list[tuple[str, str, str, str]]:
+    """(name, type, default, doc) of every knob, for the man page and the docs."""
+    hints = get_type_hints(Config, include_extras=True)
+    rows = []
+    for field in msgspec.structs.fields(Config):
+        kind, meta = hints[field.name].__origin__, hints[field.name].__metadata__[0]
+        required = field.default is msgspec.NODEFAULT
+        default = "required" if required else _toml(field.default)
+        rows.append((field.name, kind.__name__, default, str(meta.description)))
+    return rows
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)

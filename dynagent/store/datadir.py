@@ -1,0 +1,203 @@
+"""A data directory as a whole: the lock, the identity, the engine.
+
+    lock           flock held by the agent that uses the directory, with its pid inside
+    identity       who this store is (identity.py)
+    store.sqlite   the engine's file, and its log beside it
+
+The identity is made first and the engine second, so an engine without identity, or a used identity
+without engine, is a directory of which a part was lost: such a store is no longer the one that the
+cluster knows, and opening it refuses.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from dynagent.core.ports import Dice
+from dynagent.errors import DataDirError
+from dynagent.store import identity
+from dynagent.store.files import fsync_path, reason
+from dynagent.store.identity import IdentityFile, start_run, stop_clean
+from dynagent.store.protocol import Store
+from dynagent.store.sqlite import SqliteStore
+
+LOCK_NAME = "lock"
+_LOCK_TRIES = 1_000  # against probes of `read_lock_holder`, which hold the lock for microseconds
+
+
+class _Engine(NamedTuple):
+    file_name: str
+    open: Callable[[Path], Store]
+
+
+ENGINES = {"sqlite": _Engine("store.sqlite", SqliteStore)}
+
+
+class DataDir:
+    """An open data directory. While it is open, no other process can open it."""
+
+    def __init__(self, path: Path, lock: int, identity_file: IdentityFile, store: Store) -> None:
+        self.path = path
+        self.identity_file = identity_file
+        self.store = store
+        self._lock: int | None = lock
+
+    @classmethod
+    def open(cls, path: Path, *, engine: str = "sqlite", dice: Dice) -> "DataDir":
+        """Opens `path`, creating it (mode 0700) and its parents if absent, and starts a new run.
+
+        `engine` counts for a new directory only; an old one names its own. When this returns, the
+        new run number is durable. Raises `DataDirError` with one line that names the remedy,
+        `StoreFailed` if the new run number cannot be written.
+        """
+        with ExitStack() as undo:
+            _create(path)
+            lock = _take_lock(path)
+            undo.callback(os.close, lock)
+            _check_engine(path, engine)
+            _check_whole(path)
+            identity_file = IdentityFile.open_or_create(path, dice=dice, engine=engine)
+            value = identity_file.value
+            _check_engine(path, value.engine)
+            file_name, open_store = ENGINES[value.engine]
+            if value.run > 0 and not (path / file_name).exists():
+                raise DataDirError(
+                    f"{path}: {file_name} of node {value.node_id} is gone; move the directory away"
+                    " and start as a new node, which the cluster refills"
+                )
+            store = open_store(path / file_name)
+            undo.callback(store.close)
+            identity_file.write(start_run(value))
+            undo.pop_all()
+            return cls(path, lock, identity_file, store)
+
+    def close(self, clean: bool) -> None:
+        """Closes the store and lets go of the lock; a second call does nothing.
+
+        `clean`: everything that was submitted is committed, so that the next run may trust the
+        marks of this one. After a `StoreFailed` it must be False.
+        """
+        if self._lock is None:
+            return
+        lock, self._lock = self._lock, None
+        try:
+            self.store.close()
+            if clean:
+                self.identity_file.write(stop_clean(self.identity_file.value))
+            os.ftruncate(lock, 0)  # the pid means nothing from here on
+        finally:
+            os.close(lock)
+
+
+def read_lock_holder(path: Path) -> int | None:
+    """The pid of the agent that has the directory open, or None if nobody has.
+
+    0 if it is held by someone who has not written a pid.
+    """
+    try:
+        lock = os.open(path / LOCK_NAME, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise DataDirError(f"{path / LOCK_NAME}: cannot read it: {reason(exc)}") from exc
+    try:
+        for _ in range(_LOCK_TRIES):
+            # A shared lock: two probes do not take each other for an agent.
+            if _try_flock(lock, fcntl.LOCK_SH):
+                return None
+            if pid := _read_pid(lock):
+                return pid
+            os.sched_yield()  # it has the lock and is about to write its pid
+        return 0
+    finally:
+        os.close(lock)
+
+
+def _create(path: Path) -> None:
+    try:
+        absent = [step for step in (path, *path.parents) if not step.exists()]
+        for step in reversed(absent):
+            step.mkdir(mode=0o700 if step == path else 0o777, exist_ok=True)
+            fsync_path(step.parent)
+    except OSError as exc:
+        raise _unusable(path, exc) from exc
+    if not path.is_dir():
+        raise DataDirError(f"{path} is not a directory; name one, or a path that does not exist")
+
+
+def _take_lock(path: Path) -> int:
+    try:
+        lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise _unusable(path, exc) from exc
+    with ExitStack() as undo:
+        undo.callback(os.close, lock)
+        for _ in range(_LOCK_TRIES):
+            if _try_flock(lock, fcntl.LOCK_EX):
+                break
+            # An agent, or only a probe? A probe's lock can be shared, an agent's cannot.
+            if not _try_flock(lock, fcntl.LOCK_SH):
+                raise _locked(path, lock)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            os.sched_yield()
+        else:
+            raise _locked(path, lock)
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        except OSError as exc:
+            raise _unusable(path, exc) from exc
+        undo.pop_all()
+    return lock
+
+
+def _try_flock(lock: int, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read_pid(lock: int) -> int:
+    text = os.pread(lock, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _check_engine(path: Path, engine: str) -> None:
+    if engine not in ENGINES:
+        known = ", ".join(sorted(ENGINES))
+        raise DataDirError(f"{path}: engine {engine!r} is unknown to this agent (known: {known})")
+
+
+def _check_whole(path: Path) -> None:
+    if (path / identity.FILE_NAME).exists():
+        return
+    for engine in ENGINES.values():
+        if (path / engine.file_name).exists():
+            raise DataDirError(
+                f"{path}: {engine.file_name} is there but the identity file is gone, so this store"
+                " cannot prove which node it is; move the directory away and start as a new node"
+            )
+
+
+def _locked(path: Path, lock: int) -> DataDirError:
+    pid = _read_pid(lock)
+    return DataDirError(
+        f"{path} is in use by the agent with pid {pid}; stop that one, or give this one a data"
+        " directory of its own"
+    )
+
+
+def _unusable(path: Path, exc: OSError) -> DataDirError:
+    if exc.errno in (errno.ENOTDIR, errno.EEXIST):
+        return DataDirError(f"{path} is not a directory, or lies below a file; name another path")
+    if exc.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return DataDirError(
+            f"{path} is not writable ({reason(exc)}); check its owner, its mode and its mount"
+        )
+    return DataDirError(f"{path} cannot be used: {reason(exc)}")

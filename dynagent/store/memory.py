@@ -1,0 +1,79 @@
+"""The store of tests and of the simulator: a dict, and a sorted list of its keys for scans.
+
+It lives as long as its object, so a simulated restart hands the same object to the next agent, and
+a simulated power cut is the simulator's business, not this file's.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from dynagent.core.encoding import decode, encode
+from dynagent.core.ports import Batch, Token
+from dynagent.errors import Refused
+
+
+class MemoryStore:
+    """A `Store` in memory: a write is visible at once and nothing survives the process."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[Token, bytes], bytes] = {}
+        self._meta: dict[str, bytes] = {}
+        self._sorted: list[tuple[Token, bytes]] | None = []  # None: to be sorted by the next scan
+
+    @classmethod
+    def load(cls, path: Path) -> "MemoryStore":
+        """The store that `snapshot` wrote to `path`."""
+        records, meta = cast(
+            tuple[list[tuple[Token, bytes, bytes]], dict[str, bytes]], decode(path.read_bytes())
+        )
+        store = cls()
+        store._records = {(token, key): stored for token, key, stored in records}
+        store._meta = meta
+        store._sorted = None
+        return store
+
+    def get(self, token: Token, key: bytes) -> bytes | None:
+        return self._records.get((token, key))
+
+    def get_meta(self, name: str) -> bytes | None:
+        return self._meta.get(name)
+
+    def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
+        if self._sorted is None:
+            self._sorted = sorted(self._records)
+        order = self._sorted  # a write beside this scan replaces the list, it never changes it
+        for position in range(bisect_left(order, (first, b"")), len(order)):
+            place = order[position]
+            if place[0] > last:
+                return
+            stored = self._records.get(place)
+            if stored is not None:
+                yield (*place, stored)
+
+    def write(self, batch: Batch) -> None:
+        kept = {(token, key): stored for token, key, stored in batch.records if stored}
+        before = len(self._records)
+        self._records.update(kept)  # one step of the interpreter: another thread sees all or none
+        changed = len(self._records) != before
+        for token, key, stored in batch.records:
+            if not stored:
+                changed |= self._records.pop((token, key), None) is not None
+        if changed:
+            self._sorted = None
+        self._meta.update(batch.meta)
+
+    def count(self) -> int:
+        return len(self._records)
+
+    def snapshot(self, path: Path) -> None:
+        if path.exists():
+            raise Refused(f"{path} exists; name a file that does not")
+        records = [[token, key, self._records[token, key]] for token, key in sorted(self._records)]
+        path.write_bytes(encode([records, self._meta]))
+
+    def close(self) -> None:
+        pass

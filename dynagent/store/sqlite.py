@@ -1,0 +1,321 @@
+"""The default engine: one SQLite file in WAL mode, fsynced at every commit (design §11).
+
+`record.id` is the top 63 bits of the token and the table's own rowid: there is no index beside the
+table, and a partition is one contiguous range. `record.key` is the token's last 9 bytes followed by
+the key, so that (id, key) order is exactly (token, key) order and the token can be read back.
+
+Two keys on one id are next to impossible with 63 bits, but must not lose data. The first one has
+the row in `record`, the others are rows of `overflow`. An id with such rows is *crowded*; the set
+of crowded ids is kept in memory (it is practically always empty), and only their reads and writes
+look at `overflow`. A collision makes the upsert write NULL into a NOT NULL column, which undoes the
+whole statement; the batch is then written again, row by row, in a transaction.
+
+Two connections: the writer belongs to the commit thread; the reader is used inline on the
+event-loop thread, where a get costs about 6 µs. No read transaction outlives a page of a scan, so
+the log can always be checkpointed. How the file is opened and set up: `sqlite_file`.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+
+from dynagent import limits
+from dynagent.core.ports import Batch, Token
+from dynagent.errors import CorruptRecord, DataDirError, DynagentError, Refused, StoreFailed
+from dynagent.store.files import fsync_path
+from dynagent.store.sqlite_file import PAGE_BYTES, Connect, copy_file, open_reader, open_writer
+
+# 3 variables a row stay below 999, the limit of the oldest builds.
+ROWS_MAX = 256
+# A cached statement keeps its last bound values alive. Statements come in 9 sizes (powers of two),
+# so this bounds what they keep to 9 MiB and one record.
+_CHUNK_BYTES_MAX = 1 * limits.MIB
+_SCAN_ROWS = 512
+_SCAN_BYTES = 1 * limits.MIB
+_EXACT_COUNT_PAGES = 1_000  # counting walks every page: half a millisecond for these
+
+
+def _upsert(rows: int) -> str:
+    # NULL rows fill a batch up to a power of two: 9 statement texts serve all sizes. (One text for
+    # each of 256 sizes was no faster and held 45 MB.)
+    values = ",".join(["(?,?,?)"] * rows)
+    return (
+        f"INSERT INTO record(id, key, value) SELECT * FROM (VALUES {values})"
+        " WHERE column1 IS NOT NULL ON CONFLICT(id)"
+        " DO UPDATE SET value = CASE WHEN key = excluded.key THEN excluded.value END"
+    )
+
+
+_UPSERTS = {1 << bits: _upsert(1 << bits) for bits in range(ROWS_MAX.bit_length())}
+_PUT_META = (
+    "INSERT INTO meta(name, value) VALUES (?,?)"
+    " ON CONFLICT(name) DO UPDATE SET value = excluded.value"
+)
+_GET = "SELECT value FROM record WHERE id = ? AND key = ?"
+# One statement, thus one snapshot: a key may move between the tables from one batch to the next.
+_GET_CROWDED = f"{_GET} UNION ALL SELECT value FROM overflow WHERE id = ? AND key = ?"
+_RANGE = "WHERE id >= ?1 AND id <= ?2 AND (id > ?1 OR key >= ?3)"
+_SCAN = f"SELECT id, key, value FROM record {_RANGE} ORDER BY id LIMIT {_SCAN_ROWS}"
+_SCAN_CROWDED = (
+    f"SELECT id, key, value FROM record {_RANGE}"
+    f" UNION ALL SELECT id, key, value FROM overflow {_RANGE} ORDER BY 1, 2 LIMIT {_SCAN_ROWS}"
+)
+_SAMPLE = (
+    "SELECT count(*), total(length(key) + length(value))"
+    " FROM (SELECT key, value FROM record WHERE id >= ? ORDER BY id LIMIT 4)"
+)
+
+_Row = tuple[int, bytes, bytes]  # id, the token's last 9 bytes and the key, stored form
+
+
+def _id_of(token: Token) -> int:
+    return int.from_bytes(token[:8], "big") >> 1
+
+
+class SqliteStore:
+    """A `Store` in one SQLite file.
+
+    `synchronous`: SQLite's word; only FULL keeps the promise of `Store.write`, the others are for
+    tests and measurements. `connect` is the seam where tests inject faults. Raises `DataDirError`
+    if the file cannot be opened or is not ours.
+    """
+
+    name = "sqlite"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        synchronous: str = "FULL",
+        page_bytes: int = PAGE_BYTES,
+        connect: Connect = sqlite3.connect,
+    ) -> None:
+        assert synchronous in {"FULL", "NORMAL", "OFF"}
+        self._path = path
+        self._connect = connect
+        self._failed: str | None = None
+        try:
+            with ExitStack() as undo:
+                self._writer = open_writer(
+                    path, connect, synchronous=synchronous, page_bytes=page_bytes
+                )
+                undo.callback(self._writer.close)
+                self._reader = open_reader(path, connect)
+                undo.callback(self._reader.close)
+                self._crowded = self._read_crowded()
+                fsync_path(path.parent)  # the names of the file and its log
+                undo.pop_all()
+        except (sqlite3.Error, OSError) as exc:
+            raise DataDirError(f"{path}: cannot open the store: {exc}") from exc
+
+    # --- reading: the event-loop thread ----------------------------------------------------------
+
+    def get(self, token: Token, key: bytes) -> bytes | None:
+        id_ = int.from_bytes(token[:8], "big") >> 1
+        place = token[7:] + key
+        try:
+            row = self._reader.execute(_GET, (id_, place)).fetchone()
+            if row is None:
+                if id_ not in self._crowded:
+                    return None
+                row = self._reader.execute(_GET_CROWDED, (id_, place, id_, place)).fetchone()
+        except sqlite3.Error as exc:
+            raise CorruptRecord(f"{self._path}: cannot read key {key[:64]!r}: {exc}") from exc
+        if row is None:
+            return None
+        stored = row[0]
+        # A flipped bit in a row's header changes the type of a column, not only its bytes.
+        if type(stored) is not bytes:
+            raise CorruptRecord(f"{self._path}: the value of key {key[:64]!r} is not a blob")
+        return stored
+
+    def get_meta(self, name: str) -> bytes | None:
+        try:
+            row = self._reader.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        except sqlite3.Error as exc:
+            raise CorruptRecord(f"{self._path}: cannot read row {name!r}: {exc}") from exc
+        if row is None:
+            return None
+        value = row[0]
+        if type(value) is not bytes:
+            raise CorruptRecord(f"{self._path}: the value of row {name!r} is not a blob")
+        return value
+
+    def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
+        """As `Reader.scan`; each page of it is a snapshot of its own, taken when it is reached."""
+        id_, floor = _id_of(first), first[7:]
+        last_id, last_tail = _id_of(last), last[7:]
+        while True:
+            page = self._read_page(id_, floor, last_id)
+            for id_, place, stored in page:
+                tail = place[:9]
+                if id_ == last_id and tail > last_tail:
+                    return
+                yield Token((id_ << 1).to_bytes(8, "big")[:7] + tail), place[9:], stored
+            if not page:
+                return
+            id_, floor = page[-1][0], page[-1][1] + b"\0"  # the least that sorts after it
+
+    def count(self) -> int:
+        """Exact for a small file, otherwise from its size and the size of sampled rows."""
+        try:
+            return self._count()
+        except sqlite3.Error as exc:
+            raise CorruptRecord(f"{self._path}: cannot count the records: {exc}") from exc
+
+    # --- writing: the commit thread --------------------------------------------------------------
+
+    def write(self, batch: Batch) -> None:
+        if self._failed is not None:
+            raise StoreFailed(f"{self._path}: an earlier write failed ({self._failed}); restart")
+        try:
+            self._write(batch)
+        except (sqlite3.Error, MemoryError) as exc:  # SQLITE_NOMEM arrives as MemoryError
+            self._failed = str(exc) or type(exc).__name__
+            raise StoreFailed(
+                f"{self._path}: batch {batch.number} failed: {self._failed};"
+                " check the disk and its free space, then restart"
+            ) from exc
+
+    def snapshot(self, path: Path) -> None:
+        if path.exists():
+            raise Refused(f"{path} exists; name a file that does not")
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.unlink(missing_ok=True)
+            copy_file(self._path, partial, self._connect)
+            fsync_path(partial)
+            partial.rename(path)
+            fsync_path(path.parent)
+        except (sqlite3.Error, OSError) as exc:
+            partial.unlink(missing_ok=True)
+            raise DynagentError(f"snapshot of {self._path} to {path} failed: {exc}") from exc
+
+    def close(self) -> None:
+        self._reader.close()
+        # The writer last: whoever closes last checkpoints. After a failed write that is safe too:
+        # it copies only commits whose fsync succeeded, and if it fails the log stays.
+        self._writer.close()
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _write(self, batch: Batch) -> None:
+        rows: list[_Row] = []
+        gone: list[tuple[int, bytes]] = []
+        stored_bytes = 0
+        for token, key, stored in batch.records:
+            id_ = int.from_bytes(token[:8], "big") >> 1
+            if stored:
+                rows.append((id_, token[7:] + key, stored))
+                stored_bytes += len(stored)
+            else:
+                gone.append((id_, token[7:] + key))
+        fits_one = len(rows) <= ROWS_MAX and (stored_bytes <= _CHUNK_BYTES_MAX or len(rows) == 1)
+        alone = fits_one and not gone and not batch.meta and not self._touches_crowded(rows)
+        # One statement that commits by itself: SQLite is entered once, and the GIL let go once, for
+        # the whole batch and its fsync. BEGIN and COMMIT around it cost 10 % more in batches of 16,
+        # 20 % from 64 on (a statement journal, which a lone statement does not need).
+        if alone and (not rows or self._try_upsert(rows)):
+            return
+        self._write_in_transaction(rows, gone, batch.meta)
+
+    def _write_in_transaction(
+        self, rows: list[_Row], gone: list[tuple[int, bytes]], meta: list[tuple[str, bytes]]
+    ) -> None:
+        writer = self._writer
+        writer.execute("BEGIN IMMEDIATE")
+        if gone:
+            writer.executemany("DELETE FROM record WHERE id = ? AND key = ?", gone)
+            crowded = [place for place in gone if place[0] in self._crowded]
+            writer.executemany("DELETE FROM overflow WHERE id = ? AND key = ?", crowded)
+        for chunk in _chunks(rows):
+            if self._touches_crowded(chunk) or not self._try_upsert(chunk):
+                for row in chunk:
+                    self._put_colliding(row)
+        if meta:
+            writer.executemany(_PUT_META, meta)
+        writer.execute("COMMIT")
+
+    def _try_upsert(self, rows: list[_Row]) -> bool:
+        """Writes all rows, or none and returns False if two keys meet on one id."""
+        size = 1 << (len(rows) - 1).bit_length()
+        values: list[int | bytes | None] = list(chain.from_iterable(rows))
+        values += [None] * (3 * (size - len(rows)))
+        try:
+            self._writer.execute(_UPSERTS[size], values)
+        except sqlite3.IntegrityError:
+            return False
+        return True
+
+    def _put_colliding(self, row: _Row) -> None:
+        id_, place, stored = row
+        if id_ in self._crowded:
+            # A key that has its row in overflow stays there, even when the row in record is free.
+            changed = self._writer.execute(
+                "UPDATE overflow SET value = ? WHERE id = ? AND key = ?", (stored, id_, place)
+            )
+            if changed.rowcount:
+                return
+        if not self._try_upsert([row]):
+            self._crowded.add(id_)  # before the commit: the reader must not miss what it sees
+            self._writer.execute("INSERT INTO overflow(id, key, value) VALUES (?,?,?)", row)
+
+    def _touches_crowded(self, rows: list[_Row]) -> bool:
+        return bool(self._crowded) and any(row[0] in self._crowded for row in rows)
+
+    def _read_page(self, id_: int, floor: bytes, last_id: int) -> list[_Row]:
+        page: list[_Row] = []
+        size = 0
+        try:
+            cursor = self._reader.execute(
+                _SCAN_CROWDED if self._crowded else _SCAN, (id_, last_id, floor)
+            )
+            try:
+                for row in cursor:
+                    if type(row[1]) is not bytes or len(row[1]) < 9 or type(row[2]) is not bytes:
+                        raise CorruptRecord(f"{self._path}: row {row[0]} is damaged")
+                    page.append(row)
+                    size += len(row[2])
+                    if size >= _SCAN_BYTES:
+                        break
+            finally:
+                cursor.close()  # ends the read transaction
+        except sqlite3.Error as exc:
+            raise CorruptRecord(
+                f"{self._path}: cannot read the records from row {id_} on: {exc}"
+            ) from exc
+        return page
+
+    def _count(self) -> int:
+        pages = self._ask("PRAGMA page_count") - self._ask("PRAGMA freelist_count")
+        if pages <= _EXACT_COUNT_PAGES:
+            return self._ask("SELECT count(*) FROM record") + self._ask(
+                "SELECT count(*) FROM overflow"
+            )
+        rows, size = 0, 0.0
+        for id_ in range(0, 1 << 63, 1 << 57):  # 64 places around the ring
+            sample = self._reader.execute(_SAMPLE, (id_,)).fetchone()
+            rows, size = rows + sample[0], size + sample[1]
+        # Pages filled in random order are four fifths full (200,000 records of 1 KiB: 0.79).
+        return int(0.8 * pages * self._ask("PRAGMA page_size") * rows / size) if rows else 0
+
+    def _ask(self, query: str) -> int:
+        return int(self._reader.execute(query).fetchone()[0])
+
+    def _read_crowded(self) -> set[int]:
+        return {id_ for (id_,) in self._reader.execute("SELECT DISTINCT id FROM overflow")}
+
+
+def _chunks(rows: list[_Row]) -> Iterator[list[_Row]]:
+    chunk: list[_Row] = []
+    size = 0
+    for row in rows:
+        if chunk and (len(chunk) == ROWS_MAX or size + len(row[2]) > _CHUNK_BYTES_MAX):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(row)
+        size += len(row[2])
+    if chunk:
+        yield chunk

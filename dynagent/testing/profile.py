@@ -1,0 +1,93 @@
+"""What one seed makes of its world: size, traffic, and which faults are on (a *swarm*).
+
+Uniform chaos finds few bugs: if everything always fails a little, nothing ever fails in the one
+pattern that matters. So each seed switches some kinds of fault off and turns others up (Groce et
+al., *Swarm testing*, 2012). The kinds that a *nemesis* (swarm.py) injects one at a time have a
+weight; those that colour every message or client have a probability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dynagent.testing.world import World
+
+# The weight of a kind when it is on. Power cuts and restarts come often enough that most seeds
+# that have them see a node come back with a shorter memory several times.
+NEMESES = {
+    "kill": 3.0,
+    "power_cut": 3.0,
+    "power_cut_all": 1.0,
+    "clean_stop": 2.0,
+    "cut_pair": 2.0,
+    "cut_one_way": 2.0,
+    "cut_node": 2.0,
+    "cut_halves": 1.0,
+    "slow_disk": 2.0,
+    "clock_jump": 0.5,
+    "rot": 1.0,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Profile:
+    """The conditions of one run. Times in seconds, probabilities in 0..1."""
+
+    nodes: int = 3
+    keys: int = 2
+    clients: int = 4
+    operations: int = 80  # after which the first phase ends
+    think_s: float = 0.1
+    budget_ms: int = 800
+    patience: float = 1.1  # × budget until a client tries again; below 1 is a retry storm
+    writes: float = 0.6
+    odd_quorum: float = 0.1  # probability of an r or w other than the default
+    delay_s: float = 0.002
+    tail: float = 0.0  # probability of a message that takes up to `tail_s`
+    tail_s: float = 0.3
+    is_ordered: bool = True  # messages of one connection and direction stay in order
+    loss: float = 0.0
+    duplication: float = 0.0
+    disk_s: float = 0.002
+    gather_s: float = 0.0
+    power_cut_at_ack: float = 0.0  # probability for each MergeAck and PutReply
+    skew_ms: int = 0  # wall clocks are off by up to that much
+    calm_s: float = 0.8  # mean time between two nemeses
+    nemeses: dict[str, float] = field(default_factory=dict)
+
+
+def draw(world: World) -> Profile:
+    """The profile of the world's seed."""
+    dice = world.stream("profile")
+
+    def maybe(chance: float, low: float, high: float, off: float = 0.0) -> float:
+        on, amount = dice.random() < chance, dice.uniform(low, high)
+        return amount if on else off
+
+    profile = Profile(
+        nodes=dice.choice((3, 3, 5)),
+        keys=dice.choice((1, 2, 2, 3)),
+        clients=dice.randint(2, 5),
+        operations=dice.randint(66, 100),
+        think_s=dice.choice((0.02, 0.1, 0.25)),
+        budget_ms=dice.choice((300, 800, 1500)),
+        patience=maybe(0.35, 0.05, 0.6, off=1.1),
+        writes=dice.uniform(0.4, 0.75),
+        odd_quorum=maybe(0.5, 0.05, 0.4),
+        delay_s=dice.choice((0.0005, 0.002, 0.01)),
+        tail=maybe(0.5, 0.01, 0.2),
+        tail_s=dice.uniform(0.05, 0.6),
+        is_ordered=dice.random() < 0.5,
+        loss=maybe(0.35, 0.005, 0.12),
+        duplication=maybe(0.5, 0.02, 0.25),
+        disk_s=dice.choice((0.0005, 0.002, 0.02, 0.1)),
+        gather_s=dice.choice((0.0, 0.0, 0.003)),
+        power_cut_at_ack=maybe(0.4, 0.01, 0.08),
+        skew_ms=dice.choice((0, 0, 1_000, 3_600_000)),
+        calm_s=dice.choice((0.15, 0.4, 1.0)),
+    )
+    for kind, weight in NEMESES.items():
+        weight *= maybe(0.5, 0.3, 2.0)
+        if weight:
+            profile.nemeses[kind] = weight
+    return profile

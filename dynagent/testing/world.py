@@ -1,0 +1,81 @@
+"""The second world's clock, dice and diary: one heap of events in virtual time (design §10).
+
+Everything that happens in a simulation is an event on this heap. A run is a function of its seed:
+two events of one instant happen in the order in which they were scheduled, and every concern has a
+random stream of its own, named and derived from the seed, so that one more draw in one place does
+not reshuffle all the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from hashlib import blake2b
+from heapq import heappop, heappush
+from random import Random
+
+
+class Verdicts:
+    """What the checkers have decided: how often each one looked, and what it found wrong."""
+
+    def __init__(self) -> None:
+        self.evaluations: Counter[str] = Counter()
+        self.violations: list[str] = []
+
+    def check(self, checker: str, holds: bool, *what: object) -> None:
+        """Counts an evaluation of `checker`; unless `holds`, `what` becomes a violation."""
+        self.evaluations[checker] += 1
+        if not holds:
+            self.violations.append(f"{checker}: " + " ".join(str(part) for part in what))
+
+
+class World:
+    """Virtual time in seconds, the event heap, the dice, and the trace (None: not kept)."""
+
+    def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
+        self.seed = seed
+        self.now = 0.0
+        self.events = 0
+        self.messages = 0
+        self.trace: list[str] | None = [] if keep_trace else None
+        self.faults: Counter[str] = Counter()  # injected so far, by kind
+        self.verdicts = Verdicts()
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
+        self._scheduled = 0
+        self._order = 0
+
+    def stream(self, name: str) -> Random:
+        """The dice of one concern."""
+        digest = blake2b(f"{self.seed}/{name}".encode(), digest_size=8).digest()
+        return Random(int.from_bytes(digest, "big"))
+
+    def order(self) -> int:
+        """A number higher than all before it: which of two things of one instant came first."""
+        self._order += 1
+        return self._order
+
+    def after(self, delay_s: float, action: Callable[..., None], *arguments: object) -> None:
+        """Calls `action` that much later."""
+        self._scheduled += 1
+        heappush(self._heap, (self.now + delay_s, self._scheduled, action, arguments))
+
+    def run(self, *, until: float, unless: Callable[[], bool] | None = None) -> None:
+        """Lets the world go on to a virtual time, or until `unless` holds."""
+        heap = self._heap
+        while heap and heap[0][0] <= until:
+            self.now, _, action, arguments = heappop(heap)
+            self.events += 1
+            action(*arguments)
+            if unless is not None and unless():
+                return
+        self.now = max(self.now, until)
+
+    def fault(self, kind: str, what: str) -> None:
+        """A fault has been injected."""
+        self.faults[kind] += 1
+        if self.trace is not None:
+            self.log(f"*** {kind} {what}".rstrip())
+
+    def log(self, line: str) -> None:
+        if self.trace is not None:
+            self.trace.append(f"{self.now:11.6f} {line}")

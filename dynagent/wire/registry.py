@@ -1,0 +1,160 @@
+"""The registry: what each field of each message may hold, and how large its frame may be.
+
+The message classes of `core.messages` are the table; this module adds the bounds of their schema
+names and turns both into encoders and checkers. `wire.reference` writes the protocol page from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import attrgetter
+
+from dynagent import limits
+from dynagent.core.messages import (
+    GetReply,
+    Hello,
+    Install,
+    Merge,
+    Message,
+    Put,
+    Read,
+    ReadReply,
+    RingReply,
+    catalogue,
+)
+from dynagent.errors import ProtocolError
+
+VERSION_MIN = 1
+VERSION_MAX = 1
+
+_U64 = 2**64 - 1
+_DATA = limits.DATA_FRAME_BYTES_MAX
+
+
+class Schema:
+    """What a field may hold: `kinds` of Python value; `high` bounds an integer or a length."""
+
+    __slots__ = ("cddl", "doc", "high", "items", "kinds")
+
+    def __init__(
+        self,
+        *kinds: type,
+        high: int,
+        cddl: str,
+        doc: str,
+        items: tuple[type, ...] | None = None,
+    ) -> None:
+        self.kinds = frozenset(kinds)
+        self.high = high
+        self.items = frozenset(items) if items is not None else None
+        self.cddl = cddl
+        self.doc = doc
+
+
+_NONE = type(None)
+
+# Sizes of keys, values and headers are checked by the coordinator, which answers with an error
+# that names the limit; here only the frame bounds them, because a bad frame costs the connection.
+SCHEMAS: dict[str, Schema] = {
+    "Key": Schema(bytes, high=_DATA, cddl="bstr", doc="1 to 1,024 bytes"),
+    "Value": Schema(bytes, _NONE, high=_DATA, cddl="bstr / null", doc="null: a delete"),
+    "ContextBytes": Schema(bytes, high=_DATA, cddl="bstr", doc="opaque; empty: nothing seen"),
+    "OpId": Schema(bytes, high=64, cddl="bstr", doc="16 bytes"),
+    "Uint": Schema(int, high=_U64, cddl="uint", doc="0 to 2^64−1"),
+    "Small": Schema(int, high=65_535, cddl="uint .size 2", doc="0 to 65,535"),
+    "Flag": Schema(bool, high=1, cddl="bool", doc="true or false"),
+    "Text": Schema(str, high=4_096, cddl="tstr", doc="at most 4,096 characters"),
+    "Blob": Schema(bytes, high=_DATA, cddl="bstr", doc="bytes"),
+    "Texts": Schema(list, high=64, items=(str,), cddl="[* tstr]", doc="at most 64"),
+    "Meta": Schema(
+        dict, high=64, items=(bytes,), cddl="{* bstr => bstr}", doc="small headers of a value"
+    ),
+    "Flat": Schema(
+        list, high=65_536, items=(int,), cddl="[* uint]", doc="actor, counter, actor, counter, …"
+    ),
+    "SiblingBytes": Schema(
+        list, high=65_536, items=(bytes,), cddl="[* bstr .cbor sibling]", doc="encoded siblings"
+    ),
+    "Entries": Schema(
+        list, high=4_096, items=(list,), cddl="[* entry]", doc="whole records; see Entries below"
+    ),
+    "MaybeEntry": Schema(list, _NONE, high=64, cddl="entry / null", doc="a whole record"),
+}
+
+# Frames that carry user data or a ring; every other one is a control frame.
+_LARGE: dict[type[Message], int] = {
+    Put: _DATA,
+    GetReply: _DATA,
+    Merge: _DATA,
+    ReadReply: _DATA,
+    RingReply: limits.RING_BYTES_MAX + limits.KIB,
+    Install: limits.RING_BYTES_MAX + limits.KIB,
+    Hello: limits.HELLO_FRAME_BYTES_MAX,
+}
+
+PEER_ONLY: frozenset[type[Message]] = frozenset({Merge, Read})  # refused on links of clients
+
+
+class Row:
+    """One message: how to take it apart, check it and put it together again."""
+
+    __slots__ = ("bytes_max", "cls", "code", "defaults", "parts", "required", "schemas")
+
+    def __init__(self, cls: type[Message]) -> None:
+        self.cls = cls
+        self.code = cls.code
+        self.bytes_max = _LARGE.get(cls, limits.CONTROL_FRAME_BYTES_MAX)
+        self.schemas = [(name, SCHEMAS[schema]) for name, schema in _fields(cls)]
+        self.required = len(cls.field_names) - len(cls.defaults)
+        self.defaults = cls.defaults
+        self.parts = _taker(cls.field_names)
+
+    def build(self, fields: list[object]) -> Message:
+        """The message of these fields; raises `ProtocolError` where one is not of its schema.
+
+        Missing trailing fields take their defaults, unknown ones are skipped.
+        """
+        schemas = self.schemas
+        given = len(fields)
+        if given < self.required:
+            raise ProtocolError(f"{self.cls.__name__} has {given} fields, not {self.required}")
+        for (name, schema), value in zip(schemas, fields, strict=False):
+            if type(value) not in schema.kinds:
+                raise ProtocolError(f"{self.cls.__name__}.{name} is a {type(value).__name__}")
+            if type(value) is int:
+                if not 0 <= value <= schema.high:
+                    raise ProtocolError(f"{self.cls.__name__}.{name} is out of range")
+            elif type(value) is not bool and value is not None:
+                _check_size(self.cls, name, schema, value)
+        if given < len(schemas):
+            fields = [*fields, *self.defaults[given - self.required :]]
+        elif given > len(schemas):
+            del fields[len(schemas) :]
+        return self.cls(*fields)
+
+
+def _check_size(cls: type[Message], name: str, schema: Schema, value: object) -> None:
+    if len(value) > schema.high:  # type: ignore[arg-type]
+        raise ProtocolError(f"{cls.__name__}.{name} is over its bound of {schema.high:,}")
+    if schema.items is None:
+        return
+    items = [*value, *value.values()] if isinstance(value, dict) else value
+    for item in items:  # type: ignore[attr-defined]
+        if type(item) not in schema.items:
+            raise ProtocolError(f"{cls.__name__}.{name} holds a {type(item).__name__}")
+
+
+def _fields(cls: type[Message]) -> list[tuple[str, str]]:
+    return list(zip(cls.field_names, cls.schema_names, strict=True))
+
+
+def _taker(names: tuple[str, ...]) -> Callable[[Message], tuple[object, ...]]:
+    if not names:
+        return lambda _message: ()
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        return lambda message: (only(message),)
+    return attrgetter(*names)
+
+
+REGISTRY: dict[int, Row] = {cls.code: Row(cls) for cls in catalogue()}

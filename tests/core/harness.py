@@ -1,0 +1,173 @@
+"""A cluster of real nodes in which nothing moves by itself.
+
+Effects are recorded: what a node sends lies in `wire` until a test delivers, drops, doubles or
+reorders it; a batch is durable when the test says so. Disks are dicts and survive `restart`.
+`settle` does everything that is left to do, in the order in which it came up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from dynagent.core.entry import ABSENT, Record, decode_stored
+from dynagent.core.messages import Message
+from dynagent.core.node import Node
+from dynagent.core.ports import Batch, LinkId, NodeId, Token
+from dynagent.core.ring import Member, Ring, decode_ring
+
+IDS = tuple(NodeId(letter * 16) for letter in "abcdef")
+CLIENT = LinkId(len(IDS))  # lower numbers are the links of the peers
+CLUSTER_ID = b"c" * 16
+
+
+def make_ring(n: int, *, others: int = 0) -> Ring:
+    """Every partition has the same owners, the first `n` ids; `others` own nothing."""
+    return Ring(
+        epoch=1,
+        cluster_id=CLUSTER_ID,
+        n=n,
+        r=n // 2 + 1,
+        w=n // 2 + 1,
+        members=tuple(
+            Member(id=id_, name=f"n-{id_[0]}", address="h:1", zone="", host=id_, capacity=1)
+            for id_ in IDS[: n + others]
+        ),
+        lists=(IDS[:n],) * 8,
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Packet:
+    """A request or a reply between two nodes, under way."""
+
+    source: NodeId
+    target: NodeId
+    number: int
+    message: Message
+    budget_ms: int | None  # None for a reply
+
+
+class Disk:
+    """The committed records of one node."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+
+    def get(self, token: Token, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def get_meta(self, name: str) -> bytes | None:
+        return None
+
+    def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
+        return iter(())
+
+    def record(self, key: bytes) -> Record:
+        """What is durable here."""
+        stored = self.rows.get(key)
+        return ABSENT if stored is None else decode_stored(stored, cluster_id=CLUSTER_ID, key=key)
+
+
+class Cluster:
+    def __init__(self, ring: Ring | None, ids: Sequence[NodeId] = IDS) -> None:
+        """`ids`: which nodes there are before a bootstrap."""
+        self.ring = ring
+        self.wire: list[Packet] = []
+        self.answers: list[tuple[int, Message]] = []  # (request id, reply) to clients
+        self.adopting: list[tuple[Ring, LinkId, int]] = []
+        self.notes: list[tuple[str, dict[str, object]]] = []
+        self.now = 0.0
+        self.disks = {
+            id_: Disk() for id_ in (ids if ring is None else [m.id for m in ring.members])
+        }
+        self.runs = dict.fromkeys(self.disks, 0)
+        self.nodes: dict[NodeId, Node] = {}
+        self.last_request = 0
+        for id_ in self.disks:
+            self.restart(id_)
+
+    def restart(self, id_: NodeId, *, clean: bool = False) -> Node:
+        """A new run on the same disk; a clean stop joins it to the one before."""
+        self.runs[id_] = run = self.runs[id_] + 1
+        self.nodes[id_] = Node(
+            node_id=id_,
+            ring=self.ring,
+            reader=self.disks[id_],
+            effects=Recorder(self, id_),
+            dice=Random(f"{id_} {run}"),
+            wall_ms=lambda: 1_000,
+            run=run,
+            clean_from_run=self.nodes[id_].replica.clean_from_run if clean else run,
+        )
+        for peer in self.disks:
+            self.nodes[id_].on_peer_up(self.now, peer)
+        return self.nodes[id_]
+
+    def request(self, id_: NodeId, message: Message, *, budget_ms: int = 1_000) -> int:
+        self.last_request += 1
+        self.nodes[id_].on_message(self.now, CLIENT, self.last_request, budget_ms, message)
+        return self.last_request
+
+    def ask(self, id_: NodeId, message: Message) -> Message:
+        """A client's request, run to its end; its one answer."""
+        number = self.request(id_, message)
+        self.settle()
+        [answer] = [message for request_id, message in self.answers if request_id == number]
+        return answer
+
+    def deliver(self, packet: Packet) -> None:
+        """Hands it over; it leaves the wire if it was still there."""
+        if packet in self.wire:
+            self.wire.remove(packet)
+        node, number = self.nodes[packet.target], packet.number
+        if packet.budget_ms is None:
+            node.on_reply(self.now, packet.source, number, packet.message)
+        else:
+            link = LinkId(IDS.index(packet.source))
+            node.on_message(self.now, link, number, packet.budget_ms, packet.message)
+
+    def commit(self, id_: NodeId) -> bool:
+        """Makes all that has gathered at a node durable; False if nothing had."""
+        if (batch := self.nodes[id_].take_batch()) is None:
+            return False
+        self.finish(id_, batch)
+        return True
+
+    def finish(self, id_: NodeId, batch: Batch) -> None:
+        self.disks[id_].rows.update({key: stored for _token, key, stored in batch.records})
+        self.nodes[id_].on_committed(self.now, batch)
+
+    def settle(self) -> None:
+        while self.wire or any(self.commit(id_) for id_ in self.nodes):
+            while self.wire:
+                self.deliver(self.wire[0])
+
+    def tick(self, now: float) -> None:
+        self.now = now
+        for node in self.nodes.values():
+            node.on_tick(now)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """The effects of one node."""
+
+    cluster: Cluster
+    node: NodeId
+
+    def send(self, targets: Sequence[NodeId], number: int, budget: int, message: Message) -> None:
+        self.cluster.wire += [Packet(self.node, peer, number, message, budget) for peer in targets]
+
+    def answer(self, link: LinkId, number: int, message: Message) -> None:
+        if link == CLIENT:
+            self.cluster.answers.append((number, message))
+        else:
+            self.cluster.wire.append(Packet(self.node, IDS[link], number, message, None))
+
+    def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
+        self.cluster.adopting.append((decode_ring(ring), link, request_id))
+
+    def note(self, event: str, **fields: object) -> None:
+        self.cluster.notes.append((event, fields))

@@ -1,0 +1,60 @@
+"""What every engine's tests share: how to open it, and tokens made to collide.
+
+A third engine joins `ENGINES` and runs through all of `test_conformance.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynagent.core.ports import Batch, Token
+from dynagent.store.memory import MemoryStore
+from dynagent.store.protocol import Store
+from dynagent.store.sqlite import SqliteStore
+
+FIRST = Token(b"\x00" * 16)
+LAST = Token(b"\xff" * 16)
+
+Record = tuple[Token, bytes, bytes]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`open` opens what is at a path, creating it if absent; `open_copy` opens a snapshot."""
+
+    name: str
+    open: Callable[[Path], Store]
+    open_copy: Callable[[Path], Store]
+
+
+def memory_engine() -> Engine:
+    stores: dict[Path, MemoryStore] = {}  # the memory store outlives its close, as the disk does
+    return Engine("memory", lambda path: stores.setdefault(path, MemoryStore()), MemoryStore.load)
+
+
+def sqlite_engine() -> Engine:
+    return Engine("sqlite", SqliteStore, SqliteStore)
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"memory": memory_engine, "sqlite": sqlite_engine}
+
+
+def token(high: int, low: int = 0) -> Token:
+    """A token of 63 and 65 bits. Those of one `high` collide in an engine that looks no further."""
+    return Token((high << 65 | low).to_bytes(16, "big"))
+
+
+def write(
+    store: Store,
+    *records: Record,
+    meta: tuple[tuple[str, bytes], ...] = (),
+    number: int = 1,
+) -> None:
+    batch = Batch(number)
+    batch.records.extend(records)
+    batch.meta.extend(meta)
+    store.write(batch)
+
+
+def contents(store: Store) -> list[Record]:
+    return list(store.scan(FIRST, LAST))

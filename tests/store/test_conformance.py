@@ -1,0 +1,329 @@
+"""Every engine keeps the contract of `Store`."""
+
+import random
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynagent.core.ports import Token
+from dynagent.errors import Refused
+from dynagent.store.protocol import Store
+from tests.store.conformance import (
+    ENGINES,
+    FIRST,
+    LAST,
+    Engine,
+    Record,
+    contents,
+    token,
+    write,
+)
+
+A, B, C = token(1), token(2), token(3)
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return ENGINES[request.param]()
+
+
+@pytest.fixture
+def store(engine: Engine, tmp_path: Path) -> Iterator[Store]:
+    store = engine.open(tmp_path / "store")
+    yield store
+    store.close()
+
+
+def test_the_engine_says_its_name(engine: Engine, store: Store) -> None:
+    assert store.name == engine.name
+
+
+def test_a_record_that_was_never_written_is_none(store: Store) -> None:
+    assert store.get(A, b"key") is None
+    assert store.get_meta("ring") is None
+    assert contents(store) == []
+    assert store.count() == 0
+
+
+def test_a_written_record_comes_back(store: Store) -> None:
+    write(store, (A, b"key", b"stored"))
+    assert store.get(A, b"key") == b"stored"
+    assert store.get(A, b"other") is None
+    assert store.get(B, b"key") is None
+    assert store.count() == 1
+
+
+def test_a_later_write_replaces_the_record(store: Store) -> None:
+    write(store, (A, b"key", b"first"))
+    write(store, (A, b"key", b"second and longer"))
+    assert store.get(A, b"key") == b"second and longer"
+    assert contents(store) == [(A, b"key", b"second and longer")]
+    assert store.count() == 1
+
+
+def test_an_empty_stored_form_removes_the_record(store: Store) -> None:
+    write(store, (A, b"a", b"1"), (B, b"b", b"2"))
+    write(store, (A, b"a", b""), (C, b"c", b"3"))
+    assert store.get(A, b"a") is None
+    assert contents(store) == [(B, b"b", b"2"), (C, b"c", b"3")]
+    assert store.count() == 2
+
+
+def test_removing_what_is_not_there_changes_nothing(store: Store) -> None:
+    write(store, (A, b"a", b"1"))
+    write(store, (B, b"a", b""), (A, b"other", b""))
+    assert contents(store) == [(A, b"a", b"1")]
+
+
+def test_an_empty_batch_is_a_write_of_nothing(store: Store) -> None:
+    write(store)
+    assert contents(store) == []
+
+
+def test_meta_rows_are_written_with_the_records_and_replaced_by_name(store: Store) -> None:
+    write(store, (A, b"a", b"1"), meta=(("ring", b"epoch 1"), ("tree", b"")))
+    write(store, meta=(("ring", b"epoch 2"),))
+    assert store.get_meta("ring") == b"epoch 2"
+    assert store.get_meta("tree") == b""
+    assert store.get(A, b"a") == b"1"
+    assert store.count() == 1
+
+
+@pytest.mark.parametrize("key", [b"", b"\x00", b"k" * 1024, b"\xff" * 1024])
+def test_keys_of_every_length_and_byte_come_back(store: Store, key: bytes) -> None:
+    write(store, (A, key, b"stored"))
+    assert store.get(A, key) == b"stored"
+    assert contents(store) == [(A, key, b"stored")]
+
+
+def test_large_records_come_back_whole(store: Store) -> None:
+    large = random.Random(1).randbytes(1 << 20)
+    write(store, (A, b"a", large), (B, b"b", large[::-1]))
+    write(store, (C, b"c", large[:-1]))
+    assert store.get(A, b"a") == large
+    assert store.get(B, b"b") == large[::-1]
+    assert [stored for _, _, stored in contents(store)] == [large, large[::-1], large[:-1]]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 255, 256, 257, 5_000])
+def test_a_batch_of_any_size_is_written_whole(store: Store, rows: int) -> None:
+    dice = random.Random(rows)
+    records: list[Record] = [
+        (Token(dice.randbytes(16)), b"key %d" % i, b"stored %d" % i) for i in range(rows)
+    ]
+    write(store, *records)
+    assert contents(store) == sorted(records)
+    assert store.count() == rows
+    assert all(store.get(place, key) == stored for place, key, stored in records)
+    write(store, *((place, key, b"") for place, key, _ in records))
+    assert contents(store) == []
+
+
+def test_a_scan_is_in_token_then_key_order(store: Store) -> None:
+    records = [(place, key, b"x") for place in (C, A, B) for key in (b"b", b"", b"ab", b"a")]
+    write(store, *records)
+    assert contents(store) == sorted(records)
+
+
+def test_both_ends_of_a_scan_are_included_to_the_last_bit(store: Store) -> None:
+    places = [token(high, low) for high in (6, 7) for low in (0, 1, 2**64, 2**65 - 1)]
+    write(store, *((place, b"k", b"x") for place in places))
+    for first in range(len(places)):
+        for last in range(len(places)):
+            found = [place for place, _, _ in store.scan(places[first], places[last])]
+            assert found == places[first : last + 1]
+
+
+def test_a_scan_of_the_whole_ring_reaches_both_ends(store: Store) -> None:
+    write(store, (LAST, b"z", b"1"), (FIRST, b"", b"2"))
+    assert contents(store) == [(FIRST, b"", b"2"), (LAST, b"z", b"1")]
+
+
+def test_a_scan_beside_writes_keeps_order_and_misses_nothing_that_stayed(store: Store) -> None:
+    staying = [(token(2 * i), b"key", b"x" * 100) for i in range(3_000)]
+    write(store, *staying)
+    found: list[Token] = []
+    for place, _, _ in store.scan(FIRST, LAST):
+        found.append(place)
+        if len(found) % 500 == 0:
+            write(store, (token(2 * len(found) + 1), b"new", b"y"), (token(0), b"key", b"z"))
+    assert found == sorted(set(found))
+    assert {place for place, _, _ in staying} <= set(found)
+
+
+def test_keys_whose_tokens_collide_are_kept_apart(store: Store) -> None:
+    same = token(7)
+    write(store, (same, b"a", b"1"))
+    write(store, (same, b"b", b"2"), (A, b"x", b"3"))
+    write(store, (same, b"c", b"4"))
+    write(store, (same, b"b", b"5"), (same, b"a", b"6"))
+    assert [store.get(same, key) for key in (b"a", b"b", b"c", b"d")] == [b"6", b"5", b"4", None]
+    assert contents(store) == [
+        (A, b"x", b"3"),
+        (same, b"a", b"6"),
+        (same, b"b", b"5"),
+        (same, b"c", b"4"),
+    ]
+    assert store.count() == 4
+
+
+def test_colliding_keys_in_one_batch_are_kept_apart(store: Store) -> None:
+    records = [(token(i // 3), b"key %d" % i, b"stored") for i in range(900)]
+    write(store, *records)
+    assert contents(store) == sorted(records)
+
+
+def test_tokens_that_differ_in_their_low_bits_only_are_kept_apart_and_in_order(
+    store: Store,
+) -> None:
+    places = [token(high, low) for high in (8, 9) for low in (5, 1, 2**64, 2**63)]
+    records = [(place, b"key", b"stored %d" % i) for i, place in enumerate(places)]
+    write(store, *records)
+    assert contents(store) == sorted(records)
+    assert all(store.get(place, key) == stored for place, key, stored in records)
+
+
+def test_the_first_of_two_colliding_keys_can_go_and_come_back(store: Store) -> None:
+    same = token(7)
+    write(store, (same, b"a", b"1"), (same, b"b", b"2"))
+    write(store, (same, b"a", b""))
+    write(store, (same, b"b", b"3"))
+    assert contents(store) == [(same, b"b", b"3")]
+    write(store, (same, b"a", b"4"), (same, b"b", b""))
+    assert contents(store) == [(same, b"a", b"4")]
+    write(store, (same, b"a", b""))
+    write(store, (same, b"b", b"5"))
+    assert contents(store) == [(same, b"b", b"5")]
+    assert store.get(same, b"b") == b"5"
+
+
+def test_a_scan_pages_through_many_keys_on_one_place(store: Store) -> None:
+    records = [(token(7), b"key %05d" % i, b"x") for i in range(1_200)]
+    write(store, *records)
+    assert contents(store) == records
+
+
+def test_everything_is_there_after_a_restart(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    same = token(7)
+    store = engine.open(path)
+    write(store, (A, b"a", b"1"), (same, b"a", b"2"), meta=(("ring", b"epoch"),))
+    write(store, (same, b"b", b"3"))
+    store.close()
+    store = engine.open(path)
+    assert contents(store) == [(A, b"a", b"1"), (same, b"a", b"2"), (same, b"b", b"3")]
+    assert store.get_meta("ring") == b"epoch"
+    write(store, (same, b"b", b"4"))
+    assert store.get(same, b"b") == b"4"
+    store.close()
+    store.close()
+
+
+def test_a_snapshot_is_a_store_of_its_own(engine: Engine, store: Store, tmp_path: Path) -> None:
+    same = token(7)
+    write(store, (A, b"a", b"1"), (same, b"a", b"2"), (same, b"b", b"3"), meta=(("m", b"4"),))
+    before = contents(store)
+    store.snapshot(tmp_path / "copy")
+    write(store, (A, b"a", b"changed"), (B, b"new", b"5"))
+    copy = engine.open_copy(tmp_path / "copy")
+    assert contents(copy) == before
+    assert copy.get_meta("m") == b"4"
+    copy.close()
+
+
+def test_a_snapshot_never_overwrites(store: Store, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    target.write_bytes(b"precious")
+    with pytest.raises(Refused, match="exists"):
+        store.snapshot(target)
+    assert target.read_bytes() == b"precious"
+
+
+def test_a_reader_sees_each_batch_whole_while_another_thread_writes(store: Store) -> None:
+    keys = [(token(i << 58), b"key %d" % i) for i in range(32)]
+    write(store, *((*key, b"0000") for key in keys))
+    failures: list[Exception] = []
+
+    def write_all() -> None:
+        try:
+            for number in range(1, 200):
+                write(store, *((*key, b"%04d" % number) for key in keys), number=number)
+        except Exception as exc:
+            failures.append(exc)
+
+    writer = threading.Thread(target=write_all)
+    writer.start()
+    latest = b"0000"
+    dice = random.Random(1)
+    while writer.is_alive():
+        # If a batch became visible in part, a read of an unwritten part would go back in time.
+        for place, key in dice.sample(keys, 8):
+            stored = store.get(place, key)
+            assert stored is not None
+            assert stored >= latest
+            latest = stored
+        for _, _, stored in store.scan(FIRST, LAST):
+            assert stored >= latest
+            latest = stored
+    writer.join()
+    assert failures == []
+    assert {stored for _, _, stored in contents(store)} == {b"0199"}
+
+
+_PLACES = [token(high, low) for high in (0, 5, 2**63 - 1) for low in (0, 2**64 + 9)]
+_KEYS = [b"", b"a", b"b"]
+_puts = st.dictionaries(
+    st.tuples(st.sampled_from(_PLACES), st.sampled_from(_KEYS)),
+    st.sampled_from([b"", b"one", b"two" * 50]),
+    max_size=8,
+)
+_metas = st.dictionaries(st.sampled_from(["m", "n"]), st.binary(max_size=3), max_size=2)
+_steps = st.lists(st.one_of(st.tuples(_puts, _metas), st.just("restart")), max_size=8)
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+@settings(max_examples=40, deadline=None)
+@given(steps=_steps, first=st.sampled_from(_PLACES), last=st.sampled_from(_PLACES))
+def test_a_store_behaves_as_a_sorted_dict(
+    name: str,
+    steps: list[tuple[dict[tuple[Token, bytes], bytes], dict[str, bytes]] | str],
+    first: Token,
+    last: Token,
+) -> None:
+    engine = ENGINES[name]()
+    records: dict[tuple[Token, bytes], bytes] = {}
+    meta: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "store"
+        store = engine.open(path)
+        for step in steps:
+            if isinstance(step, str):
+                store.close()
+                store = engine.open(path)
+            else:
+                puts, metas = step
+                write(
+                    store,
+                    *((*place, stored) for place, stored in puts.items()),
+                    meta=tuple(metas.items()),
+                )
+                records = {p: stored for p, stored in (records | puts).items() if stored}
+                meta |= metas
+            expected = [(*place, records[place]) for place in sorted(records)]
+            assert contents(store) == expected
+            assert list(store.scan(first, last)) == [
+                row for row in expected if first <= row[0] <= last
+            ]
+            assert store.count() == len(records)
+            assert all(
+                store.get(place, key) == records.get((place, key))
+                for place in _PLACES
+                for key in _KEYS
+            )
+            assert all(store.get_meta(row) == meta.get(row) for row in ("m", "n"))
+        store.close()

@@ -1,0 +1,332 @@
+"""What SQLite promises beyond the contract: real fsyncs, fail-stop, nothing half-written."""
+
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynagent.core.ports import Batch
+from dynagent.errors import CorruptRecord, DataDirError, DynagentError, StoreFailed
+from dynagent.store.sqlite import SqliteStore
+from tests.store.conformance import FIRST, LAST, Record, contents, token, write
+from tests.store.faults import Faults
+
+SAME = token(7)
+
+
+def _batches() -> list[Batch]:
+    """One of each path through `write`: alone, transaction, removal, collision, many rows."""
+    plain: list[Record] = [(token(100 + i), b"key", b"1") for i in range(5)]
+    shapes: list[tuple[list[Record], list[tuple[str, bytes]]]] = [
+        (plain, []),
+        ([(token(100), b"key", b"2"), (SAME, b"a", b"2")], [("ring", b"epoch 2")]),
+        ([(token(101), b"key", b""), (token(102), b"key", b"3")], []),
+        ([(SAME, b"b", b"4"), (token(200), b"key", b"4")], []),
+        ([(SAME, b"a", b""), (SAME, b"b", b"5"), (SAME, b"c", b"5")], [("ring", b"epoch 5")]),
+        ([(token(1_000 + i), b"key", b"6") for i in range(600)], []),
+    ]
+    batches = []
+    for number, (records, meta) in enumerate(shapes, start=1):
+        batch = Batch(number)
+        batch.records, batch.meta = records, meta
+        batches.append(batch)
+    return batches
+
+
+def _states(path: Path) -> list[tuple[list[Record], bytes | None]]:
+    """What the store holds before the first batch and after each one."""
+    store = SqliteStore(path)
+    states = [(contents(store), store.get_meta("ring"))]
+    for batch in _batches():
+        store.write(batch)
+        states.append((contents(store), store.get_meta("ring")))
+    store.close()
+    return states
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it is done", "after it is done"])
+def test_a_failure_of_any_operation_stops_the_store_and_leaves_no_half_batch(
+    tmp_path: Path, after: bool
+) -> None:
+    states = _states(tmp_path / "model")
+    fail_at = 0
+    struck = True
+    while struck:
+        fail_at += 1
+        path = tmp_path / f"store{fail_at}"
+        faults = Faults()
+        store = SqliteStore(path, connect=faults.connect)
+        faults.arm(fail_at, after=after)
+        acknowledged = 0
+        try:
+            for batch in _batches():
+                store.write(batch)
+                acknowledged += 1
+        except StoreFailed as exc:
+            assert isinstance(exc.__cause__, sqlite3.OperationalError)
+            assert f"batch {acknowledged + 1}" in exc.message
+            done = faults.done
+            with pytest.raises(StoreFailed, match="earlier write"):
+                write(store, (token(1), b"later", b"x"))
+            assert faults.done == done  # the disk was not touched again
+        struck = faults.struck
+        store.close()
+        store = SqliteStore(path)
+        state = (contents(store), store.get_meta("ring"))
+        allowed = states[acknowledged : acknowledged + (2 if struck else 1)]
+        assert state in allowed
+        store.close()
+    assert fail_at > 15
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it is done", "after it is done"])
+def test_a_failure_while_opening_is_reported_and_the_next_open_succeeds(
+    tmp_path: Path, after: bool
+) -> None:
+    fail_at = 0
+    opened = False
+    while not opened:
+        fail_at += 1
+        path = tmp_path / f"store{fail_at}"
+        faults = Faults()
+        faults.arm(fail_at, after=after)
+        try:
+            SqliteStore(path, connect=faults.connect).close()
+            opened = True
+        except DataDirError as exc:
+            assert "injected" in exc.message
+        for connection in faults.connections:
+            with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+                connection.total_changes  # noqa: B018
+        store = SqliteStore(path)
+        write(store, (SAME, b"a", b"1"), meta=(("ring", b"1"),))
+        assert contents(store) == [(SAME, b"a", b"1")]
+        store.close()
+    assert fail_at > 15
+
+
+def test_commits_are_fsynced_to_a_write_ahead_log(tmp_path: Path) -> None:
+    faults = Faults()
+    store = SqliteStore(tmp_path / "store", connect=faults.connect)
+    writer, reader = faults.connections
+
+    def ask(connection: sqlite3.Connection, pragma: str) -> int | str:
+        answer: int | str = connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+        return answer
+
+    full, incremental = 2, 2
+    assert ask(writer, "journal_mode") == "wal"
+    assert ask(writer, "synchronous") == full
+    assert ask(writer, "auto_vacuum") == incremental
+    assert ask(writer, "page_size") == 4096
+    assert ask(reader, "query_only") == 1
+    assert ask(reader, "wal_autocheckpoint") == 0
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.execute("DELETE FROM record")
+    store.close()
+
+
+def test_a_batch_of_records_is_one_statement(tmp_path: Path) -> None:
+    faults = Faults()
+    store = SqliteStore(tmp_path / "store", connect=faults.connect)
+    for rows in (1, 37, 256):
+        faults.arm(0, after=False)
+        write(store, *((token(i), b"key", b"x" * 1024) for i in range(rows)))
+        assert faults.done == 1
+    store.close()
+
+
+def test_an_acknowledged_batch_is_in_the_files_before_the_store_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    store = SqliteStore(tmp_path / "old" / "store")
+    for batch in _batches():
+        store.write(batch)
+    expected = contents(store)
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    copy = SqliteStore(tmp_path / "new" / "store")
+    assert contents(copy) == expected
+    copy.close()
+    store.close()
+
+
+def test_a_scan_left_halfway_does_not_hold_back_the_checkpoint(tmp_path: Path) -> None:
+    faults = Faults()
+    store = SqliteStore(tmp_path / "store", connect=faults.connect)
+    write(store, *((token(i), b"key", b"x" * 100) for i in range(2_000)))
+    scan = store.scan(FIRST, LAST)
+    for _ in range(700):
+        next(scan)
+    write(store, (token(1), b"key", b"y"))
+    busy, _, _ = faults.connections[0].execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert busy == 0
+    assert len(list(scan)) == 1_300
+    store.close()
+
+
+def test_a_large_store_estimates_its_count(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store", synchronous="OFF")
+    rows = 6_000
+    for i in range(0, rows, 250):
+        write(
+            store,
+            *(
+                (token((j * 0x9E3779B97F4A7C15) % 2**63), b"k", b"x" * 1024)
+                for j in range(i, i + 250)
+            ),
+        )
+    assert 0.6 * rows < store.count() < 1.6 * rows
+    store.close()
+
+
+@pytest.mark.parametrize("damage", ["page", "type"])
+def test_a_damaged_record_is_corrupt_and_named_not_missing(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "store"
+    store = SqliteStore(path)
+    write(store, (SAME, b"precious", b"x" * 100), meta=(("ring", b"x"),))
+    store.close()
+    with_fault = sqlite3.connect(path)
+    if damage == "type":
+        with_fault.execute("UPDATE record SET value = 5")
+        with_fault.execute("UPDATE meta SET value = 5")
+        with_fault.commit()
+        with_fault.close()
+    else:
+        pages = [
+            with_fault.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (t,))
+            for t in ("record", "meta")
+        ]
+        numbers = [cursor.fetchone()[0] for cursor in pages]
+        with_fault.close()
+        with path.open("r+b") as file:
+            for number in numbers:
+                file.seek((number - 1) * 4096)
+                file.write(b"\xa5" * 4096)
+    store = SqliteStore(path)
+    with pytest.raises(CorruptRecord, match=r"store.*precious"):
+        store.get(SAME, b"precious")
+    with pytest.raises(CorruptRecord, match="ring"):
+        store.get_meta("ring")
+    with pytest.raises(CorruptRecord, match="store"):
+        contents(store)
+    store.close()
+
+
+def test_a_damaged_file_cannot_be_counted(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store")
+    store.close()
+    with pytest.raises(CorruptRecord, match="count"):
+        store.count()
+
+
+def test_a_file_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(b"not a database, but long enough to be looked at\n" * 100)
+    before = text.read_bytes()
+    with pytest.raises(DataDirError, match="not a database"):
+        SqliteStore(text)
+    assert text.read_bytes() == before
+    foreign = tmp_path / "foreign"
+    connection = sqlite3.connect(foreign)
+    connection.execute("CREATE TABLE customer(name)")
+    connection.close()
+    before = foreign.read_bytes()
+    with pytest.raises(DataDirError, match="another program"):
+        SqliteStore(foreign)
+    assert foreign.read_bytes() == before
+
+
+def test_a_file_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    SqliteStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version=2")
+    connection.close()
+    with pytest.raises(DataDirError, match="format 2"):
+        SqliteStore(path)
+
+
+def test_a_snapshot_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store")
+    write(store, (SAME, b"a", b"1"))
+    with pytest.raises(DynagentError, match="snapshot"):
+        store.snapshot(tmp_path / "absent" / "copy")
+    (tmp_path / "copy.partial").write_bytes(b"left by a crash")
+    store.snapshot(tmp_path / "copy")
+    assert sorted(path.name for path in tmp_path.glob("copy*")) == ["copy"]
+    assert store.get(SAME, b"a") == b"1"
+    store.close()
+
+
+_WRITER = """
+import resource
+import sys
+from pathlib import Path
+from dynagent.store.sqlite import SqliteStore
+from dynagent.errors import StoreFailed
+from tests.store.conformance import token, write
+
+file_bytes_max = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))
+store = SqliteStore(Path(sys.argv[1]))
+number = 0
+while True:
+    number += 1
+    # Batches alternate between the lone statement and the transaction; each writes key 0 anew.
+    rows = [(token(number * 10 + i), b"key", b"%d" % number * 200) for i in range(1, 4)]
+    meta = (("last", b"%d" % number),) if number % 2 else ()
+    try:
+        write(store, (token(0), b"latest", b"%d" % number), *rows, meta=meta, number=number)
+    except StoreFailed:
+        print("failed", flush=True)
+        break
+    print(number, flush=True)
+"""
+
+
+def _check_acknowledged(path: Path, acknowledged: int) -> None:
+    store = SqliteStore(path)
+    latest = int(store.get(token(0), b"latest") or b"0")
+    # The one batch that was under way may be there too, then whole.
+    assert latest in (acknowledged, acknowledged + 1)
+    for number in range(1, latest + 1):
+        for i in range(1, 4):
+            assert store.get(token(number * 10 + i), b"key") == b"%d" % number * 200
+    assert len(contents(store)) == 1 + 3 * latest
+    store.close()
+
+
+@pytest.mark.parametrize("acknowledgements", [1, 150, 700])
+def test_all_acknowledged_batches_survive_kill_9(tmp_path: Path, acknowledgements: int) -> None:
+    path = tmp_path / "store"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(path), str(1 << 30)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with writer:
+        assert writer.stdout is not None
+        for _ in range(acknowledgements):
+            line = writer.stdout.readline()
+        writer.kill()
+        for rest in writer.stdout:  # what it had acknowledged before the signal arrived
+            if rest.endswith("\n"):
+                line = rest
+    assert writer.returncode == -signal.SIGKILL
+    _check_acknowledged(path, int(line))
+
+
+def test_a_full_disk_stops_the_store_and_keeps_what_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    done = subprocess.run(
+        [sys.executable, "-c", _WRITER, str(path), str(1 << 20)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.split()
+    assert lines[-1] == "failed"
+    _check_acknowledged(path, int(lines[-2]))
