@@ -15,10 +15,10 @@ OP_ID_BYTES = 16  # 128 random bits: no coordination between clients needed
 
 # --- ring ----------------------------------------------------------------------------------------
 PARTITIONS_MIN = 8  # below this no balance is possible even for three nodes
-PARTITIONS_MAX = 65_536  # keeps an encoded ring of N=3 below RING_BYTES_MAX
+PARTITIONS_MAX = 16_384  # with N_MAX owners of 2 bytes each: half of RING_BYTES_MAX
 N_MAX = 16  # more copies than this is a different problem
 MEMBERS_MAX = 1_000  # "three to a few hundred hosts" with room to spare
-RING_BYTES_MAX = 1 * MIB  # the ring is sent whole; larger than any valid ring
+RING_BYTES_MAX = 1 * MIB  # the ring is sent whole: 512 KiB of lists, and 500 bytes a member
 
 # --- wire ----------------------------------------------------------------------------------------
 FRAME_HEADER_BYTES = 4

@@ -222,4 +222,7 @@ def decode_context(context: bytes, *, key: bytes) -> Clock:
     encoded = context[4:]
     if crc32(encoded, crc32(key)).to_bytes(4, "big") != context[:4]:
         raise BadRequest("this context is not one of this key (cut, mistyped, or another key's)")
-    return dict(unflatten(decode(encoded)))
+    try:
+        return dict(unflatten(decode(encoded)))
+    except ProtocolError as exc:  # a forged checksum: our own contexts decode
+        raise BadRequest(f"not a context: {exc}") from exc

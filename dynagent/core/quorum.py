@@ -108,6 +108,7 @@ class GetQuorum(Quorum):
             self._known.add(reply.digest)
             self._count(node)
         elif self._merge_known(reply):
+            self._known.add(reply.digest)
             self._count(node)
         elif node not in self.fetching:
             self.fetching.add(node)

@@ -55,6 +55,11 @@ class Profile:
     calm_s: float = 0.8  # mean time between two nemeses
     nemeses: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def longest_delay_s(self) -> float:
+        """The most by which the network and a router on the way prolong a request's life."""
+        return 2 * (1.5 * self.delay_s + self.tail_s) + 0.1
+
 
 def draw(world: World) -> Profile:
     """The profile of the world's seed."""

@@ -1,0 +1,319 @@
+"""The judges: what must hold of a history, whatever went wrong (design §10).
+
+Everything rests on one relation. A write w **supersedes** an earlier write v if w took effect and
+
+- w carried a context and its client had v in hand with it; or
+- w was an overwrite, v was invoked before w could no longer take effect, and w's clock covers v.
+
+A write that is nowhere must have been superseded by one that is there, or by a chain of such, or by
+a delete. What a client had in hand is known without looking at any clock of the product, so a clock
+that claims too much is found out.
+
+Each checker counts its evaluations under its name in `World.verdicts`. The ones that speak of an
+instant live in `ledger.py` (dots_unique, ack_is_durable, copies_grow) and `simnode.py`
+(answered_once, unreadable_is_unknown, nothing_left); no_phantom is in three places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dynagent.core.messages import MODE_BLIND, MODE_CONTEXT, MODE_OVERWRITE
+from dynagent.core.ports import NodeId
+from dynagent.core.siblings import Clock, Dot
+from dynagent.testing.history import DELETE, FAILED, GET, PUT, History, Operation
+from dynagent.testing.ledger import Ledger, Sighting, covers, is_covered, name_dot
+from dynagent.testing.world import Verdicts
+
+# One copy of a key, as its disk has it: its clock and its dots.
+Copy = tuple[Clock, frozenset[Dot]]
+
+NAMES = (
+    "ack_is_durable",
+    "answered_once",
+    "antichain",
+    "context_is_honest",
+    "copies_grow",
+    "dots_unique",
+    "fresh",
+    "heals",
+    "no_lost_write",
+    "no_phantom",
+    "nothing_left",
+    "refused_is_nothing",
+    "retried_once",
+    "siblings_are_concurrent",
+    "superseded_stays_away",
+    "unreadable_is_unknown",
+)
+
+
+def merge_copies(copies: Mapping[NodeId, Copy]) -> frozenset[Dot]:
+    """The dots that survive a merge of all copies: the rule of `core/siblings.py`, told again."""
+    held = frozenset(dot for _, dots in copies.values() for dot in dots)
+    return frozenset(
+        dot
+        for dot in held
+        if all(dot in dots or not is_covered(dot, clock) for clock, dots in copies.values())
+    )
+
+
+class Judge:
+    """Decides about one key. `final` are the dots that survive on all disks together."""
+
+    def __init__(
+        self,
+        *,
+        key: bytes,
+        history: History,
+        ledger: Ledger,
+        verdicts: Verdicts,
+        n: int,
+        final: frozenset[Dot],
+    ) -> None:
+        self._ledger = ledger
+        self._verdicts = verdicts
+        self._n = n
+        self._final = final
+        self._operations = history.of_key(key)
+        self._sightings = ledger.sightings.get(key, {})
+        self._is_rotten = any(rotten == key for _, rotten in ledger.rotten)
+        self._gets = [op for op in self._operations if op.kind == GET and op.is_ok]
+        self._puts = [op for op in self._operations if op.kind == PUT]
+        self._acked = [op for op in self._operations if op.is_write and op.is_ok]
+        self._effective = [op for op in self._operations if self._took_effect(op) is not None]
+        self._supersedes = {
+            put.number: [w for w in self._effective if self._superseded_by(put, w)]
+            for put in self._puts
+        }
+
+    def judge(self) -> None:
+        self._no_lost_write()
+        self._refused_is_nothing()
+        self._retried_once()
+        self._antichain()
+        for write in self._acked:
+            self._superseded_stays_away(write, self._final, "at the end")
+            if write.reply_clock is not None:
+                own = frozenset({write.number}) if write.kind == PUT else frozenset()
+                self._context_is_honest(write, write.reply_clock, own)
+        self._siblings_are_concurrent(self._final, "at the end")
+        for get in self._gets:
+            self._judge_get(get)
+
+    def _judge_get(self, get: Operation) -> None:
+        what = f"in get {get.number}"
+        assert get.reply_clock is not None
+        self._no_phantom(get)
+        self._context_is_honest(get, get.reply_clock, frozenset(get.values))
+        self._siblings_are_concurrent(frozenset(get.dots), what)
+        for write in self._acked:
+            if write.returned_order < get.invoked_order and get.r + write.w > self._n:
+                self._fresh(get, write)
+                self._superseded_stays_away(write, frozenset(get.dots), what)
+
+    # --- the relation ----------------------------------------------------------------------------
+
+    def _dots(self, operation: Operation) -> list[Sighting]:
+        return self._ledger.minted.get(operation.number, [])
+
+    def _took_effect(self, operation: Operation) -> int | None:
+        """Since when (order) this write may have superseded others; None: it never has."""
+        if operation.kind == PUT and (dots := self._dots(operation)):
+            return dots[0].order
+        is_applied = operation.is_ok or operation.number in self._ledger.applied
+        return operation.invoked_order if operation.kind == DELETE and is_applied else None
+
+    def _superseded_by(self, put: Operation, write: Operation) -> bool:
+        if put is write or write.mode == MODE_BLIND:
+            return False
+        if write.mode == MODE_CONTEXT:
+            return put.number in write.hand
+        if put.invoked >= write.ended:
+            return False
+        if write.kind == DELETE:
+            clocks = [] if write.reply_clock is None else [write.reply_clock]
+        else:
+            clocks = [sighting.clock for sighting in self._dots(write)]
+        return not clocks or any(
+            is_covered(sighting.dot, clock) for sighting in self._dots(put) for clock in clocks
+        )
+
+    def _is_explained(self, put: Operation, before_order: int) -> bool:
+        """May `put` have been superseded by then?"""
+        for write in self._supersedes[put.number]:
+            since = self._took_effect(write)
+            if since is not None and since < before_order:
+                return True
+        return False
+
+    # --- durability ------------------------------------------------------------------------------
+
+    def _no_lost_write(self) -> None:
+        """An acknowledged put is there at the end, or a chain of writes that superseded it is."""
+        left = {self._sightings[dot].writer for dot in self._final}
+        for put in self._acked:
+            if put.kind == PUT and not (self._is_rotten and put.w < 2):
+                self._verdicts.check(
+                    "no_lost_write",
+                    self._leads_to(put, left),
+                    f"put {put.number} (W={put.w}) was acknowledged and is lost;",
+                    f"left: {sorted(left)}",
+                )
+
+    def _leads_to(self, put: Operation, left: set[int]) -> bool:
+        seen = {put.number}
+        todo = [put]
+        while todo:
+            write = todo.pop()
+            if write.kind == DELETE or write.number in left:
+                return True
+            for heir in self._supersedes[write.number]:
+                if heir.number not in seen:
+                    seen.add(heir.number)
+                    todo.append(heir)
+        return False
+
+    def _refused_is_nothing(self) -> None:
+        """A definite error: the operation has left no trace anywhere."""
+        for write in self._operations:
+            if write.is_write and write.outcome == FAILED:
+                self._verdicts.check(
+                    "refused_is_nothing",
+                    self._took_effect(write) is None,
+                    f"{write.kind} {write.number} was refused, and has been written",
+                )
+
+    # --- retries ---------------------------------------------------------------------------------
+
+    def _retried_once(self) -> None:
+        """What reached W is not minted again by an attempt that began later (design §3)."""
+        for put in self._puts:
+            dots = self._dots(put)
+            if len(put.attempts) < 2 or not dots or put.r + put.w <= self._n:
+                continue
+            for place, late in enumerate(dots):
+                self._verdicts.check(
+                    "retried_once",
+                    not any(self._was_settled(put, early, late) for early in dots[:place]),
+                    f"put {put.number} reached W as {name_dot(dots[0].dot)}",
+                    f"and was minted again as {name_dot(late.dot)}",
+                )
+
+    def _was_settled(self, put: Operation, early: Sighting, late: Sighting) -> bool:
+        """Had `early` reached W before any attempt began that can have minted `late`?"""
+        durable = sorted(early.durable.values())
+        if len(durable) < put.w:
+            return False
+        settled = durable[put.w - 1]
+        return all(
+            attempt.sent > settled for attempt in put.attempts if late.time <= attempt.dead_by
+        )
+
+    # --- siblings --------------------------------------------------------------------------------
+
+    def _antichain(self) -> None:
+        """Of what is left, nothing had superseded another when it was minted."""
+        for dot in sorted(self._final):
+            minted = self._sightings[dot]
+            gone = [d for d in self._final if is_covered(d, minted.clock) and d not in minted.present]
+            self._verdicts.check(
+                "antichain",
+                not gone,
+                f"{name_dot(dot)} stands beside {', '.join(map(name_dot, sorted(gone)))},",
+                "which it superseded",
+            )
+
+    def _siblings_are_concurrent(self, dots: frozenset[Dot], where: str) -> None:
+        """No write stands beside one that it had seen, or that it was bound to overwrite."""
+        for dot in sorted(dots):
+            write = self._writer(dot)
+            beside = [other for other in sorted(dots) if self._must_have_gone(other, write)]
+            self._verdicts.check(
+                "siblings_are_concurrent",
+                not beside,
+                f"{where}: put {write.number} stands beside",
+                f"{', '.join(map(name_dot, beside))}, which it had seen",
+            )
+
+    def _must_have_gone(self, dot: Dot, write: Operation) -> bool:
+        if write.mode == MODE_CONTEXT:
+            return is_covered(dot, write.clock)
+        other = self._writer(dot)
+        return (
+            write.mode == MODE_OVERWRITE
+            and other.is_ok
+            and other.returned_order < write.invoked_order
+            and dot in (other.reply_dot, *(s.dot for s in self._dots(other)[1:]))[:1]
+            and write.r + other.w > self._n
+        )
+
+    def _writer(self, dot: Dot) -> Operation:
+        number = self._sightings[dot].writer
+        return next(put for put in self._puts if put.number == number)
+
+    # --- reads -----------------------------------------------------------------------------------
+
+    def _no_phantom(self, get: Operation) -> None:
+        """What a get returns was put to this key, and before the get returned."""
+        puts = {put.number: put for put in self._puts}
+        for writer in get.values:
+            self._verdicts.check(
+                "no_phantom",
+                writer in puts and puts[writer].invoked_order < get.returned_order,
+                f"get {get.number} returned {writer}, which was not put to this key by then",
+            )
+
+    def _fresh(self, get: Operation, write: Operation) -> None:
+        """R+W>N: a get sees every write that was acknowledged before it began, or its heirs."""
+        assert get.reply_clock is not None
+        if write.kind == DELETE:
+            is_seen = covers(get.reply_clock, write.clock)
+        elif write.reply_dot is not None:
+            is_seen = is_covered(write.reply_dot, get.reply_clock)
+        else:
+            is_seen = any(is_covered(s.dot, get.reply_clock) for s in self._dots(write))
+        if is_seen and write.kind == PUT and write.number not in get.values:
+            is_seen = self._is_explained(write, get.returned_order)
+        self._verdicts.check(
+            "fresh",
+            is_seen,
+            f"get {get.number} (R={get.r}) misses {write.kind} {write.number} (W={write.w}),",
+            "which had returned before",
+        )
+
+    def _superseded_stays_away(
+        self, write: Operation, dots: frozenset[Dot], where: str
+    ) -> None:
+        """What an acknowledged put or delete has superseded does not come back."""
+        clocks = [write.clock] if write.reply_clock is None else [write.clock, write.reply_clock]
+        back = [
+            dot
+            for dot in sorted(dots)
+            if self._sightings[dot].writer != write.number
+            and any(is_covered(dot, clock) for clock in clocks)
+        ]
+        self._verdicts.check(
+            "superseded_stays_away",
+            not back,
+            f"{where}: {', '.join(map(name_dot, back))} is back,",
+            f"which {write.kind} {write.number} had superseded",
+        )
+
+    def _context_is_honest(
+        self, operation: Operation, clock: Clock, values: frozenset[int]
+    ) -> None:
+        """A context claims only what came with it, and what something else had superseded."""
+        hidden = [
+            put.number
+            for put in self._puts
+            if put.number not in values
+            and any(is_covered(s.dot, clock) for s in self._dots(put))
+            and not self._is_explained(put, operation.returned_order)
+        ]
+        self._verdicts.check(
+            "context_is_honest",
+            not hidden,
+            f"the context of {operation.kind} {operation.number} claims {hidden},",
+            f"but it came with {sorted(values)}",
+        )

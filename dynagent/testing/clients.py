@@ -1,0 +1,245 @@
+"""Clients in a closed loop: think, ask, wait, try again, remember what was seen.
+
+A client keeps, for each key, the contexts it was given lately and whose values it had in hand with
+each. It puts with the newest one, sometimes with an older one, sometimes blind or as an overwrite.
+What is not answered with a reply is tried again under the same op-id with the next attempt number,
+at the same agent or at another, owner or not; an impatient client does so while the first attempt
+is still under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dynagent.core.entry import Version, decode_context
+from dynagent.core.messages import (
+    MODE_BLIND,
+    MODE_CONTEXT,
+    MODE_OVERWRITE,
+    Error,
+    Get,
+    GetReply,
+    Message,
+    Put,
+    PutReply,
+)
+from dynagent.core.ports import LinkId, NodeId
+from dynagent.core.ring import Ring
+from dynagent.errors import BY_CODE
+from dynagent.testing.history import (
+    DELETE,
+    FAILED,
+    GET,
+    OK,
+    PUT,
+    UNKNOWN,
+    Attempt,
+    History,
+    Operation,
+    decode_value,
+    encode_value,
+)
+from dynagent.testing.network import Network
+from dynagent.testing.profile import Profile
+from dynagent.testing.world import World
+
+ATTEMPTS_MAX = 4
+CONTEXTS_KEPT = 3
+
+# (kind, mode) of a write, and how often.
+_WRITES = (
+    ((PUT, MODE_CONTEXT), 10),
+    ((PUT, MODE_OVERWRITE), 6),
+    ((PUT, MODE_BLIND), 3),
+    ((DELETE, MODE_CONTEXT), 4),
+    ((DELETE, MODE_OVERWRITE), 2),
+)
+_KINDS = [kind for kind, _ in _WRITES]
+_WEIGHTS = [weight for _, weight in _WRITES]
+
+Seen = tuple[bytes, frozenset[int]]  # a context, and whose values came with it
+
+
+class SimClient:
+    """One client: at most one operation under way."""
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        world: World,
+        network: Network,
+        history: History,
+        ring: Ring,
+        profile: Profile,
+        keys: Sequence[bytes],
+    ) -> None:
+        self.name = f"c{number}"
+        self.is_idle = True
+        self.is_retired = False
+        self._number = number
+        self._world = world
+        self._network = network
+        self._history = history
+        self._ring = ring
+        self._profile = profile
+        self._keys = keys
+        self._agents = [member.id for member in ring.members]
+        self._dice = world.stream(f"client {number}")
+        self._seen: dict[bytes, list[Seen]] = {}
+        self._operation: Operation | None = None
+        self._link: LinkId | None = None
+        self._agent: NodeId = self._dice.choice(self._agents)
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def think(self) -> None:
+        self.is_idle = True
+        if not self.is_retired:
+            delay_s = self._dice.expovariate(1 / self._profile.think_s)
+            self._world.after(delay_s, self._next_operation)
+
+    def _next_operation(self) -> None:
+        if self.is_retired:
+            return
+        dice, profile = self._dice, self._profile
+        key = dice.choice(self._keys)
+        kind, mode = (GET, MODE_CONTEXT)
+        if dice.random() < profile.writes:
+            kind, mode = dice.choices(_KINDS, _WEIGHTS)[0]
+        r = w = 0
+        if dice.random() < profile.odd_quorum:
+            r, w = dice.randint(0, self._ring.n), dice.randint(0, self._ring.n)
+        self.begin(kind=kind, key=key, mode=mode, r=r, w=w)
+
+    def begin(self, *, kind: str, key: bytes, mode: int, r: int, w: int) -> Operation:
+        """Invokes an operation; r and w 0: the ring's."""
+        self.is_idle = False
+        operation = self._history.invoke(
+            client=self._number,
+            kind=kind,
+            key=key,
+            mode=mode,
+            r=r or self._ring.r,
+            w=w or self._ring.w,
+        )
+        if kind != GET and mode == MODE_CONTEXT and (seen := self._seen.get(key)):
+            place = -1 if self._dice.random() < 0.8 else 0
+            operation.context, operation.hand = seen[place]
+            operation.clock = decode_context(operation.context, key=key)
+        self._operation = operation
+        self._try()
+        return operation
+
+    # --- attempts --------------------------------------------------------------------------------
+
+    def _try(self) -> None:
+        operation = self._operation
+        assert operation is not None
+        profile, now = self._profile, self._world.now
+        number = len(operation.attempts) + 1
+        if number > 1:
+            self._world.faults["retry"] += 1
+        if number > 1 and self._dice.random() < 0.7 or self._dice.random() < 0.2:
+            self._agent = self._dice.choice(self._agents)
+        dead_by = now + profile.budget_ms / 1000 + profile.longest_delay_s
+        attempt = Attempt(number=number, agent=self._agent, sent=now, dead_by=dead_by)
+        operation.attempts.append(attempt)
+        message = _message(operation, number)
+        self._link = self._network.call(self, self._agent, profile.budget_ms, message)
+        patience_s = profile.budget_ms / 1000 * profile.patience + 0.05
+        if profile.patience < 1 and number == 1:
+            self._world.faults["impatience"] += 1
+        self._world.after(patience_s, self._give_up, self._link)
+
+    def _give_up(self, link: LinkId) -> None:
+        if link == self._link:
+            self._again()
+
+    def on_lost(self, link: LinkId) -> None:
+        if link == self._link:
+            self._again()
+
+    def _again(self) -> None:
+        operation = self._operation
+        assert operation is not None
+        if self._link is not None:
+            self._network.hang_up(self._link)
+            self._link = None
+        if len(operation.attempts) < ATTEMPTS_MAX and self._dice.random() < 0.85:
+            self._world.after(self._dice.random() * 0.05, self._try)
+        elif all(attempt.is_over for attempt in operation.attempts):
+            self._finish(FAILED)
+        else:
+            self._finish(UNKNOWN)
+
+    def _finish(self, outcome: str) -> None:
+        operation = self._operation
+        assert operation is not None
+        self._history.finish(operation, outcome)
+        self._world.log(f"{self.name} {operation.kind} {operation.number} is {outcome}")
+        self._operation = None
+        self.think()
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def on_answer(self, link: LinkId, message: Message) -> None:
+        operation = self._operation
+        if link != self._link or operation is None:
+            return
+        attempt = operation.attempts[-1]
+        if isinstance(message, Error):
+            attempt.is_over = BY_CODE[message.error].definite
+            self._again()
+            return
+        attempt.is_over = True
+        self._network.hang_up(link)
+        self._link = None
+        if isinstance(message, GetReply):
+            self._take_values(operation, message)
+        elif isinstance(message, PutReply):
+            self._take_dot(operation, message)
+        self._finish(OK)
+
+    def _take_values(self, operation: Operation, reply: GetReply) -> None:
+        versions = [Version(data) for data in reply.siblings]
+        writers = [decode_value(version.value) for version in versions]
+        self._world.verdicts.check(
+            "no_phantom",
+            None not in writers,
+            f"get {operation.number} returned what nobody wrote: {reply.siblings}",
+        )
+        operation.values = tuple(writer for writer in writers if writer is not None)
+        operation.dots = tuple((version.actor, version.counter) for version in versions)
+        operation.reply_clock = decode_context(reply.context, key=operation.key)
+        self._remember(operation.key, (reply.context, frozenset(operation.values)))
+
+    def _take_dot(self, operation: Operation, reply: PutReply) -> None:
+        if reply.dot:
+            actor, counter = reply.dot[:8], reply.dot[8:]
+            operation.reply_dot = int.from_bytes(actor, "big"), int.from_bytes(counter, "big")
+        if reply.context:
+            operation.reply_clock = decode_context(reply.context, key=operation.key)
+            own = {operation.number} if operation.kind == PUT else set()
+            self._remember(operation.key, (reply.context, operation.hand | own))
+
+    def _remember(self, key: bytes, seen: Seen) -> None:
+        contexts = self._seen.setdefault(key, [])
+        contexts.append(seen)
+        del contexts[:-CONTEXTS_KEPT]
+
+
+def _message(operation: Operation, attempt: int) -> Message:
+    if operation.kind == GET:
+        return Get(operation.key, operation.r)
+    value = encode_value(operation.number) if operation.kind == PUT else None
+    return Put(
+        operation.key,
+        value,
+        operation.mode,
+        operation.context,
+        operation.op_id,
+        attempt,
+        operation.r,
+        operation.w,
+    )

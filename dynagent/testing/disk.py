@@ -1,0 +1,96 @@
+"""A node's disk: what it has made durable survives everything; what is under way is up to the dice.
+
+One batch at a time is written. It becomes durable, and visible to readers, all at once, and only
+some time later does the node learn of it. A power cut in between decides by dice whether the batch
+is there; a killed process leaves its batch to the operating system, which may still write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from dynagent.core.entry import Record, decode_stored
+from dynagent.core.ports import Batch, NodeId, Token
+from dynagent.store.memory import MemoryStore
+from dynagent.testing.ledger import Ledger
+from dynagent.testing.world import World
+
+LANDS_AFTER_KILL = 0.7
+LANDS_AFTER_POWER_CUT = 0.5
+
+
+class Disk:
+    """The store of one node, and the batch that is on its way there."""
+
+    def __init__(
+        self, *, world: World, ledger: Ledger, node: NodeId, cluster_id: bytes, batch_s: float
+    ) -> None:
+        self.store = MemoryStore()
+        self.slowness = 1.0
+        self.is_busy = False
+        self._world = world
+        self._ledger = ledger
+        self._node = node
+        self._cluster_id = cluster_id
+        self._batch_s = batch_s
+        self._dice: Random = world.stream(f"disk {node}")
+        self._under_way: tuple[Batch, list[tuple[bytes, Record]]] | None = None
+        self._generation = 0
+
+    def submit(self, batch: Batch, done: Callable[[Batch], None]) -> None:
+        """Makes `batch` durable, then calls `done` unless the node has died meanwhile."""
+        assert not self.is_busy
+        self.is_busy = True
+        records = []
+        for _token, key, stored in batch.records:
+            record = decode_stored(stored, cluster_id=self._cluster_id, key=key)
+            self._ledger.see(key, [s.data for s in record.value.siblings], record.value.clock)
+            records.append((key, record))
+        self._under_way = (batch, records)
+        delay_s = self._batch_s * self.slowness * (0.5 + self._dice.random())
+        self._world.after(delay_s, self._written, self._generation, done)
+
+    def _written(self, generation: int, done: Callable[[Batch], None]) -> None:
+        if generation == self._generation and self._under_way is not None:
+            batch = self._under_way[0]
+            self._land()
+            # The commit thread's news waits for the event loop's next turn.
+            turn_s = self._dice.random() * 0.001
+            self._world.after(turn_s, self._report, generation, batch, done)
+
+    def _land(self) -> None:
+        assert self._under_way is not None
+        batch, records = self._under_way
+        self._under_way = None
+        self.store.write(batch)
+        self._world.log(f"{self._node[:2]} disk: batch {batch.number} is durable")
+        for key, record in records:
+            self._ledger.on_durable(self._node, key, record)
+
+    def _report(self, generation: int, batch: Batch, done: Callable[[Batch], None]) -> None:
+        if generation == self._generation:
+            self.is_busy = False
+            done(batch)
+
+    def stop(self, *, lands: float) -> None:
+        """The process is gone; what was under way lands with that probability."""
+        if self._under_way is not None and self._dice.random() < lands:
+            self._land()
+        self._under_way = None
+        self.is_busy = False
+        self._generation += 1
+
+    def rot(self, token: Token, key: bytes) -> bool:
+        """Flips one bit of a stored record; False if there is none."""
+        stored = self.store.get(token, key)
+        if stored is None:
+            return False
+        damaged = bytearray(stored)
+        place = self._dice.randrange(8 * len(stored))
+        damaged[place // 8] ^= 1 << place % 8
+        batch = Batch(0)
+        batch.records.append((token, key, bytes(damaged)))
+        self.store.write(batch)
+        self._ledger.on_rot(self._node, key)
+        return True

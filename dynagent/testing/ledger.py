@@ -1,0 +1,173 @@
+"""God's view: what every copy of every key has held, kept while a run goes on.
+
+The ledger reads what nodes send (whole records in a Merge or a ReadReply) and what their disks make
+durable. From that it knows every dot that was ever minted and by which operation, the moment each
+copy came to cover it, and which copies are rotten. Three checkers live here, because they speak of
+an instant: a dot is one write (`dots_unique`), an acknowledgement means W durable copies
+(`ack_is_durable`), and a copy never forgets (`copies_grow`). The others read it afterwards.
+"""
+
+from __future__ import annotations
+
+from dynagent.core.entry import Record, Version, unflatten
+from dynagent.core.messages import Put, PutReply
+from dynagent.core.ports import NodeId
+from dynagent.core.siblings import Clock, Dot
+from dynagent.errors import ProtocolError
+from dynagent.testing.history import History, decode_value
+from dynagent.testing.world import World
+
+
+def is_covered(dot: Dot, clock: Clock) -> bool:
+    return dot[1] <= clock.get(dot[0], 0)
+
+
+def covers(clock: Clock, other: Clock) -> bool:
+    return all(counter <= clock.get(actor, 0) for actor, counter in other.items())
+
+
+class Sighting:
+    """A dot, as it was seen first: the earliest record that held it is the one it was minted in."""
+
+    __slots__ = ("clock", "data", "dot", "durable", "order", "present", "writer")
+
+    def __init__(
+        self, dot: Dot, writer: int, data: bytes, order: int, clock: Clock, present: frozenset[Dot]
+    ) -> None:
+        self.dot = dot
+        self.writer = writer  # the number of the operation
+        self.data = data
+        self.order = order
+        self.clock = clock  # of that first record
+        self.present = present  # the dots of its siblings
+        self.durable: dict[NodeId, float] = {}  # since when a copy covers it
+
+
+class Ledger:
+    """Every dot, every copy."""
+
+    def __init__(self, world: World, history: History) -> None:
+        self._world = world
+        self._history = history
+        self._parsed: dict[tuple[bytes, bytes], tuple[Dot, int]] = {}
+        self.sightings: dict[bytes, dict[Dot, Sighting]] = {}  # by key
+        self.minted: dict[int, list[Sighting]] = {}  # by operation, in order
+        self.applied: dict[int, int] = {}  # deletes that a disk has seen → when (order)
+        self.rotten: dict[tuple[NodeId, bytes], int] = {}  # → since when (order)
+        self._copies: dict[tuple[NodeId, bytes], Clock] = {}  # durable, as of now
+        self._ever: dict[bytes, dict[NodeId, Clock]] = {}  # durable, at any time
+
+    # --- what is seen ----------------------------------------------------------------------------
+
+    def see_entry(self, entry: list[object]) -> None:
+        """A whole record in a message."""
+        key, clock, datas = entry[:3]
+        assert isinstance(key, bytes)
+        assert isinstance(datas, list)
+        self.see(key, datas, clock)
+
+    def see(self, key: bytes, datas: list[bytes], clock: object) -> None:
+        """The siblings of a record; `clock` flat or as it is."""
+        places = [self._parse(key, data) for data in datas]
+        known = self.sightings.setdefault(key, {})
+        for (dot, writer), data in zip(places, datas, strict=True):
+            sighting = known.get(dot)
+            if sighting is not None:
+                if sighting.data is not data:
+                    self._world.verdicts.check(
+                        "dots_unique", sighting.data == data, f"{name_dot(dot)} of {key!r} is both",
+                        f"operation {sighting.writer} and {writer}",
+                    )  # fmt: skip
+                continue
+            as_dict = dict(clock) if isinstance(clock, dict) else dict(unflatten(clock))
+            present = frozenset(dot for dot, _ in places)
+            sighting = Sighting(dot, writer, data, self._world.order(), as_dict, present)
+            known[dot] = sighting
+            self.minted.setdefault(writer, []).append(sighting)
+            self._world.verdicts.evaluations["dots_unique"] += 1
+
+    def _parse(self, key: bytes, data: bytes) -> tuple[Dot, int]:
+        """(dot, operation) of a sibling; every new one must be what its operation wrote."""
+        place = self._parsed.get((key, data))
+        if place is None:
+            writer, dot = 0, (0, 0)
+            try:
+                version = Version(data)
+                dot = (version.actor, version.counter)
+                writer = decode_value(version.value) or 0
+                is_sound = version.op_id == writer.to_bytes(16, "big")
+            except ProtocolError:
+                is_sound = False
+            operation = self._history.operations.get(writer)
+            self._world.verdicts.check(
+                "no_phantom",
+                is_sound and operation is not None and operation.key == key,
+                f"{key!r} holds a sibling that nobody wrote: {data!r}",
+            )
+            place = self._parsed[key, data] = (dot, writer)
+        return place
+
+    # --- disks -----------------------------------------------------------------------------------
+
+    def on_durable(self, node: NodeId, key: bytes, record: Record) -> None:
+        """A copy has reached the disk."""
+        clock = record.value.clock
+        before = self._copies.get((node, key), {})
+        if record.unknown:
+            self.rotten.setdefault((node, key), self._world.order())
+        else:
+            if self.rotten.pop((node, key), None) is None:
+                self._world.verdicts.check(
+                    "copies_grow", covers(clock, before), f"{node} forgot a part of {key!r}"
+                )
+        self._copies[node, key] = clock
+        ever = self._ever.setdefault(key, {}).setdefault(node, {})
+        grown = [actor for actor, counter in clock.items() if counter > ever.get(actor, 0)]
+        if grown:
+            for actor in grown:
+                ever[actor] = clock[actor]
+            for dot, sighting in self.sightings.get(key, {}).items():
+                if node not in sighting.durable and is_covered(dot, clock):
+                    sighting.durable[node] = self._world.now
+        for op_id in record.op_ids:
+            number = int.from_bytes(op_id, "big")
+            if number not in self.applied and number not in self.minted:
+                self.applied[number] = self._world.order()
+
+    def on_rot(self, node: NodeId, key: bytes) -> None:
+        self.rotten[node, key] = self._world.order()
+
+    def copies_covering(self, key: bytes, clock: Clock) -> int:
+        """How many nodes have made everything that `clock` claims durable."""
+        return sum(covers(ever, clock) for ever in self._ever.get(key, {}).values())
+
+    # --- acknowledgements ------------------------------------------------------------------------
+
+    def on_put_reply(
+        self, node: NodeId, put: Put, reply: PutReply, *, w: int, reply_clock: Clock | None
+    ) -> None:
+        """`node` is about to tell somebody that W copies are durable: are they, now?"""
+        number = int.from_bytes(put.op_id, "big")
+        claims = [reply_clock] if reply_clock else []
+        if reply.dot:
+            dot = (int.from_bytes(reply.dot[:8], "big"), int.from_bytes(reply.dot[8:], "big"))
+            claims.append({dot[0]: dot[1]})
+        elif put.value is not None and number in self.minted:
+            copies = max(len(sighting.durable) for sighting in self.minted[number])
+            self._check_ack(node, number, copies, w)
+        elif put.value is None:
+            claims.append(self._history.operations[number].clock)
+        for claim in claims:
+            if claim:
+                self._check_ack(node, number, self.copies_covering(put.key, claim), w)
+
+    def _check_ack(self, node: NodeId, number: int, copies: int, w: int) -> None:
+        self._world.verdicts.check(
+            "ack_is_durable",
+            copies >= w,
+            f"{node} acknowledges operation {number} with {copies} of W={w} durable copies",
+        )
+
+
+def name_dot(dot: Dot) -> str:
+    return f"{dot[0]:016x}"[:5] + f":{dot[1]}"

@@ -1,0 +1,302 @@
+"""A host of the second world: the real `core.node.Node`, a simulated disk, lives and deaths.
+
+This is what the agent's shell is in the first world: it feeds the core, performs its effects,
+writes its batches and keeps its one timer. Between two lives only the disk stays, with the run
+number and whether the last stop was clean (design §3): every start takes the next run, and after a
+stop that was not clean `clean_from_run` is that new run, so that no mark of an earlier one counts.
+
+It also watches the core's manners (`answered_once`): every request that reaches a node gets one
+answer, a client's by its deadline; and what a rotten copy says (`unreadable_is_unknown`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from dynagent.core.entry import decode_context
+from dynagent.core.messages import (
+    STATE_UNREADABLE,
+    Error,
+    Get,
+    GetReply,
+    Merge,
+    MergeAck,
+    Message,
+    Put,
+    PutReply,
+    Read,
+    ReadReply,
+)
+from dynagent.core.node import Node
+from dynagent.core.ports import Batch, LinkId, NodeId
+from dynagent.core.ring import Ring
+from dynagent.testing.disk import LANDS_AFTER_KILL, LANDS_AFTER_POWER_CUT, Disk
+from dynagent.testing.ledger import Ledger
+from dynagent.testing.network import Network
+from dynagent.testing.profile import Profile
+from dynagent.testing.world import World
+
+LATE_S = 0.01  # an event loop under load looks at its timer up to that late
+
+
+class SimNode:
+    """One host: at any time it is dead (`life` 0) or in its life number `life`."""
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        network: Network,
+        ledger: Ledger,
+        ring: Ring,
+        node_id: NodeId,
+        profile: Profile,
+        on_ack: Callable[[SimNode], None],
+    ) -> None:
+        self.id = node_id
+        self.life = 0
+        self.node: Node | None = None
+        self.disk = Disk(
+            world=world,
+            ledger=ledger,
+            node=node_id,
+            cluster_id=ring.cluster_id,
+            batch_s=profile.disk_s,
+        )
+        self._world = world
+        self._network = network
+        self._ledger = ledger
+        self._ring = ring
+        self._gather_s = profile.gather_s
+        self._on_ack = on_ack
+        self._actors = world.stream(f"actors {node_id}")
+        self._timing = world.stream(f"timing {node_id}")
+        self.wall_offset_ms = self._timing.randint(-profile.skew_ms, profile.skew_ms)
+        if self.wall_offset_ms:
+            world.fault("skew", f"{node_id[:2]} by {self.wall_offset_ms} ms")
+        self._lives = 0
+        self._run = 0
+        self._clean_from_run = 1
+        self._was_clean = True  # a new store joins nothing, and has no marks to keep either
+        self._forget()
+
+    def _forget(self) -> None:
+        self._armed: float | None = None
+        self._is_polling = False
+        self._requests: dict[tuple[LinkId, int], tuple[Message, float, int]] = {}
+        self._merges: Counter[tuple[LinkId, int]] = Counter()
+        self._handling: Message | None = None
+
+    # --- life and death --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if self.life:
+            return
+        self._lives += 1
+        self.life = self._lives
+        self._run += 1
+        if not self._was_clean:
+            self._clean_from_run = self._run
+        self._was_clean = False
+        self._world.log(f"{self.id[:2]} starts run {self._run}, clean from {self._clean_from_run}")
+        self.node = Node(
+            node_id=self.id,
+            ring=self._ring,
+            reader=self.disk.store,
+            effects=self,
+            dice=self._actors,
+            wall_ms=self.wall_ms,
+            run=self._run,
+            clean_from_run=self._clean_from_run,
+        )
+        self._network.dial_missing()
+
+    def wall_ms(self) -> int:
+        return 1_700_000_000_000 + int(self._world.now * 1000) + self.wall_offset_ms
+
+    def kill(self, *, power: bool) -> None:
+        """Everything in memory is lost; a power cut is also noticed later by the others."""
+        if not self.life:
+            return
+        self._world.log(f"{self.id[:2]} dies")
+        self._end(LANDS_AFTER_POWER_CUT if power else LANDS_AFTER_KILL)
+        self._network.on_death(self.id, detected_s=(0.02, 0.7) if power else (0.001, 0.05))
+
+    def stop_cleanly(self) -> None:
+        """Refuses new requests, and stops once the old ones are answered and all is durable."""
+        if self.node is not None and not self.node.draining:
+            self.node.draining = True
+            self._drain(self.life)
+
+    def _drain(self, life: int) -> None:
+        if life != self.life or self.node is None:
+            return
+        if self.node.is_idle and not self.disk.is_busy:
+            self._was_clean = True
+            self._world.log(f"{self.id[:2]} has stopped cleanly")
+            self._end(lands=1.0)
+            self._network.on_death(self.id, detected_s=(0.001, 0.01))
+        else:
+            self._world.after(0.02, self._drain, life)
+
+    def _end(self, lands: float) -> None:
+        self.life = 0
+        self.node = None
+        self.disk.stop(lands=lands)
+        self._forget()
+
+    # --- what the network brings -----------------------------------------------------------------
+
+    def on_request(
+        self, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert self.node is not None
+        now = self._world.now
+        if isinstance(message, Get | Put):
+            deadline = now + budget_ms / 1000 + 2 * LATE_S
+            self._requests[link, request_id] = (message, deadline, self._world.order())
+        elif isinstance(message, Merge):
+            self._merges[link, request_id] += 1
+        self._handling = message
+        self.node.on_message(now, link, request_id, budget_ms, message)
+        if isinstance(message, Read):
+            self._answered_once(self._handling is None, "a Read has no answer")
+        self._handling = None
+        self._after_turn()
+
+    def on_reply(self, source: NodeId, request_id: int, message: Message) -> None:
+        assert self.node is not None
+        self.node.on_reply(self._world.now, source, request_id, message)
+        self._after_turn()
+
+    def on_peer_up(self, peer: NodeId) -> None:
+        if self.node is not None:
+            self.node.on_peer_up(self._world.now, peer)
+
+    def on_peer_down(self, peer: NodeId) -> None:
+        if self.node is not None:
+            self.node.on_peer_down(self._world.now, peer)
+            self._after_turn()
+
+    # --- the disk and the timer ------------------------------------------------------------------
+
+    def _after_turn(self) -> None:
+        if not self._is_polling and not self.disk.is_busy:
+            self._is_polling = True
+            self._world.after(self._gather_s, self._take_batch, self.life)
+        self._arm()
+
+    def _take_batch(self, life: int) -> None:
+        if life != self.life or self.node is None:
+            return
+        self._is_polling = False
+        if not self.disk.is_busy and (batch := self.node.take_batch()) is not None:
+            self.disk.submit(batch, self._on_committed)
+
+    def _on_committed(self, batch: Batch) -> None:
+        if self.node is not None:
+            self.node.on_committed(self._world.now, batch)
+            self._after_turn()
+
+    def _arm(self) -> None:
+        assert self.node is not None
+        deadline = self.node.next_deadline()
+        if deadline is not None and (self._armed is None or deadline < self._armed):
+            self._armed = deadline
+            delay_s = max(0.0, deadline - self._world.now) + self._timing.random() * LATE_S
+            self._world.after(delay_s, self._tick, self.life, deadline)
+
+    def _tick(self, life: int, deadline: float) -> None:
+        if life == self.life and deadline == self._armed and self.node is not None:
+            self._armed = None
+            self.node.on_tick(self._world.now)
+            self._after_turn()
+
+    # --- Effects: what the core does to the world ------------------------------------------------
+
+    def send(
+        self, targets: Sequence[NodeId], request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        if isinstance(message, Merge):
+            for entry in message.entries:
+                self._ledger.see_entry(entry)
+        for target in targets:
+            self._network.request(self.id, target, request_id, budget_ms, message)
+
+    def answer(self, link: LinkId, request_id: int, message: Message) -> None:
+        self._watch(link, request_id, message)
+        self._network.reply(link, request_id, message)
+        if isinstance(message, MergeAck | PutReply):
+            self._on_ack(self)
+
+    def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
+        raise AssertionError("the nodes of a simulation are born with their ring")
+
+    def note(self, event: str, **fields: object) -> None:
+        if self._world.trace is not None:
+            self._world.log(f"{self.id[:2]} notes {event} {fields}")
+        if event == "record.clash":
+            self._world.verdicts.check("dots_unique", False, self.id, fields)
+
+    # --- manners ---------------------------------------------------------------------------------
+
+    def _watch(self, link: LinkId, request_id: int, message: Message) -> None:
+        if isinstance(message, MergeAck):
+            self._merges[link, request_id] -= 1
+            self._answered_once(self._merges[link, request_id] >= 0, "a Merge is answered twice")
+        elif isinstance(message, ReadReply):
+            self._watch_read_reply(message)
+        elif isinstance(message, Error) and isinstance(self._handling, Merge | Read):
+            self._merges[link, request_id] -= isinstance(self._handling, Merge)
+            self._handling = None
+        else:
+            self._watch_client(link, request_id, message)
+
+    def _watch_read_reply(self, reply: ReadReply) -> None:
+        read = self._handling
+        self._answered_once(isinstance(read, Read), "a Read is answered twice")
+        self._handling = None
+        if isinstance(read, Read) and (self.id, read.key) in self._ledger.rotten:
+            self._unreadable(
+                reply.state == STATE_UNREADABLE and reply.entry is None,
+                f"says of its unreadable {read.key!r}: state {reply.state}",
+            )
+
+    def _watch_client(self, link: LinkId, request_id: int, reply: Message) -> None:
+        request, deadline, since = self._requests.pop((link, request_id), (None, 0.0, 0))
+        self._answered_once(request is not None, f"answers twice: {reply}")
+        if request is None:
+            return
+        self._answered_once(self._world.now <= deadline, f"answers {request} too late")
+        if isinstance(request, Put) and isinstance(reply, PutReply):
+            w = request.w or self._ring.w
+            clock = decode_context(reply.context, key=request.key) if reply.context else None
+            self._ledger.on_put_reply(self.id, request, reply, w=w, reply_clock=clock)
+        if isinstance(request, Get) and isinstance(reply, GetReply):
+            unreadable = sum(
+                key == request.key and order < since
+                for (_node, key), order in self._ledger.rotten.items()
+            )
+            if unreadable:
+                self._unreadable(
+                    reply.answered <= self._ring.n - unreadable,
+                    f"counts {reply.answered} copies of {request.key!r}; {unreadable} unreadable",
+                )
+
+    def _answered_once(self, holds: bool, what: str) -> None:
+        self._world.verdicts.check("answered_once", holds, self.id, what)
+
+    def _unreadable(self, holds: bool, what: str) -> None:
+        self._world.verdicts.check("unreadable_is_unknown", holds, self.id, what)
+
+    def check_nothing_left(self) -> None:
+        """At the end of a run, when all is quiet: no request, operation or change is left over."""
+        open_merges = sum(self._merges.values())
+        self._answered_once(not self._requests, f"has not answered {self._requests}")
+        self._answered_once(not open_merges, f"has not answered {open_merges} Merges")
+        if self.node is not None and self.node.coordinator is not None:
+            operations = self.node.coordinator.operations
+            self._world.verdicts.check("nothing_left", not operations, self.id, operations)
+            is_idle = self.node.is_idle and not self.disk.is_busy
+            self._world.verdicts.check("nothing_left", is_idle, self.id, "is not idle")

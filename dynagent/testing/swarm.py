@@ -1,0 +1,180 @@
+"""The nemesis: injects the faults that the profile has switched on, and heals them all at the end.
+
+**The fault budget.** The product promises nothing once more is broken for good than W−1 copies of a
+key, and a checker could then decide nothing. So what is permanent is rationed: in a run at most one
+copy of a key rots. Everything else here comes back: power cuts lose only what was never durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from dynagent.core.ring import Ring, token_of
+from dynagent.testing.network import Network, Pair, both_ways
+from dynagent.testing.profile import Profile
+from dynagent.testing.simnode import SimNode
+from dynagent.testing.world import World
+
+
+class Nemesis:
+    """One fault after the other, with calm between; some end by themselves after a while."""
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        network: Network,
+        nodes: Sequence[SimNode],
+        ring: Ring,
+        profile: Profile,
+        keys: Sequence[bytes],
+    ) -> None:
+        self._world = world
+        self._network = network
+        self._nodes = nodes
+        self._ring = ring
+        self._profile = profile
+        self._keys = keys
+        self._dice: Random = world.stream("nemesis")
+        self._ack_dice: Random = world.stream("power cut at ack")
+        self._rotten: set[bytes] = set()
+        self._is_over = False
+        self._actions: dict[str, Callable[[], None]] = {
+            "kill": self._kill,
+            "power_cut": self._power_cut,
+            "power_cut_all": self._power_cut_all,
+            "clean_stop": self._clean_stop,
+            "cut_pair": self._cut_pair,
+            "cut_one_way": self._cut_one_way,
+            "cut_node": self._cut_node,
+            "cut_halves": self._cut_halves,
+            "slow_disk": self._slow_disk,
+            "clock_jump": self._clock_jump,
+            "rot": self._rot,
+        }
+
+    def rest(self) -> None:
+        """Waits until the next fault."""
+        if self._profile.nemeses:
+            delay_s = self._dice.expovariate(1 / self._profile.calm_s)
+            self._world.after(delay_s, self._strike)
+
+    def _strike(self) -> None:
+        if not self._is_over:
+            kinds, weights = zip(*self._profile.nemeses.items(), strict=True)
+            self._actions[self._dice.choices(kinds, weights)[0]]()
+            self.rest()
+
+    def heal_everything(self) -> None:
+        """No more faults; what is broken is mended, who is dead starts. Rot stays."""
+        self._is_over = True
+        network = self._network
+        network.loss = network.duplication = network.tail = 0.0
+        for node in self._nodes:
+            node.disk.slowness = 1.0
+            node.start()
+        network.heal(list(network.cuts))
+
+    def _one(self) -> SimNode:
+        return self._dice.choice(self._nodes)
+
+    # --- processes and power ---------------------------------------------------------------------
+
+    def on_ack(self, node: SimNode) -> None:
+        """`node` has just acknowledged something: the moment that finds lost acknowledgements."""
+        if self._is_over or not self._profile.power_cut_at_ack:
+            return
+        if self._ack_dice.random() < self._profile.power_cut_at_ack:
+            everybody = self._ack_dice.random() < 0.4
+            self._world.after(0.0, self._cut_power_at_ack, list(self._nodes) if everybody else [node])
+
+    def _cut_power_at_ack(self, victims: list[SimNode]) -> None:
+        self._world.fault("power_cut_at_ack", " ".join(node.id[:2] for node in victims))
+        self._take_down(victims, power=True, dice=self._ack_dice)
+
+    def _kill(self) -> None:
+        node = self._one()
+        if node.life:
+            self._world.fault("kill", node.id[:2])
+            self._take_down([node], power=False, dice=self._dice)
+
+    def _power_cut(self) -> None:
+        node = self._one()
+        if node.life:
+            self._world.fault("power_cut", node.id[:2])
+            self._take_down([node], power=True, dice=self._dice)
+
+    def _power_cut_all(self) -> None:
+        self._world.fault("power_cut_all", "")
+        self._take_down(self._nodes, power=True, dice=self._dice)
+
+    def _take_down(self, victims: Sequence[SimNode], *, power: bool, dice: Random) -> None:
+        for node in victims:
+            node.kill(power=power)
+            self._world.after(dice.choice((0.02, 0.2, 1.0)) * (0.5 + dice.random()), node.start)
+
+    def _clean_stop(self) -> None:
+        node = self._one()
+        if node.life:
+            self._world.fault("clean_stop", node.id[:2])
+            node.stop_cleanly()
+            self._world.after(self._dice.uniform(0.3, 2.0), self._start_again, node)
+
+    def _start_again(self, node: SimNode) -> None:
+        """After a clean stop; one that hangs in its drain is killed, as systemd would."""
+        if node.life and node.node is not None and node.node.draining:
+            node.kill(power=False)
+        node.start()
+
+    # --- cuts ------------------------------------------------------------------------------------
+
+    def _cut_pair(self) -> None:
+        one, other = self._dice.sample(self._nodes, 2)
+        self._cut("cut_pair", both_ways([(one.id, other.id)]))
+
+    def _cut_one_way(self) -> None:
+        one, other = self._dice.sample(self._nodes, 2)
+        self._cut("cut_one_way", [(one.id, other.id)])
+
+    def _cut_node(self) -> None:
+        node = self._one()
+        self._cut("cut_node", both_ways((node.id, other.id) for other in self._nodes))
+
+    def _cut_halves(self) -> None:
+        order = self._dice.sample(self._nodes, len(self._nodes))
+        size = self._dice.randint(1, len(order) - 1)
+        pairs = [(one.id, other.id) for one in order[:size] for other in order[size:]]
+        self._cut("cut_halves", both_ways(pairs))
+
+    def _cut(self, kind: str, pairs: list[Pair]) -> None:
+        pairs = [pair for pair in pairs if pair[0] != pair[1]]
+        self._world.fault(kind, ", ".join(f"{one[:2]}→{other[:2]}" for one, other in pairs))
+        self._network.cut(pairs)
+        duration_s = self._dice.choice((0.1, 0.5, 1.5)) * (0.5 + self._dice.random())
+        self._world.after(duration_s, self._network.heal, pairs)
+
+    # --- disks and clocks ------------------------------------------------------------------------
+
+    def _slow_disk(self) -> None:
+        node = self._one()
+        node.disk.slowness = self._dice.choice((5.0, 30.0, 100.0))
+        self._world.fault("slow_disk", f"{node.id[:2]} ×{node.disk.slowness:.0f}")
+        self._world.after(self._dice.uniform(0.2, 2.0), self._mend_disk, node)
+
+    def _mend_disk(self, node: SimNode) -> None:
+        node.disk.slowness = 1.0
+
+    def _clock_jump(self) -> None:
+        node = self._one()
+        node.wall_offset_ms += self._dice.randint(-7_200_000, 7_200_000)
+        self._world.fault("clock_jump", f"{node.id[:2]} to {node.wall_offset_ms} ms")
+
+    def _rot(self) -> None:
+        key = self._dice.choice(self._keys)
+        token = token_of(key)
+        owner = self._dice.choice(self._ring.lists[self._ring.partition_of(token)])
+        node = next(node for node in self._nodes if node.id == owner)
+        if key not in self._rotten and node.disk.rot(token, key):
+            self._rotten.add(key)
+            self._world.fault("rot", f"{node.id[:2]} {key.decode()}")

@@ -1,0 +1,128 @@
+"""Frames: what is encoded comes back, and nothing else than a ProtocolError comes of bad bytes."""
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynagent import limits
+from dynagent.core.messages import (
+    Error,
+    Get,
+    GetReply,
+    Hello,
+    Install,
+    Merge,
+    MergeAck,
+    Message,
+    Ping,
+    Put,
+    PutReply,
+    Read,
+    ReadReply,
+    RingReply,
+)
+from dynagent.errors import ProtocolError
+from dynagent.wire.codec import decode_frame, encode_frame
+from dynagent.wire.registry import REGISTRY
+
+SAMPLES: list[Message] = [
+    Hello(1, 1, 0, b"", "", b"boot", ["a"], 1_000, 1_700_000_000_000),
+    Error(8, "2 of R=2 owners"),
+    Ping(),
+    Get(b"k", 2, True),
+    GetReply(b"ctx", [b"one", b"two"], False, 2),
+    Put(b"k", None, 1, b"", b"o" * 16),
+    Put(b"k", b"v", 0, b"ctx", b"o" * 16, 2, 1, 3, True, 7, 5, {b"type": b"text"}),
+    PutReply(b"ctx", 1, b"d" * 16),
+    Merge(1, 2, 0, [[b"k", [5, 1], [b"sibling"], []]]),
+    MergeAck(),
+    Read(1, 2, b"k", 1),
+    ReadReply(1, b"d" * 32, [5, 1], [5, 1], None, 0),
+    ReadReply(1, b"d" * 32, [5, 1], [5, 1], [b"k", [5, 1], [b"sibling"], []], 2),
+    RingReply(3, b"ring"),
+    Install(b"ring"),
+]
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
+def test_a_message_comes_back_as_it_was(message: Message) -> None:
+    frame = encode_frame(message, request_id=7, budget_ms=250, ext=[b"trace", 0, "me", 1])
+    assert int.from_bytes(frame[:4], "big") == len(frame) - 4
+    decoded = decode_frame(frame[4:])
+    assert decoded.message == message
+    assert (decoded.request_id, decoded.budget_ms) == (7, 250)
+    assert decoded.ext == [b"trace", 0, "me", 1]
+
+
+def test_missing_trailing_fields_take_their_defaults() -> None:
+    decoded = decode_frame(cbor2.dumps([Get.code, 1, 0, None, b"k"]))
+    assert decoded.message == Get(b"k", 0, False)
+
+
+def test_unknown_trailing_fields_are_skipped() -> None:
+    decoded = decode_frame(cbor2.dumps([Get.code, 1, 0, None, b"k", 2, True, "new", {"x": 1}]))
+    assert decoded.message == Get(b"k", 2, True)
+
+
+def test_an_unknown_code_is_no_error_of_the_connection() -> None:
+    decoded = decode_frame(cbor2.dumps([200, 9, 0, None, "whatever"]))
+    assert decoded.message is None
+    assert (decoded.code, decoded.request_id) == (200, 9)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        [Get.code, 1, 0, None],  # the key is missing
+        [Get.code, 1, 0, None, "text"],
+        [Get.code, 1, 0, None, b"k", True],  # a bool is not a number
+        [Get.code, 1, 0, None, b"k", 70_000],
+        [Get.code, 1, 0, None, b"k", -1],
+        [Get.code, -1, 0, None, b"k"],
+        [Get.code, "1", 0, None, b"k"],
+        [Get.code, 1, limits.BUDGET_MS_MAX + 1, None, b"k"],
+        [Get.code, 1, 0, "ext", b"k"],
+        [GetReply.code, 1, 0, None, b"", ["text"], False, 1],
+        [Put.code, 1, 0, None, b"k", 5, 0, b"", b""],
+        [Put.code, 1, 0, None, b"k", b"v", 0, b"", b"", 1, 0, 0, False, 0, 0, {"text": b""}],
+        [Merge.code, 1, 0, None, 1, 2, 0, [b"not a list"]],
+        {"not": "an array"},
+        [],
+        "text",
+    ],
+    ids=repr,
+)
+def test_a_frame_against_the_schema_is_refused(frame: object) -> None:
+    with pytest.raises(ProtocolError):
+        decode_frame(cbor2.dumps(frame))
+
+
+def test_a_control_frame_over_its_bound_is_refused_before_it_is_decoded() -> None:
+    garbage = cbor2.dumps([Get.code])[:-1].replace(b"\x81", b"\x84") + bytes([Get.code])
+    body = garbage + b"\xff" * limits.CONTROL_FRAME_BYTES_MAX  # not CBOR at all behind the code
+    with pytest.raises(ProtocolError, match="the limit is 65,536"):
+        decode_frame(body)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused_or_decoded(body: bytes) -> None:
+    _decode(body)
+
+
+@given(st.sampled_from(SAMPLES), st.data())
+def test_mutated_frames_are_refused_or_decoded(message: Message, data: st.DataObject) -> None:
+    body = bytearray(encode_frame(message, request_id=1, budget_ms=5)[4:])
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(body) - 1))
+        body[place] = data.draw(st.integers(0, 255))
+    _decode(bytes(body[: data.draw(st.integers(0, len(body)))]))
+    _decode(bytes(body))
+
+
+def _decode(body: bytes) -> None:
+    try:
+        frame = decode_frame(body)
+    except ProtocolError:
+        return
+    assert frame.message is None or type(frame.message) is REGISTRY[frame.code].cls
