@@ -1,0 +1,1 @@
+"""`dynctl`: the one tool by which people and scripts use and run a cluster."""

@@ -6,7 +6,7 @@ Dots and clocks appear as `ab12c:3` (the first five digits of the actor, the cou
 
 from __future__ import annotations
 
-from dynagent.core.entry import Version, unflatten
+from dynagent.core.entry import unflatten
 from dynagent.core.messages import (
     STATE_ABSENT,
     STATE_UNREADABLE,
@@ -21,6 +21,7 @@ from dynagent.core.messages import (
     ReadReply,
 )
 from dynagent.core.siblings import Dot
+from dynagent.core.version import Version
 from dynagent.errors import BY_CODE
 from dynagent.testing.history import decode_value
 from dynagent.testing.ledger import name_dot

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dynagent.core.messages import MODE_BLIND, MODE_CONTEXT, MODE_OVERWRITE
 from dynagent.core.ports import NodeId
 from dynagent.core.siblings import Clock, Dot
+from dynagent.testing.disk import SLOWEST_S
 from dynagent.testing.history import DELETE, FAILED, GET, PUT, History, Operation
 from dynagent.testing.ledger import Ledger, Sighting, covers, is_covered, name_dot
 from dynagent.testing.world import Verdicts
@@ -80,6 +81,7 @@ class Judge:
         self._is_rotten = any(rotten == key for _, rotten in ledger.rotten)
         self._gets = [op for op in self._operations if op.kind == GET and op.is_ok]
         self._puts = [op for op in self._operations if op.kind == PUT]
+        self._writers = {put.number: put for put in self._puts}
         self._acked = [op for op in self._operations if op.is_write and op.is_ok]
         self._effective = [op for op in self._operations if self._took_effect(op) is not None]
         self._supersedes = {
@@ -106,11 +108,12 @@ class Judge:
         assert get.reply_clock is not None
         self._no_phantom(get)
         self._context_is_honest(get, get.reply_clock, frozenset(get.values))
-        self._siblings_are_concurrent(frozenset(get.dots), what)
+        dots = frozenset(dot for dot in get.dots if dot in self._sightings)
+        self._siblings_are_concurrent(dots, what)
         for write in self._acked:
             if write.returned_order < get.invoked_order and get.r + write.w > self._n:
                 self._fresh(get, write)
-                self._superseded_stays_away(write, frozenset(get.dots), what)
+                self._superseded_stays_away(write, dots, what)
 
     # --- the relation ----------------------------------------------------------------------------
 
@@ -206,8 +209,12 @@ class Judge:
         if len(durable) < put.w:
             return False
         settled = durable[put.w - 1]
+        # Where the first sight was on a disk, the minting may have been some time before it.
+        minted_after = late.time - 2 * SLOWEST_S
         return all(
-            attempt.sent > settled for attempt in put.attempts if late.time <= attempt.dead_by
+            attempt.sent > settled
+            for attempt in put.attempts
+            if attempt.sent <= late.time and minted_after <= attempt.dead_by
         )
 
     # --- siblings --------------------------------------------------------------------------------
@@ -216,7 +223,9 @@ class Judge:
         """Of what is left, nothing had superseded another when it was minted."""
         for dot in sorted(self._final):
             minted = self._sightings[dot]
-            gone = [d for d in self._final if is_covered(d, minted.clock) and d not in minted.present]
+            gone = [
+                d for d in self._final if is_covered(d, minted.clock) and d not in minted.present
+            ]
             self._verdicts.check(
                 "antichain",
                 not gone,
@@ -242,33 +251,35 @@ class Judge:
         other = self._writer(dot)
         return (
             write.mode == MODE_OVERWRITE
-            and other.is_ok
+            and other.reply_dot == dot
             and other.returned_order < write.invoked_order
-            and dot in (other.reply_dot, *(s.dot for s in self._dots(other)[1:]))[:1]
             and write.r + other.w > self._n
         )
 
     def _writer(self, dot: Dot) -> Operation:
-        number = self._sightings[dot].writer
-        return next(put for put in self._puts if put.number == number)
+        return self._writers[self._sightings[dot].writer]
 
     # --- reads -----------------------------------------------------------------------------------
 
     def _no_phantom(self, get: Operation) -> None:
         """What a get returns was put to this key, and before the get returned."""
-        puts = {put.number: put for put in self._puts}
-        for writer in get.values:
+        for writer, dot in zip(get.values, get.dots, strict=True):
+            put = self._writers.get(writer)
             self._verdicts.check(
                 "no_phantom",
-                writer in puts and puts[writer].invoked_order < get.returned_order,
-                f"get {get.number} returned {writer}, which was not put to this key by then",
+                put is not None
+                and put.invoked_order < get.returned_order
+                and dot in self._sightings
+                and self._sightings[dot].writer == writer,
+                f"get {get.number} returned {writer} as {name_dot(dot)},",
+                "which was not put to this key by then",
             )
 
     def _fresh(self, get: Operation, write: Operation) -> None:
         """R+W>N: a get sees every write that was acknowledged before it began, or its heirs."""
         assert get.reply_clock is not None
         if write.kind == DELETE:
-            is_seen = covers(get.reply_clock, write.clock)
+            is_seen = covers(get.reply_clock, write.reply_clock or write.clock)
         elif write.reply_dot is not None:
             is_seen = is_covered(write.reply_dot, get.reply_clock)
         else:
@@ -282,9 +293,7 @@ class Judge:
             "which had returned before",
         )
 
-    def _superseded_stays_away(
-        self, write: Operation, dots: frozenset[Dot], where: str
-    ) -> None:
+    def _superseded_stays_away(self, write: Operation, dots: frozenset[Dot], where: str) -> None:
         """What an acknowledged put or delete has superseded does not come back."""
         clocks = [write.clock] if write.reply_clock is None else [write.clock, write.reply_clock]
         back = [

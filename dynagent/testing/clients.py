@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dynagent.core.entry import Version, decode_context
+from dynagent.core.entry import decode_context
 from dynagent.core.messages import (
     MODE_BLIND,
     MODE_CONTEXT,
@@ -25,6 +25,7 @@ from dynagent.core.messages import (
 )
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.ring import Ring
+from dynagent.core.version import Version
 from dynagent.errors import BY_CODE
 from dynagent.testing.history import (
     DELETE,
@@ -140,7 +141,7 @@ class SimClient:
         number = len(operation.attempts) + 1
         if number > 1:
             self._world.faults["retry"] += 1
-        if number > 1 and self._dice.random() < 0.7 or self._dice.random() < 0.2:
+        if (number > 1 and self._dice.random() < 0.7) or self._dice.random() < 0.2:
             self._agent = self._dice.choice(self._agents)
         dead_by = now + profile.budget_ms / 1000 + profile.longest_delay_s
         attempt = Attempt(number=number, agent=self._agent, sent=now, dead_by=dead_by)

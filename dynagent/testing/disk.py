@@ -8,16 +8,16 @@ is there; a killed process leaves its batch to the operating system, which may s
 from __future__ import annotations
 
 from collections.abc import Callable
-from random import Random
 
 from dynagent.core.entry import Record, decode_stored
 from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.store.memory import MemoryStore
 from dynagent.testing.ledger import Ledger
-from dynagent.testing.world import World
+from dynagent.testing.world import Random, World
 
 LANDS_AFTER_KILL = 0.7
 LANDS_AFTER_POWER_CUT = 0.5
+SLOWEST_S = 3.0  # of one batch: a run must come to its end
 
 
 class Disk:
@@ -48,7 +48,7 @@ class Disk:
             self._ledger.see(key, [s.data for s in record.value.siblings], record.value.clock)
             records.append((key, record))
         self._under_way = (batch, records)
-        delay_s = self._batch_s * self.slowness * (0.5 + self._dice.random())
+        delay_s = min(SLOWEST_S, self._batch_s * self.slowness * (0.5 + self._dice.random()))
         self._world.after(delay_s, self._written, self._generation, done)
 
     def _written(self, generation: int, done: Callable[[Batch], None]) -> None:

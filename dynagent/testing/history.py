@@ -87,9 +87,7 @@ class History:
         self._world = world
         self.operations: dict[int, Operation] = {}
 
-    def invoke(
-        self, *, client: int, kind: str, key: bytes, mode: int, r: int, w: int
-    ) -> Operation:
+    def invoke(self, *, client: int, kind: str, key: bytes, mode: int, r: int, w: int) -> Operation:
         operation = Operation(
             number=len(self.operations) + 1,
             client=client,

@@ -9,10 +9,11 @@ an instant: a dot is one write (`dots_unique`), an acknowledgement means W durab
 
 from __future__ import annotations
 
-from dynagent.core.entry import Record, Version, unflatten
+from dynagent.core.entry import Record, unflatten
 from dynagent.core.messages import Put, PutReply
 from dynagent.core.ports import NodeId
 from dynagent.core.siblings import Clock, Dot
+from dynagent.core.version import Version
 from dynagent.errors import ProtocolError
 from dynagent.testing.history import History, decode_value
 from dynagent.testing.world import World
@@ -29,14 +30,23 @@ def covers(clock: Clock, other: Clock) -> bool:
 class Sighting:
     """A dot, as it was seen first: the earliest record that held it is the one it was minted in."""
 
-    __slots__ = ("clock", "data", "dot", "durable", "order", "present", "writer")
+    __slots__ = ("clock", "data", "dot", "durable", "order", "present", "time", "writer")
 
     def __init__(
-        self, dot: Dot, writer: int, data: bytes, order: int, clock: Clock, present: frozenset[Dot]
+        self,
+        dot: Dot,
+        *,
+        writer: int,
+        data: bytes,
+        time: float,
+        order: int,
+        clock: Clock,
+        present: frozenset[Dot],
     ) -> None:
         self.dot = dot
         self.writer = writer  # the number of the operation
         self.data = data
+        self.time = time
         self.order = order
         self.clock = clock  # of that first record
         self.present = present  # the dots of its siblings
@@ -51,7 +61,7 @@ class Ledger:
         self._history = history
         self._parsed: dict[tuple[bytes, bytes], tuple[Dot, int]] = {}
         self.sightings: dict[bytes, dict[Dot, Sighting]] = {}  # by key
-        self.minted: dict[int, list[Sighting]] = {}  # by operation, in order
+        self.minted: dict[int, list[Sighting]] = {}  # by operation, in order of sight
         self.applied: dict[int, int] = {}  # deletes that a disk has seen → when (order)
         self.rotten: dict[tuple[NodeId, bytes], int] = {}  # → since when (order)
         self._copies: dict[tuple[NodeId, bytes], Clock] = {}  # durable, as of now
@@ -81,8 +91,15 @@ class Ledger:
                 continue
             as_dict = dict(clock) if isinstance(clock, dict) else dict(unflatten(clock))
             present = frozenset(dot for dot, _ in places)
-            sighting = Sighting(dot, writer, data, self._world.order(), as_dict, present)
-            known[dot] = sighting
+            known[dot] = sighting = Sighting(
+                dot,
+                writer=writer,
+                data=data,
+                time=self._world.now,
+                order=self._world.order(),
+                clock=as_dict,
+                present=present,
+            )
             self.minted.setdefault(writer, []).append(sighting)
             self._world.verdicts.evaluations["dots_unique"] += 1
 

@@ -54,7 +54,16 @@ class Caller(Protocol):
 class Connection:
     """From a dialler (a node, or a client's one request) to a target."""
 
-    __slots__ = ("broken", "caller", "dialer", "dialer_life", "last", "link", "target", "target_life")
+    __slots__ = (
+        "broken",
+        "caller",
+        "dialer",
+        "dialer_life",
+        "last",
+        "link",
+        "target",
+        "target_life",
+    )
 
     def __init__(self, link: LinkId, dialer: NodeId, target: NodeId) -> None:
         self.link = link
@@ -284,5 +293,3 @@ def both_ways(pairs: Iterable[Pair]) -> list[Pair]:
     """Each pair, and its reverse."""
     found = list(pairs)
     return found + [(other, one) for one, other in found]
-
-

@@ -148,9 +148,7 @@ class SimNode:
 
     # --- what the network brings -----------------------------------------------------------------
 
-    def on_request(
-        self, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
+    def on_request(self, link: LinkId, request_id: int, budget_ms: int, message: Message) -> None:
         assert self.node is not None
         now = self._world.now
         if isinstance(message, Get | Put):

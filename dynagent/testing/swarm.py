@@ -8,13 +8,12 @@ copy of a key rots. Everything else here comes back: power cuts lose only what w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from random import Random
 
 from dynagent.core.ring import Ring, token_of
 from dynagent.testing.network import Network, Pair, both_ways
 from dynagent.testing.profile import Profile
 from dynagent.testing.simnode import SimNode
-from dynagent.testing.world import World
+from dynagent.testing.world import Random, World
 
 
 class Nemesis:
@@ -87,7 +86,9 @@ class Nemesis:
             return
         if self._ack_dice.random() < self._profile.power_cut_at_ack:
             everybody = self._ack_dice.random() < 0.4
-            self._world.after(0.0, self._cut_power_at_ack, list(self._nodes) if everybody else [node])
+            self._world.after(
+                0.0, self._cut_power_at_ack, list(self._nodes) if everybody else [node]
+            )
 
     def _cut_power_at_ack(self, victims: list[SimNode]) -> None:
         self._world.fault("power_cut_at_ack", " ".join(node.id[:2] for node in victims))

@@ -52,6 +52,7 @@ class RealAgent:
             *("--name", self.name, "--host", self.name),
             *self.flags,
         ]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log)
 

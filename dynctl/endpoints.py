@@ -1,0 +1,54 @@
+"""Which agents to speak to: flags, then the environment, then the user's files.
+
+    --endpoint  >  DYNCTL_ENDPOINTS  >  the current context of the config file  >  the local cluster
+
+Endpoints are tried in the order given; one that is down costs at most `limits.CONNECT_S_MAX`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from dynagent.address import parse_address
+from dynagent.errors import BadRequest, ConfigError, Unreachable
+from dynctl.settings import cluster_path, config_path, read_pairs
+
+
+def find(flags: list[str]) -> list[str]:
+    """The endpoints, at least one. Raises `BadRequest` or `ConfigError` naming the place of a
+    malformed one, `Unreachable` if nothing names any."""
+    if flags:
+        return _checked(flags, "--endpoint", BadRequest)
+    variable = os.environ.get("DYNCTL_ENDPOINTS", "")
+    if variable.strip():
+        return _checked(variable.split(","), "DYNCTL_ENDPOINTS", BadRequest)
+    path = config_path()
+    config = read_pairs(path) or {}
+    if current := config.get("current"):
+        listed = config.get(f"{current}.endpoints", "")
+        if not listed:
+            raise ConfigError(f"{path}: current={current}, but there is no {current}.endpoints=")
+        return _checked(listed.split(","), f"{path}: {current}.endpoints", ConfigError)
+    path = cluster_path()
+    if listed := (read_pairs(path) or {}).get("endpoints", ""):
+        return _checked(listed.split(","), path, ConfigError)
+    raise Unreachable(
+        "no cluster is named; say --endpoint host:port, set DYNCTL_ENDPOINTS, or start one here "
+        "with: dynctl up"
+    )
+
+
+def _checked(
+    endpoints: list[str], source: str, kind: type[BadRequest] | type[ConfigError]
+) -> list[str]:
+    found = [text for endpoint in endpoints if (text := endpoint.strip())]
+    for endpoint in found:
+        try:
+            _host, port = parse_address(endpoint)
+        except BadRequest as exc:
+            raise kind(f"{source}: {exc.message}") from exc
+        if port == 0:
+            raise kind(f"{source}: {endpoint!r} has port 0; an agent listens on 1 to 65535")
+    if not found:
+        raise kind(f"{source} is empty; write host:port")
+    return found

@@ -1,0 +1,103 @@
+"""How a failure is told: one line, `dynctl: VERB: cause; remedy`.
+
+The exit status comes from the class (`dynagent.errors`), the remedy from the one table here. A
+message that already ends in its own next step gets no second one.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from dynagent.errors import (
+    BadRequest,
+    ConfigError,
+    Conflict,
+    ConnectionLost,
+    DataDirError,
+    DynagentError,
+    NotFound,
+    NotReady,
+    Overloaded,
+    PlanInfeasible,
+    ProtocolError,
+    QuorumNotMet,
+    Refused,
+    TimedOut,
+    TooLarge,
+    Unhealthy,
+    Unreachable,
+    UnsupportedVersion,
+    WriteOutcomeUnknown,
+    WrongCluster,
+)
+
+
+class LocalFailure(DynagentError):
+    """Something on this machine failed: a file, a pipe, a process. Nothing was sent."""
+
+    code = 0
+    definite = True
+    exit_status = 1
+
+
+# Class to (words before the cause, remedy); the nearest class in the tree counts.
+_TOLD: dict[type[DynagentError], tuple[str, str]] = {
+    DynagentError: ("", "the agent's log tells more"),
+    LocalFailure: ("", ""),
+    BadRequest: ("", "see: dynctl {verb} --help"),
+    TooLarge: ("", "keep large objects elsewhere and their place here"),
+    ConfigError: ("", "correct that line"),
+    DataDirError: ("", ""),
+    NotFound: ("", ""),
+    Conflict: ("", ""),
+    QuorumNotMet: ("quorum not met: ", "see: dynctl health"),
+    Overloaded: ("overloaded: ", "try again later"),
+    WriteOutcomeUnknown: ("outcome unknown: ", "retry safely with --op-id {op_id}"),
+    NotReady: ("not ready: ", "see: dynctl health"),
+    Unreachable: ("no agent reachable: ", "see: dynctl health, or name others with --endpoint"),
+    ConnectionLost: ("connection lost: ", "try again, or give it longer with --timeout"),
+    TimedOut: ("timed out: ", "give it longer with --timeout"),
+    Refused: ("refused: ", ""),
+    PlanInfeasible: ("refused: ", ""),
+    WrongCluster: ("refused: ", "name endpoints of one cluster"),
+    Unhealthy: ("unhealthy: ", ""),
+    ProtocolError: ("", "is that address an agent of this version?"),
+    UnsupportedVersion: ("", ""),
+}
+
+
+def line(verb: str, error: DynagentError) -> str:
+    """The line without its newline."""
+    told = next(_TOLD[cls] for cls in type(error).__mro__ if cls in _TOLD)  # type: ignore[index]
+    prefix, remedy = told
+    cause = " ".join(error.message.split())
+    op_id = error.op_id if isinstance(error, WriteOutcomeUnknown) else b""
+    if remedy and (op_id or not _has_next_step(cause)):
+        cause += "; " + remedy.format(verb=verb, op_id=op_id.hex())
+    return f"dynctl: {verb}: {prefix}{cause}" if verb else f"dynctl: {prefix}{cause}"
+
+
+_NEXT_STEPS = ("see: ", "try again", "say --", "write ", "choose ", "with: ", "repeat ", "copy ")
+
+
+def _has_next_step(cause: str) -> bool:
+    _head, semicolon, tail = cause.rpartition("; ")
+    return bool(semicolon) and any(step in tail for step in _NEXT_STEPS)
+
+
+def report(verb: str, error: DynagentError, *, debug: bool) -> int:
+    """Tells an error on stderr and returns the exit status."""
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    say(line(verb, error))
+    return error.exit_status
+
+
+def say(text: str) -> None:
+    """A line of words on stderr; a closed stderr is no reason to fail."""
+    try:
+        print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+    except (OSError, AttributeError, ValueError):
+        pass

@@ -1,0 +1,69 @@
+"""The full-size points of the issues, and the same code at a fiftieth of the size for CI.
+
+python -m tests.acceptance quorum              full size; writes docs/acceptance/quorum.json
+python -m tests.acceptance quorum --share 0.02 CI's size; writes nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.acceptance import quorum
+
+ROOT = Path(__file__).resolve().parents[2]
+POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] = {
+    "quorum": quorum.run,
+}
+
+
+def main() -> int:
+    """Runs one set of points; exit status 1 if one does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m tests.acceptance", description="see the docs")
+    parser.add_argument("points", choices=sorted(POINTS))
+    parser.add_argument("--share", type=float, default=1.0, help="of the full size, e.g. 0.02")
+    options = parser.parse_args()
+    try:
+        figures = POINTS[options.points](options.share, lambda line: print(line, flush=True))
+    except AssertionError as failure:
+        print(f"acceptance {options.points}: FAILED: {failure}")
+        return 1
+    print(f"acceptance {options.points}: all points hold")
+    if options.share == 1.0:
+        path = ROOT / "docs" / "acceptance" / f"{options.points}.json"
+        document = {"points": options.points, **_circumstances(), "figures": figures}
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        print(f"written: {path.relative_to(ROOT)}")
+    return 0
+
+
+def _circumstances() -> dict[str, object]:
+    """When, of what, on what."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit,
+        "machine": {
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.release()}",
+            "cores": os.cpu_count(),
+        },
+        "config": "defaults of dynagent run; N=3 R=2 W=2, 256 partitions, sqlite, fsync",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""`python -m tests.sim`: run simulations, one with its trace or many with their totals.
+
+    python -m tests.sim --seed 17 --trace            one seed, event by event
+    python -m tests.sim --seeds 0:2000 --jobs 2      many seeds; exit status 1 on a violation
+    python -m tests.sim --seeds 0:99999 --cpu-seconds 360
+
+Many seeds must also have been worth it: a run whose totals stay under a floor (`floors.py`) fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+
+from dynagent.testing.simulation import run
+from tests.sim.totals import Totals
+
+CHUNK = 10  # seeds that a worker runs before it reports
+
+
+def main() -> int:
+    arguments = _parse()
+    if arguments.seed is not None:
+        return _run_one(arguments.seed, with_trace=arguments.trace)
+    return _run_many(arguments)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seed", type=int, help="run this one")
+    which.add_argument("--seeds", metavar="A:B", help="run A, A+1, … B-1")
+    parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--cpu-seconds", type=float, help="start no more seeds after that much")
+    parser.add_argument(
+        "--stop-at-first", action="store_true", help="stop at the first violation; judge no floors"
+    )
+    return parser.parse_args()
+
+
+def _run_one(seed: int, *, with_trace: bool) -> int:
+    report = run(seed, keep_trace=with_trace)
+    for line in report.trace or ():
+        print(line)
+    totals = Totals()
+    totals.add(report)
+    print(totals.line())
+    for violation in report.violations:
+        print(f"VIOLATION {violation}")
+    return 1 if report.violations else 0
+
+
+def _run_many(arguments: argparse.Namespace) -> int:
+    first, _, end = arguments.seeds.partition(":")
+    chunks = [
+        (start, min(start + CHUNK, int(end)), arguments.stop_at_first)
+        for start in range(int(first), int(end), CHUNK)
+    ]
+    totals = Totals()
+    for part in _results(chunks, arguments.jobs):
+        totals.merge(part)
+        for seed, violation in part.violations:
+            print(f"VIOLATION in seed {seed}: {violation}")
+            print(f"  replay: python -m tests.sim --seed {seed} --trace", flush=True)
+        if part.violations and arguments.stop_at_first:
+            return 1
+        if arguments.cpu_seconds is not None and totals.cpu_s >= arguments.cpu_seconds:
+            break
+    print(totals.line())
+    below = totals.below_floors()
+    for line in below:
+        print(f"BELOW ITS FLOOR {line}")
+    return 1 if totals.violations or (below and not arguments.stop_at_first) else 0
+
+
+def _results(chunks: list[tuple[int, int, bool]], jobs: int) -> Iterator[Totals]:
+    if jobs == 1:
+        yield from map(_run_chunk, chunks)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(_run_chunk, chunks)
+
+
+def _run_chunk(chunk: tuple[int, int, bool]) -> Totals:
+    start, end, stops_at_first = chunk
+    totals = Totals()
+    began = time.process_time()
+    for seed in range(start, end):
+        totals.add(run(seed))
+        if totals.violations and stops_at_first:
+            break
+    totals.cpu_s = time.process_time() - began
+    return totals
+
+
+if __name__ == "__main__":
+    sys.exit(main())
