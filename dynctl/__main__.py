@@ -1,8 +1,8 @@
 """`dynctl`: picks the short way or Typer, and turns every ending into an exit status.
 
-    0 … 12, 124     see docs/exit-status.md; from the classes of dynagent.errors
-    130             interrupted (^C)
-    141             the reader of our output went away, silently (128 + SIGPIPE)
+0 … 12, 124     see docs/exit-status.md; from the classes of dynagent.errors
+130             interrupted (^C)
+141             the reader of our output went away, silently (128 + SIGPIPE)
 """
 
 from __future__ import annotations

@@ -38,6 +38,11 @@ def find(flags: list[str]) -> list[str]:
     )
 
 
+def check(addresses: list[str], source: str) -> list[str]:
+    """The same addresses, trimmed; raises `BadRequest` for one that is none."""
+    return _checked(addresses, source, BadRequest)
+
+
 def _checked(
     endpoints: list[str], source: str, kind: type[BadRequest] | type[ConfigError]
 ) -> list[str]:

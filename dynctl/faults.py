@@ -68,7 +68,7 @@ _TOLD: dict[type[DynagentError], tuple[str, str]] = {
 
 def line(verb: str, error: DynagentError) -> str:
     """The line without its newline."""
-    told = next(_TOLD[cls] for cls in type(error).__mro__ if cls in _TOLD)  # type: ignore[index]
+    told = next(_TOLD[cls] for cls in type(error).__mro__ if cls in _TOLD)
     prefix, remedy = told
     cause = " ".join(error.message.split())
     op_id = error.op_id if isinstance(error, WriteOutcomeUnknown) else b""
@@ -98,6 +98,6 @@ def report(verb: str, error: DynagentError, *, debug: bool) -> int:
 def say(text: str) -> None:
     """A line of words on stderr; a closed stderr is no reason to fail."""
     try:
-        print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)  # stderr escapes what it cannot show
     except (OSError, AttributeError, ValueError):
         pass

@@ -67,12 +67,12 @@ class TcpConnection:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
-                self._drop(exc.strerror or str(exc))
+                self.drop(exc.strerror or str(exc))
                 return
             if data:
                 self.handler.on_bytes(data)
             else:
-                self._drop("closed by the other end")
+                self.drop("closed by the other end")
 
     def flush(self) -> None:
         """Sends what the socket takes; registers for more, or closes, if that is due."""
@@ -83,16 +83,17 @@ class TcpConnection:
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError as exc:
-                self._drop(exc.strerror or str(exc))
+                self.drop(exc.strerror or str(exc))
                 return
             self._out_bytes = len(data) - sent
             self._out = [data[sent:]] if self._out_bytes else []
         if self._closing and not self._out:
-            self._drop(self._closing)
+            self.drop(self._closing)
         else:
             self._transport.watch(self._socket, self, writing=bool(self._out))
 
-    def _drop(self, reason: str) -> None:
+    def drop(self, reason: str) -> None:
+        """Closes now, whatever waits to be sent."""
         if self._transport.forget(self._socket):
             self._closing = reason
             self._out.clear()
@@ -254,8 +255,8 @@ class TcpTransport:
     def _close(self) -> None:
         for key in list(self._selector.get_map().values()):
             if isinstance(key.data, TcpConnection):
-                key.data.close("the agent stops")
                 key.data.flush()
+                key.data.drop("the agent stops")
         self.stop_listening()
         self._selector.close()
         self._wake_in.close()

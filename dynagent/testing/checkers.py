@@ -10,7 +10,8 @@ a delete. What a client had in hand is known without looking at any clock of the
 that claims too much is found out.
 
 Each checker counts its evaluations under its name in `World.verdicts`. The ones that speak of an
-instant live in `ledger.py` (dots_unique, ack_is_durable, copies_grow) and `simnode.py`
+instant live in `ledger.py` (dots_unique, ack_is_durable, read_is_durable,
+copies_grow) and `simnode.py`
 (answered_once, unreadable_is_unknown, nothing_left); no_phantom is in three places.
 """
 
@@ -41,6 +42,7 @@ NAMES = (
     "no_lost_write",
     "no_phantom",
     "nothing_left",
+    "read_is_durable",
     "refused_is_nothing",
     "retried_once",
     "siblings_are_concurrent",

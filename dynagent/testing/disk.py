@@ -13,7 +13,7 @@ from dynagent.core.entry import Record, decode_stored
 from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.store.memory import MemoryStore
 from dynagent.testing.ledger import Ledger
-from dynagent.testing.world import Random, World
+from dynagent.testing.world import Stream, World
 
 LANDS_AFTER_KILL = 0.7
 LANDS_AFTER_POWER_CUT = 0.5
@@ -34,7 +34,7 @@ class Disk:
         self._node = node
         self._cluster_id = cluster_id
         self._batch_s = batch_s
-        self._dice: Random = world.stream(f"disk {node}")
+        self._dice: Stream = world.stream(f"disk {node}")
         self._under_way: tuple[Batch, list[tuple[bytes, Record]]] | None = None
         self._generation = 0
 

@@ -2,9 +2,10 @@
 
 The ledger reads what nodes send (whole records in a Merge or a ReadReply) and what their disks make
 durable. From that it knows every dot that was ever minted and by which operation, the moment each
-copy came to cover it, and which copies are rotten. Three checkers live here, because they speak of
+copy came to cover it, and which copies are rotten. Four checkers live here, because they speak of
 an instant: a dot is one write (`dots_unique`), an acknowledgement means W durable copies
-(`ack_is_durable`), and a copy never forgets (`copies_grow`). The others read it afterwards.
+(`ack_is_durable`), what is read is on a disk (`read_is_durable`), and a copy never forgets
+(`copies_grow`). The others read the ledger afterwards.
 """
 
 from __future__ import annotations
@@ -177,6 +178,17 @@ class Ledger:
         for claim in claims:
             if claim:
                 self._check_ack(node, number, self.copies_covering(put.key, claim), w)
+
+    def on_get_reply(self, node: NodeId, key: bytes, datas: list[bytes]) -> None:
+        """`node` is about to tell somebody what it has read: is that on any disk yet?"""
+        for data in datas:
+            dot, writer = self._parse(key, data)
+            sighting = self.sightings.get(key, {}).get(dot)
+            self._world.verdicts.check(
+                "read_is_durable",
+                sighting is not None and bool(sighting.durable),
+                f"{node} returns {name_dot(dot)} of put {writer}, which no disk holds",
+            )
 
     def _check_ack(self, node: NodeId, number: int, copies: int, w: int) -> None:
         self._world.verdicts.check(

@@ -272,6 +272,7 @@ class SimNode:
             clock = decode_context(reply.context, key=request.key) if reply.context else None
             self._ledger.on_put_reply(self.id, request, reply, w=w, reply_clock=clock)
         if isinstance(request, Get) and isinstance(reply, GetReply):
+            self._ledger.on_get_reply(self.id, request.key, reply.siblings)
             unreadable = sum(
                 key == request.key and order < since
                 for (_node, key), order in self._ledger.rotten.items()

@@ -13,7 +13,7 @@ from dynagent.core.ring import Ring, token_of
 from dynagent.testing.network import Network, Pair, both_ways
 from dynagent.testing.profile import Profile
 from dynagent.testing.simnode import SimNode
-from dynagent.testing.world import Random, World
+from dynagent.testing.world import Stream, World
 
 
 class Nemesis:
@@ -35,8 +35,8 @@ class Nemesis:
         self._ring = ring
         self._profile = profile
         self._keys = keys
-        self._dice: Random = world.stream("nemesis")
-        self._ack_dice: Random = world.stream("power cut at ack")
+        self._dice: Stream = world.stream("nemesis")
+        self._ack_dice: Stream = world.stream("power cut at ack")
         self._rotten: set[bytes] = set()
         self._is_over = False
         self._actions: dict[str, Callable[[], None]] = {
@@ -110,7 +110,7 @@ class Nemesis:
         self._world.fault("power_cut_all", "")
         self._take_down(self._nodes, power=True, dice=self._dice)
 
-    def _take_down(self, victims: Sequence[SimNode], *, power: bool, dice: Random) -> None:
+    def _take_down(self, victims: Sequence[SimNode], *, power: bool, dice: Stream) -> None:
         for node in victims:
             node.kill(power=power)
             self._world.after(dice.choice((0.02, 0.2, 1.0)) * (0.5 + dice.random()), node.start)

@@ -14,6 +14,8 @@ from hashlib import blake2b
 from heapq import heappop, heappush
 from random import Random
 
+Stream = Random  # one concern's dice; only this module of the second world names the generator
+
 
 class Verdicts:
     """What the checkers have decided: how often each one looked, and what it found wrong."""

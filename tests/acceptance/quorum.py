@@ -36,9 +36,11 @@ def run(share: float, say: Callable[[str], None]) -> dict[str, object]:
         "identifiers": len(corpus.identifiers),
     }
     for count in (3, 5):
-        with tempfile.TemporaryDirectory() as directory:
-            with RealCluster(Path(directory), count, partitions=256) as cluster:
-                figures[f"{count}_agents"] = _one_cluster(cluster, corpus, say)
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            RealCluster(Path(directory), count, partitions=256) as cluster,
+        ):
+            figures[f"{count}_agents"] = _one_cluster(cluster, corpus, say)
     return figures
 
 

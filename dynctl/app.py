@@ -1,0 +1,114 @@
+"""The Typer application: what `dynctl` is when the command line is more than a plain get or put.
+
+Verbs are loaded one by one: `dynctl ring status` imports `commands.ring` and no other noun.
+"""
+
+from __future__ import annotations
+
+import importlib
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import dynagent
+from dynagent.errors import BadRequest
+from dynctl import data
+from dynctl.declare import new_app, single, tabled
+from dynctl.faults import report, say
+from dynctl.options import VERBS
+
+# Verb to (module of `commands`, function or Typer application in it), in the order of `--help`.
+_LAZY = {
+    "up": ("up", "up"),
+    "down": ("up", "down"),
+    "bootstrap": ("cluster", "bootstrap"),
+    "put": ("", ""),
+    "get": ("", ""),
+    "delete": ("", ""),
+    "ring": ("ring", "app"),
+    "node": ("node", "app"),
+    "health": ("cluster", "health"),
+    "wait": ("wait", "app"),
+    "schema": ("about", "schema"),
+    "completion": ("about", "completion"),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Imports a verb's module when the verb is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_LAZY)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in VERBS:
+            return tabled(VERBS[cmd_name], data.run)
+        if cmd_name not in _LAZY:
+            return None
+        module, name = _LAZY[cmd_name]
+        found = getattr(importlib.import_module(f"dynctl.commands.{module}"), name)
+        if isinstance(found, typer.Typer):
+            group = typer.main.get_command(found)
+            group.name = cmd_name
+            return group
+        return single(cmd_name, found)
+
+
+root = new_app(
+    cls=LazyGroup,
+    help="Use and run a dynctl cluster: a highly available key-value store after Amazon's Dynamo.",
+    epilog='example: eval "$(dynctl up)" && dynctl put hello world && dynctl get hello',
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from dynctl.streams import emit_text
+
+        emit_text(f"dynctl {dynagent.__version__}\n")
+        raise typer.Exit
+
+
+@root.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def command() -> Any:
+    """The whole command line as Typer's command object."""
+    return typer.main.get_command(root)
+
+
+def run(argv: list[str], verb: str) -> int:
+    """Runs a command line; usage errors are told in our own words and exit 2."""
+    try:
+        status = command().main(args=argv, prog_name="dynctl", standalone_mode=False)
+    except Exception as error:
+        # Typer's usage errors: their classes are private to it, so they are known by their shape.
+        if not hasattr(error, "format_message"):
+            raise
+        return _tell_usage(error, argv, verb)
+    return status if isinstance(status, int) else 0
+
+
+def _tell_usage(error: Any, argv: list[str], verb: str) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        say(error.format_message())
+        return 2
+    if argv and not argv[0].startswith("-") and argv[0] not in _LAZY:
+        near = get_close_matches(argv[0], _LAZY, n=1)
+        remedy = f"did you mean {near[0]}? see: dynctl --help" if near else "see: dynctl --help"
+        return report("", BadRequest(f"{argv[0]!r} is not a verb; {remedy}"), debug=False)
+    text = error.format_message().rstrip(".")
+    help_of = f"dynctl {verb} --help" if verb else "dynctl --help"
+    cause = f"{text[:1].lower()}{text[1:]}; see: {help_of}"
+    return report(verb, BadRequest(cause), debug=False)

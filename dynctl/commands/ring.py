@@ -1,0 +1,83 @@
+"""`dynctl ring`: who owns what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
+from dynctl import endpoints, options
+from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose, new_app
+from dynctl.faults import say
+from dynctl.observe import node_rows, observe
+from dynctl.render import default_form, show
+from dynctl.views import PartitionRow, RingDocument, RingStatusDocument
+
+app = new_app(help="The ring: who owns which part of the key space.")
+
+
+@app.command(epilog="example: dynctl ring status -o json")
+def status(
+    form: Form = None,
+    color: Color = None,
+    endpoint: Endpoints = None,
+    timeout: Timeout = None,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """The ring as a whole: epoch, N, R, W, and what each node holds of it."""
+    chosen = options.read_form(form, default=default_form())
+    when = options.read_color(color)
+    timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
+    seen = observe(endpoints.find(endpoint or []), timeout_s=timeout_s)
+    if verbose:
+        say(f"dynctl: ring status: {seen.agent} answered")
+    ring = seen.ring
+    document = RingStatusDocument(
+        cluster_id=ring.cluster_id.hex(),
+        epoch=ring.epoch,
+        n=ring.n,
+        r=ring.r,
+        w=ring.w,
+        partitions=ring.partitions,
+        nodes=node_rows(seen),
+        unsettled=False,
+        hints=0,
+        oldest_unverified_s=None,
+    )
+    show(document, chosen, when)
+
+
+@app.command("show", epilog="example: dynctl ring show --partition 17")
+def show_ring(
+    partition: Annotated[
+        str | None, typer.Option("--partition", metavar="P", help="Only this partition.")
+    ] = None,
+    form: Form = None,
+    color: Color = None,
+    endpoint: Endpoints = None,
+    timeout: Timeout = None,
+    debug: Debug = False,
+) -> None:
+    """Each partition's preference list: its owners in order."""
+    chosen = options.read_form(form, default=default_form())
+    when = options.read_color(color)
+    timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
+    with Client(endpoints.find(endpoint or []), timeout_s=timeout_s) as client:
+        ring = client.ring()
+    last = ring.partitions - 1
+    only = options.read_number(partition, "--partition", low=0, high=last, default=-1)
+    names = {member.id: member.name for member in ring.members}
+    width = 2**128 // ring.partitions
+    rows = [
+        PartitionRow(
+            partition=number,
+            first_token=f"{number * width:032x}",
+            owners=[names[node] for node in owners],
+        )
+        for number, owners in enumerate(ring.lists)
+        if only in (-1, number)
+    ]
+    document = RingDocument(cluster_id=ring.cluster_id.hex(), epoch=ring.epoch, partitions=rows)
+    show(document, chosen, when)

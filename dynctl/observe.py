@@ -1,0 +1,152 @@
+"""How the cluster is, seen from outside: the ring of the first agent that answers, and each member
+asked directly, all at once, so that one that hangs costs its own time-out only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from dynagent.client.blocking import Client
+from dynagent.client.bootstrap import status_of
+from dynagent.core.messages import RingReply, RingRequest
+from dynagent.core.ring import Member, Ring, decode_ring
+from dynagent.errors import DynagentError, NotReady, ProtocolError, Unreachable
+from dynctl.views import HealthRow, NodeRow, RingNodeRow
+
+_ASKED_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A member, and what it said of itself; `status` None and the `problem` if it said nothing."""
+
+    member: Member
+    status: dict[str, Any] | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """The cluster at one moment. `agent` gave the ring, and has links to the members in `up`."""
+
+    agent: str
+    ring: Ring
+    up: frozenset[str]
+    members: tuple[Seen, ...]
+
+
+def observe(endpoints: Sequence[str], *, timeout_s: float) -> Observation:
+    """Asks everybody. Raises `Unreachable` if no endpoint answers, `NotReady` if none of them has
+    a cluster."""
+    with Client(endpoints, timeout_s=timeout_s, learn_ring=False) as client:
+        agent, ring, up = _first_ring(client, endpoints)
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+            members = tuple(pool.map(lambda member: _look(client, ring, member), ring.members))
+    return Observation(agent=agent, ring=ring, up=up, members=members)
+
+
+def _first_ring(client: Client, endpoints: Sequence[str]) -> tuple[str, Ring, frozenset[str]]:
+    failures: list[DynagentError] = []
+    for endpoint in endpoints:
+        try:
+            reply = client.ask(endpoint, RingRequest())
+            if not isinstance(reply, RingReply):
+                raise ProtocolError(f"{endpoint}: {type(reply).__name__} is not a ring")
+            ring = decode_ring(reply.ring)
+            return endpoint, ring, frozenset(status_of(client, endpoint)["up"])
+        except NotReady as exc:
+            failures.append(NotReady(f"{endpoint}: {exc.message}"))
+        except DynagentError as exc:
+            failures.append(exc)
+    for failure in failures:
+        if isinstance(failure, NotReady):
+            raise failure
+    raise Unreachable(", ".join(failure.message for failure in failures))
+
+
+def _look(client: Client, ring: Ring, member: Member) -> Seen:
+    try:
+        status = status_of(client, member.address)
+    except DynagentError as exc:
+        reason = exc.message.removeprefix(f"{member.address}: ")
+        return Seen(member=member, status=None, problem=f"down ({member.address}: {reason})")
+    return Seen(member=member, status=status, problem=_problem(ring, member, status))
+
+
+def _problem(ring: Ring, member: Member, status: dict[str, Any]) -> str:
+    if status["node_id"] != member.id:
+        return f"replaced: another agent ({status['node_id']}) answers at {member.address}"
+    if status["state"] != "serving":
+        return f"not serving but {status['state']}"
+    if status["cluster_id"] != ring.cluster_id:
+        return f"of another cluster ({status['cluster_id'].hex()})"
+    if status["epoch"] != ring.epoch:
+        return f"at epoch {status['epoch']} of the ring, not {ring.epoch}"
+    missing = sorted(other.name for other in ring.members if other.id not in status["up"])
+    return f"not linked with {', '.join(missing)}" if missing else ""
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def health_rows(seen: Observation) -> list[HealthRow]:
+    return [
+        HealthRow(
+            name=one.member.name,
+            address=one.member.address,
+            healthy=not one.problem,
+            problem=one.problem,
+        )
+        for one in by_name(seen)
+    ]
+
+
+def node_rows(seen: Observation) -> list[RingNodeRow]:
+    """All members by name, with what each holds of the ring."""
+    ring = seen.ring
+    places = Counter(owner for owners in ring.lists for owner in owners)
+    first = Counter(owners[0] for owners in ring.lists)
+    return [
+        RingNodeRow(
+            name=one.member.name,
+            id=one.member.id,
+            address=one.member.address,
+            zone=one.member.zone,
+            host=one.member.host,
+            capacity=one.member.capacity,
+            state=one.status["state"] if one.status is not None else "unknown",
+            liveness=_liveness(linked=one.member.id in seen.up, answered=one.status is not None),
+            share=round(places[one.member.id] / (ring.n * ring.partitions), 4),
+            places=places[one.member.id],
+            first_places=first[one.member.id],
+        )
+        for one in by_name(seen)
+    ]
+
+
+def plain_node_rows(seen: Observation) -> list[NodeRow]:
+    """The same without the places."""
+    return [
+        NodeRow(**{name: getattr(row, name) for name in NodeRow.__struct_fields__})
+        for row in node_rows(seen)
+    ]
+
+
+def _liveness(*, linked: bool, answered: bool) -> str:
+    if answered:
+        return "up" if linked else "unlinked"
+    return "unreachable" if linked else "down"
+
+
+def by_name(seen: Observation) -> list[Seen]:
+    """Members in the order that people expect: local-2 before local-10."""
+    return sorted(seen.members, key=lambda one: _natural(one.member.name))
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    stem = name.rstrip("0123456789")
+    digits = name[len(stem) :]
+    return stem, int(digits[-18:] or 0), name

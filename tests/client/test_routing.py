@@ -1,0 +1,99 @@
+"""The retry rule, without a network."""
+
+import pytest
+
+from dynagent.client.routing import Plan
+from dynagent.errors import (
+    BadRequest,
+    ConnectionLost,
+    DynagentError,
+    NotReady,
+    Overloaded,
+    QuorumNotMet,
+    TooLarge,
+    Unreachable,
+    WriteOutcomeUnknown,
+)
+
+ADDRESSES = ["a", "b", "c"]
+
+
+def plan(*, is_write: bool = True, addresses: list[str] = ADDRESSES) -> Plan:
+    return Plan(addresses, deadline=10.0, is_write=is_write)
+
+
+def run(made: Plan, *errors: DynagentError) -> list[str]:
+    """The addresses tried while each try fails with the next of `errors`."""
+    tried = []
+    for error in errors:
+        step = made.next(0.0)
+        if step is None:
+            break
+        tried.append(step[0])
+        made.failed(error)
+    return tried
+
+
+def test_the_first_try_goes_to_the_first_address_with_half_of_the_time() -> None:
+    assert plan().next(0.0) == ("a", 5.0)
+
+
+def test_the_last_try_gets_all_that_is_left() -> None:
+    made = plan()
+    run(made, *[NotReady()] * 3)
+    assert made.next(9.0) == ("a", 1.0)
+
+
+@pytest.mark.parametrize("error", [NotReady(), Overloaded(), QuorumNotMet(), Unreachable()])
+def test_a_definite_failure_is_sent_on_as_a_first_attempt(error: DynagentError) -> None:
+    made = plan()
+    assert run(made, error, error) == ["a", "b"]
+    assert made.attempt == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionLost(), WriteOutcomeUnknown()])
+def test_an_indefinite_failure_of_a_put_makes_the_next_try_a_retry(error: DynagentError) -> None:
+    made = plan()
+    assert run(made, error) == ["a"]
+    assert made.attempt == 2
+    assert made.next(0.0) is not None
+
+
+@pytest.mark.parametrize("error", [BadRequest("R=4"), TooLarge("1,025 bytes")])
+def test_a_wrong_request_is_not_tried_elsewhere(error: DynagentError) -> None:
+    made = plan()
+    assert run(made, error, error) == ["a"]
+    assert made.error() is error
+
+
+def test_once_a_put_may_have_happened_its_failure_stays_indefinite() -> None:
+    made = plan()
+    run(made, ConnectionLost("a: closed"), Unreachable("b: refused"), Unreachable("c: refused"))
+    error = made.error()
+    assert isinstance(error, WriteOutcomeUnknown)
+    assert "a: closed" in error.message and "c: refused" in error.message
+
+
+def test_a_lost_get_is_no_unknown_outcome() -> None:
+    made = plan(is_write=False)
+    run(made, ConnectionLost("a"), Unreachable("b"), Unreachable("c"))
+    assert isinstance(made.error(), Unreachable)
+    assert made.attempt == 1
+
+
+def test_when_nobody_is_there_each_address_is_tried_once() -> None:
+    assert run(plan(), *[Unreachable()] * 9) == ["a", "b", "c"]
+
+
+def test_a_busy_cluster_is_asked_again_within_the_bound() -> None:
+    assert run(plan(), *[Overloaded()] * 9) == ["a", "b", "c", "a"]
+
+
+def test_nothing_is_tried_after_the_deadline() -> None:
+    assert plan().next(10.0) is None
+
+
+def test_without_addresses_nothing_is_reachable() -> None:
+    made = plan(addresses=[])
+    assert made.next(0.0) is None
+    assert isinstance(made.error(), Unreachable)

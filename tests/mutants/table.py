@@ -1,0 +1,258 @@
+"""The mutants: known mistakes, as patches of the source that the general simulation must catch.
+
+Each mutant replaces exact pieces of text, each of which must occur exactly once. `seeds` are seeds
+known to kill it, tried first. The numbers M… are those of the reliability catalogue; the others
+(A…) are mistakes that this design invites.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """One replacement in one file of `dynagent/`."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One mistake."""
+
+    name: str
+    what: str
+    patches: tuple[Patch, ...]
+    seeds: tuple[int, ...] = ()
+
+
+def _mutant(name: str, what: str, *patches: tuple[str, str, str], seeds: tuple[int, ...]) -> Mutant:
+    return Mutant(
+        name=name,
+        what=what,
+        patches=tuple(Patch(file=file, old=old, new=new) for file, old, new in patches),
+        seeds=seeds,
+    )
+
+
+MUTANTS = (
+    _mutant(
+        "M1",
+        "a replica acknowledges a Merge before it is fsynced",
+        (
+            "core/node.py",
+            "        if not self.replica.when_durable(number, (link, request_id)):\n",
+            "        if True:\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "M1b",
+        "the coordinator counts its own copy before it is fsynced",
+        (
+            "core/put.py",
+            "        if not coordinator.replica.when_durable(number, (None, self.number)):\n",
+            "        if True:\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "M2",
+        "a second acknowledgement of one replica is counted",
+        (
+            "core/quorum.py",
+            "        if node in self.waiting:\n            self._count(node)\n\n\nclass GetQuorum",
+            "        self.waiting.discard(node)\n        self.counted.append(node)\n\n\nclass GetQuorum",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "M3",
+        "a get answers with one copy less than R",
+        (
+            "core/get.py",
+            "self.tally = GetQuorum(asked, r)",
+            "self.tally = GetQuorum(asked, max(1, r - 1))",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "M4",
+        "a Merge sent again is acknowledged while its first copy is not yet fsynced",
+        (
+            "core/replica.py",
+            "            return self.batch_of(key)\n",
+            "            return DURABLE\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "M5",
+        "the actor mark is kept across a crash",
+        (
+            "core/replica.py",
+            "if actor and self.clean_from_run <= run <= self.run and seen <= counter:",
+            "if actor and run <= self.run and seen <= counter:",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "M6",
+        "one actor for each node: an absent copy is minted on under the old actor",
+        (
+            "core/node.py",
+            "        self.coordinator: Coordinator | None = None\n",
+            "        self.coordinator: Coordinator | None = None\n"
+            '        self.replica.actor = int.from_bytes(node_id.encode()[:7], "big")\n',
+        ),
+        (
+            "core/replica.py",
+            "        return self._dice.getrandbits(63) + 1, 1\n",
+            "        actor = self.actor\n"
+            "        seen = max(old.value.clock.get(actor, 0), context.get(actor, 0))\n"
+            "        return actor, seen + 1\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "M7",
+        "a record that cannot be read is taken for absent",
+        ("core/replica.py", "            return UNREADABLE\n", "            return ABSENT\n"),
+        seeds=(),
+    ),
+    _mutant(
+        "M12",
+        "plain version vectors: a blind put swallows an earlier one of the same actor",
+        (
+            "core/siblings.py",
+            "        return Siblings(clock, _sorted([*self._unseen(context), sibling]))\n",
+            "        left = [s for s in self._unseen(context) if s.actor != sibling.actor]\n"
+            "        return Siblings(clock, _sorted([*left, sibling]))\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A1",
+        "a retry always mints again",
+        (
+            "core/put.py",
+            "found = [node for node in states if states[node] in (OP_PRESENT, OP_SUPERSEDED)]",
+            "found: list[NodeId] = []",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A2",
+        "an unreadable copy counts for R",
+        (
+            "core/quorum.py",
+            "            self.add_failure(node)\n        elif reply.state == STATE_ABSENT",
+            "            self._count(node)\n        elif reply.state == STATE_ABSENT",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A3",
+        "a get's context joins clocks whose siblings it does not return",
+        (
+            "core/quorum.py",
+            "            self.fetching.add(node)\n",
+            "            self.fetching.add(node)\n"
+            "            told = dict(unflatten(reply.clock))\n"
+            "            mine = self.merged\n"
+            "            self.merged = type(mine)(join(mine.clock, told), mine.siblings)\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A4",
+        "a put's reply hands out a context that claims siblings its writer has not seen",
+        ("core/put.py", 'key=self.put.key) if alone else b""', "key=self.put.key)"),
+        seeds=(),
+    ),
+    _mutant(
+        "A5",
+        "an overwrite supersedes what its coordinator holds, without asking the others",
+        (
+            "core/put.py",
+            "self.context = join(self.context, self.look.clock)",
+            "self.context = dict(self.context)",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A6",
+        "a put that missed W is reported as refused",
+        (
+            "core/put.py",
+            "        self.fail(WriteOutcomeUnknown(why))\n",
+            "        self.fail(QuorumNotMet(why))\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A7",
+        "merging keeps what the other side knows to be superseded",
+        (
+            "core/siblings.py",
+            "                if sibling.counter > other.clock.get(sibling.actor, 0):\n",
+            "                if True:\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A8",
+        "gets see what is not yet committed",
+        (
+            "core/replica.py",
+            "    def read(self, key: bytes, token: Token) -> Record:\n",
+            "    def read(self, key: bytes, token: Token) -> Record:\n"
+            "        if key in self._overlay:\n"
+            "            return self._overlay[key][0]\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A9",
+        "a commit drops a newer copy from the overlay",
+        (
+            "core/replica.py",
+            "            if overlaid is not None and overlaid[1] == batch.number:\n",
+            "            if overlaid is not None:\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A10",
+        "an operation whose peer has failed stays in the table",
+        (
+            "core/coordinator.py",
+            "        self.up.discard(node)\n        for operation",
+            "        self.up.discard(node)\n        return\n        for operation",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A11",
+        "an unreadable copy is cured by the next Merge",
+        (
+            "core/replica.py",
+            "since=old.since, unknown=old.unknown),\n        )",
+            "since=old.since, unknown=False),\n        )",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "A12",
+        "a delete forgets what it has seen",
+        (
+            "core/siblings.py",
+            "        return Siblings(join(self.clock, context), tuple(self._unseen(context)))\n",
+            "        return Siblings(self.clock, tuple(self._unseen(context)))\n",
+        ),
+        seeds=(),
+    ),
+)
