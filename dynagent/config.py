@@ -165,6 +165,11 @@ def _check(config: Config, source: str) -> None:
             f"so anyone who reaches the port could read and write everything; "
             f"listen on 127.0.0.1, or say --insecure-bind if the network is trusted"
         )
+    if host in ("0.0.0.0", "::") and not config.advertise:
+        raise ConfigError(
+            f"{config.listen} is no address by which others could reach this agent; "
+            f"say --advertise host:port"
+        )
     guard = config.cluster_id
     if guard and (len(guard) != 32 or any(sign not in "0123456789abcdef" for sign in guard)):
         raise ConfigError(f"{source}: cluster_id must be 32 hex digits")

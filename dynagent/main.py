@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import logging
 import random
+import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ import trio
 import dynagent
 from dynagent import config as configuration
 from dynagent.agent.agent import Agent
+from dynagent.agent.notify import notify_supervisor
 from dynagent.agent.writer import ThreadWriter
 from dynagent.config import Config, load
 from dynagent.env import Env
@@ -86,10 +92,23 @@ def _run(options: argparse.Namespace) -> None:
     log.setup(level=config.log_level, form=config.log_format)
     dice = random.SystemRandom()
     data_dir = DataDir.open(Path(config.data_dir), engine=config.engine, dice=dice)
-    trio.run(_serve, config, data_dir, dice)
+    trio.run(_serve, config, data_dir, dice, partial(_reload, options.config, overrides))
 
 
-async def _serve(config: Config, data_dir: DataDir, dice: random.Random) -> None:
+def _reload(path: Path | None, overrides: dict[str, Any]) -> None:
+    """SIGHUP: the log's knobs take effect at once, every other one at the next start."""
+    try:
+        config = load(path, overrides)
+    except DynagentError as exc:
+        log.log(logging.WARNING, "config.refused", reason=exc.message)
+        return
+    log.setup(level=config.log_level, form=config.log_format)
+    log.log(logging.INFO, "config.reloaded", log_level=config.log_level)
+
+
+async def _serve(
+    config: Config, data_dir: DataDir, dice: random.Random, on_hangup: Callable[[], None]
+) -> None:
     transport = TcpTransport()
     env = Env(
         monotonic=time.monotonic,
@@ -98,7 +117,36 @@ async def _serve(config: Config, data_dir: DataDir, dice: random.Random) -> None
         transport=transport,
         writer=ThreadWriter(transport),
     )
-    await Agent(config, env, data_dir).run()
+    agent = Agent(config, env, data_dir)
+    failure: DynagentError | None = None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_obey_signals, agent, nursery, on_hangup)
+        try:
+            await agent.run(_on_ready)
+        except DynagentError as exc:
+            failure = exc  # out of the nursery, which would wrap it in a group
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _on_ready() -> None:
+    gc.collect()
+    gc.freeze()  # what start-up made lives for good; the collector need not look at it again
+    notify_supervisor("READY=1")
+
+
+async def _obey_signals(agent: Agent, nursery: trio.Nursery, on_hangup: Callable[[], None]) -> None:
+    """SIGTERM and SIGINT drain, the second one stops; SIGHUP reads the configuration again."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                on_hangup()
+            elif agent.node.draining:
+                agent.stop()
+            else:
+                notify_supervisor("STOPPING=1")
+                nursery.start_soon(agent.drain)
 
 
 def _print_knobs() -> None:

@@ -12,7 +12,7 @@ import sys
 
 from dynagent.errors import DynagentError
 from dynctl import fastpath
-from dynctl.faults import LocalFailure, report, say
+from dynctl.faults import LocalFailure, ReaderGone, report, say
 
 _NOUNS = ("ring", "node", "wait")  # verbs of two words
 
@@ -23,14 +23,12 @@ def main() -> int:
     debug = "--debug" in argv
     try:
         status = _dispatch(argv)
-        _flush()
     except KeyboardInterrupt:
         status = 130
         if argv[:1] in (["put"], ["delete"]):
             say(f"dynctl: {argv[0]}: interrupted; it may still take effect, see: dynctl get")
-    except BrokenPipeError:
+    except ReaderGone:
         status = 141
-        _drop_stdout()
     except DynagentError as error:
         status = report(_verb(argv), error, debug=debug)
     except Exception as error:
@@ -56,19 +54,6 @@ def _verb(argv: list[str]) -> str:
     count = 2 if argv[:1] and argv[0] in _NOUNS else 1
     found = argv[:count]
     return " ".join(found) if not any(text.startswith("-") for text in found) else ""
-
-
-def _flush() -> None:
-    """What Typer wrote; here, where a reader that has gone away is still told apart."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def _drop_stdout() -> None:
-    """Python flushes stdout once more at its end; that must not fail loudly."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
 
 
 if __name__ == "__main__":

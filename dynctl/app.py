@@ -6,6 +6,9 @@ Verbs are loaded one by one: `dynctl ring status` imports `commands.ring` and no
 from __future__ import annotations
 
 import importlib
+import io
+import os
+from contextlib import redirect_stdout
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -14,7 +17,7 @@ from typer.core import TyperGroup
 
 import dynagent
 from dynagent.errors import BadRequest
-from dynctl import data
+from dynctl import data, streams
 from dynctl.declare import new_app, single, tabled
 from dynctl.faults import report, say
 from dynctl.options import VERBS
@@ -65,9 +68,7 @@ root = new_app(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from dynctl.streams import emit_text
-
-        emit_text(f"dynctl {dynagent.__version__}\n")
+        streams.emit_text(f"dynctl {dynagent.__version__}\n")
         raise typer.Exit
 
 
@@ -88,15 +89,31 @@ def command() -> Any:
     return typer.main.get_command(root)
 
 
+def know_shells() -> None:
+    """Makes Typer answer the shells' questions (`_DYNCTL_COMPLETE`). It learns to only while it
+    builds an application with its own completion options, which ours does not have."""
+    other = typer.Typer(add_completion=True)
+    other.command()(lambda: None)
+    typer.main.get_command(other)
+
+
 def run(argv: list[str], verb: str) -> int:
     """Runs a command line; usage errors are told in our own words and exit 2."""
+    if "_DYNCTL_COMPLETE" in os.environ:
+        know_shells()
+    printed = io.StringIO()  # what Typer itself prints: help, and answers to shells
+    status: object = 0
     try:
-        status = command().main(args=argv, prog_name="dynctl", standalone_mode=False)
+        with redirect_stdout(printed):
+            status = command().main(args=argv, prog_name="dynctl", standalone_mode=False)
+    except SystemExit as end:
+        status = end.code
     except Exception as error:
         # Typer's usage errors: their classes are private to it, so they are known by their shape.
         if not hasattr(error, "format_message"):
             raise
         return _tell_usage(error, argv, verb)
+    streams.emit_text(printed.getvalue())
     return status if isinstance(status, int) else 0
 
 

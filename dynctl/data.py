@@ -12,11 +12,7 @@ from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client, Receipt, Result
 from dynagent.errors import BadRequest, Conflict, NotFound, QuorumNotMet, TooLarge
 from dynctl import endpoints, options, streams
 from dynctl.faults import say
-from dynctl.options import word, words
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from dynctl.options import Given
+from dynctl.options import Given, word, words
 
 
 def run(verb: str, given: Given) -> int:

@@ -23,6 +23,8 @@ def option(declared: Option) -> Any:
 
 Endpoints = Annotated[list[str] | None, option(options.ENDPOINT)]
 Timeout = Annotated[str | None, option(options.TIMEOUT)]
+Timeout30 = Annotated[str | None, option(options.timeout("30s"))]
+Timeout60 = Annotated[str | None, option(options.timeout("60s"))]
 Verbose = Annotated[bool, option(options.VERBOSE)]
 Debug = Annotated[bool, option(options.DEBUG)]
 Form = Annotated[str | None, option(options.FORM)]

@@ -7,11 +7,7 @@ to Typer by returning None: where it does accept, Typer accepts with the same va
 
 from __future__ import annotations
 
-from dynctl.options import FLAG, LIST, VERBS, Verb
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from dynctl.options import Given
+from dynctl.options import FLAG, LIST, VERBS, Given, Verb
 
 
 def parse(verb: Verb, argv: list[str]) -> Given | None:

@@ -40,6 +40,10 @@ class LocalFailure(DynagentError):
     exit_status = 1
 
 
+class ReaderGone(Exception):
+    """Whoever read our stdout has closed it. No OSError: Typer would take that for its own."""
+
+
 # Class to (words before the cause, remedy); the nearest class in the tree counts.
 _TOLD: dict[type[DynagentError], tuple[str, str]] = {
     DynagentError: ("", "the agent's log tells more"),

@@ -42,21 +42,22 @@ def observe(endpoints: Sequence[str], *, timeout_s: float) -> Observation:
     """Asks everybody. Raises `Unreachable` if no endpoint answers, `NotReady` if none of them has
     a cluster."""
     with Client(endpoints, timeout_s=timeout_s, learn_ring=False) as client:
-        agent, ring, up = _first_ring(client, endpoints)
+        agent, ring = first_ring(client, endpoints)
+        up = frozenset(status_of(client, agent)["up"])
         with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
             members = tuple(pool.map(lambda member: _look(client, ring, member), ring.members))
     return Observation(agent=agent, ring=ring, up=up, members=members)
 
 
-def _first_ring(client: Client, endpoints: Sequence[str]) -> tuple[str, Ring, frozenset[str]]:
+def first_ring(client: Client, endpoints: Sequence[str]) -> tuple[str, Ring]:
+    """The first agent that has a ring, and that ring. Raises like `observe`."""
     failures: list[DynagentError] = []
     for endpoint in endpoints:
         try:
             reply = client.ask(endpoint, RingRequest())
             if not isinstance(reply, RingReply):
                 raise ProtocolError(f"{endpoint}: {type(reply).__name__} is not a ring")
-            ring = decode_ring(reply.ring)
-            return endpoint, ring, frozenset(status_of(client, endpoint)["up"])
+            return endpoint, decode_ring(reply.ring)
         except NotReady as exc:
             failures.append(NotReady(f"{endpoint}: {exc.message}"))
         except DynagentError as exc:

@@ -13,9 +13,7 @@ from __future__ import annotations
 from dynagent import limits
 from dynagent.errors import BadRequest
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    Given = dict[str, str | bool | list[str] | None]  # what a parser hands to a verb
+Given = dict[str, str | bool | list[str] | None]  # what a parser hands to a verb
 
 TEXT, FLAG, LIST = "text", "flag", "list"
 FORMS = ("table", "plain", "json", "jsonl")
@@ -78,12 +76,18 @@ ENDPOINT = Option(
     text="An agent to speak to; repeat it for more, each is tried. "
     "Default: DYNCTL_ENDPOINTS, the current context, the local cluster.",
 )
-TIMEOUT = Option(
-    "timeout",
-    "--timeout",
-    metavar="DURATION",
-    text="Give up after this long: seconds, or with a unit as in 500ms, 5s, 2m. Default: 5s.",
-)
+
+
+def timeout(default: str) -> Option:
+    return Option(
+        "timeout",
+        "--timeout",
+        metavar="DURATION",
+        text=f"Give up after this long: 5, 5s, 500ms or 2m. Default: {default}.",
+    )
+
+
+TIMEOUT = timeout("5s")
 VERBOSE = Option(
     "verbose", "-v", "--verbose", kind=FLAG, text="Tell on stderr which agent answered."
 )

@@ -6,7 +6,7 @@ $XDG_STATE_HOME/dynctl/local/      where it keeps that cluster unless --dir says
 """
 
 # No pathlib here: it would cost the command line 4 ms at each start.
-# ruff: noqa: PTH
+# ruff: noqa: PTH103, PTH105, PTH111, PTH117, PTH118, PTH120, PTH123
 
 from __future__ import annotations
 

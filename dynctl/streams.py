@@ -1,11 +1,11 @@
 """Bytes in and out: stdin, stdout and files, unbuffered and unchanged.
 
 Everything for stdout goes through `emit`: no buffer is left to fail a second time when Python ends,
-and a reader that has gone away is a `BrokenPipeError` at the place of writing.
+and a reader that has gone away is a `ReaderGone` at the place of writing.
 """
 
 # No pathlib here: it would cost the command line 4 ms at each start.
-# ruff: noqa: PTH
+# ruff: noqa: PTH105, PTH108, PTH110, PTH113, PTH116, PTH123
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import binascii
 import os
 
 from dynagent.errors import BadRequest
-from dynctl.faults import LocalFailure
+from dynctl.faults import LocalFailure, ReaderGone
 
 _CHUNK_BYTES = 1 << 20
 
 
 def emit(data: bytes) -> None:
-    """Writes all of it to stdout; raises `BrokenPipeError` or `LocalFailure`."""
+    """Writes all of it to stdout; raises `ReaderGone` or `LocalFailure`."""
     view = memoryview(data)
     try:
         while view:
             view = view[os.write(1, view) :]
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError as exc:
+        raise ReaderGone from exc
     except OSError as exc:
         raise LocalFailure(f"stdout: {exc.strerror}") from exc
 
@@ -103,8 +103,6 @@ def _forget(path: bytes) -> None:
 
 
 def _failure(name: str, exc: OSError | ValueError) -> LocalFailure:
-    if isinstance(exc, BrokenPipeError):
-        raise exc
     return LocalFailure(f"{name}: {getattr(exc, 'strerror', None) or exc}")
 
 

@@ -7,10 +7,8 @@ what arrives during an fsync shares the next one), and everything written is sen
 
 from __future__ import annotations
 
-import gc
 import logging
-import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,7 +16,6 @@ import trio
 
 from dynagent import limits
 from dynagent.agent.links import Links
-from dynagent.agent.notify import notify_supervisor
 from dynagent.agent.peers import Peers
 from dynagent.config import Config
 from dynagent.core.messages import ROLE_PEER, Error, Hello, Message
@@ -79,8 +76,11 @@ class Agent:
             config.redial_s_max,
         )
 
-    async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT; raises `StartError` or `StoreFailed`."""
+    async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Serves until `stop` or `drain`; raises `StartError` or `StoreFailed`.
+
+        `on_ready` is called once it listens and has its ring and store open.
+        """
         self.address = await self.env.transport.listen(self.config.listen, self._links.accept)
         self.node.about = self._about()
         try:
@@ -89,10 +89,10 @@ class Agent:
                 nursery.start_soon(self.env.transport.run, self._end_turn)
                 nursery.start_soon(self._run_timer)
                 nursery.start_soon(self._drop_silent_links)
-                nursery.start_soon(self._handle_signals)
                 if self.node.ring is not None:
                     self._peers.start(self.node.ring, nursery)
                 self._announce()
+                on_ready()
         finally:
             self.env.writer.close()
             self.data_dir.close(clean=self._drained and self._failure is None)
@@ -101,8 +101,6 @@ class Agent:
         log(logging.INFO, "agent.stopped", clean=self._drained)
 
     def _announce(self) -> None:
-        gc.collect()
-        gc.freeze()  # what start-up made lives for good; the collector need not look at it again
         identity = self.data_dir.identity_file.value
         log(
             logging.INFO,
@@ -115,7 +113,6 @@ class Agent:
         )
         if self.config.insecure_bind:
             log(logging.WARNING, "agent.insecure", reason="no encryption or authentication")
-        notify_supervisor("READY=1")
 
     def _about(self) -> dict[str, object]:
         """What bootstrap needs to know of a fresh agent."""
@@ -216,8 +213,7 @@ class Agent:
         """Fail-stop: nothing that was in that batch, or comes after it, is acknowledged."""
         log(logging.CRITICAL, "store.failed", reason=error)
         self._failure = error
-        assert self._nursery is not None
-        self._nursery.cancel_scope.cancel()
+        self.stop()
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -247,18 +243,8 @@ class Agent:
 
     # --- stopping --------------------------------------------------------------------------------
 
-    async def _handle_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _ in signals:
-                assert self._nursery is not None
-                if self.node.draining:
-                    self._nursery.cancel_scope.cancel()
-                else:
-                    self._nursery.start_soon(self._drain)
-
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
         """New requests are refused (definitely), those under way end, then everything stops."""
-        notify_supervisor("STOPPING=1")
         log(logging.INFO, "agent.draining", drain_s=self.config.drain_s)
         self.node.draining = True
         self.env.transport.stop_listening()
@@ -266,6 +252,10 @@ class Agent:
             self.env.transport.request_turn()
             await self._idle.wait()
             self._drained = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Everything stops now; what was acknowledged is durable all the same."""
         assert self._nursery is not None
         self._nursery.cancel_scope.cancel()
 

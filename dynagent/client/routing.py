@@ -19,10 +19,19 @@ from dynagent.errors import (
     QuorumNotMet,
     Unreachable,
     WriteOutcomeUnknown,
+    WrongCluster,
 )
 
-# Worth asking another agent: it may be up, less busy, or see more of the owners.
-_ELSEWHERE = (NotReady, Overloaded, QuorumNotMet, Unreachable, ConnectionLost, WriteOutcomeUnknown)
+# Worth asking another agent: it may be up, less busy, see more of the owners, or be the right one.
+_ELSEWHERE = (
+    NotReady,
+    Overloaded,
+    QuorumNotMet,
+    Unreachable,
+    ConnectionLost,
+    WriteOutcomeUnknown,
+    WrongCluster,
+)
 
 
 class Plan:

@@ -29,16 +29,22 @@ SETTLED = 2  # the phase of a stamp outside ring changes (design §6)
 class Operation:
     """One request under way. Subclasses override what concerns them."""
 
-    __slots__ = ("answered", "coordinator", "deadline", "link", "number", "request_id")
+    __slots__ = ("answered", "coordinator", "deadline", "link", "number", "request_id", "size")
 
     def __init__(
-        self, coordinator: Coordinator, link: LinkId, request_id: int, deadline: float
+        self,
+        coordinator: Coordinator,
+        link: LinkId,
+        request_id: int,
+        deadline: float,
+        size: int = 0,
     ) -> None:
         self.coordinator = coordinator
         self.link = link
         self.request_id = request_id
         self.deadline = deadline
         self.answered = False
+        self.size = size  # bytes of user data that it keeps alive
         self.number = coordinator.admit(self)
 
     def on_reply(self, now: float, source: NodeId, message: Message) -> None:
@@ -63,7 +69,7 @@ class Operation:
 
     def finish(self) -> None:
         """Nothing more can come: leave the table."""
-        self.coordinator.operations.pop(self.number, None)
+        self.coordinator.release(self)
 
     def budget_ms(self, now: float) -> int:
         """What is left until the deadline, for a peer."""
@@ -92,19 +98,28 @@ class Coordinator:
         self.up: set[NodeId] = {node_id}  # whose links are up; ourselves always
         self.operations: dict[int, Operation] = {}
         self._names = {member.id: member.name for member in ring.members}
+        self._bytes = 0  # that the operations keep alive
         self._last_number = 0
         self._deadlines: list[tuple[float, int]] = []  # a heap; entries of finished ones are stale
 
     # --- the table -------------------------------------------------------------------------------
 
     def admit(self, operation: Operation) -> int:
-        """Enters an operation; raises `Overloaded` if the table is full."""
+        """Enters an operation; raises `Overloaded` if the table or its memory is full."""
         if len(self.operations) >= limits.REQUESTS_IN_FLIGHT_MAX:
             raise Overloaded(f"{len(self.operations)} requests are under way; try again later")
+        if self._bytes + operation.size > limits.REQUEST_BYTES_IN_FLIGHT_MAX:
+            raise Overloaded(f"{self._bytes:,} bytes of requests are under way; try again later")
+        self._bytes += operation.size
         self._last_number += 1
         self.operations[self._last_number] = operation
         heappush(self._deadlines, (operation.deadline, self._last_number))
         return self._last_number
+
+    def release(self, operation: Operation) -> None:
+        """Removes an operation, if it is still there."""
+        if self.operations.pop(operation.number, None) is not None:
+            self._bytes -= operation.size
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due; None if nothing is under way."""
@@ -115,7 +130,8 @@ class Coordinator:
 
     def on_tick(self, now: float) -> None:
         while (due := self.next_deadline()) is not None and due <= now:
-            operation = self.operations.pop(heappop(self._deadlines)[1])
+            operation = self.operations[heappop(self._deadlines)[1]]
+            self.release(operation)
             operation.on_deadline(now)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:

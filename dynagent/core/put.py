@@ -83,7 +83,7 @@ class PutOperation(Operation):
         if put.mode == MODE_OVERWRITE or put.attempt > 1:
             r = coordinator.needed("R", put.r, coordinator.ring.r)
             self.look = ContextQuorum(coordinator.reachable(owners, "R", r), r)
-        super().__init__(coordinator, link, request_id, deadline)
+        super().__init__(coordinator, link, request_id, deadline, len(put.value or b""))
         self.put = put
         self.owners = owners
         self.tally: PutQuorum | None = None
@@ -181,7 +181,7 @@ class PutOperation(Operation):
         elif outcome == DONE:
             found = self._found_at()
             if found == self.coordinator.node_id:
-                self._complete(now)
+                self._complete_own(now)
             elif found is not None:
                 self._ask(now, [found], WANT_VALUE)
             elif OP_FORGOTTEN in self.look.op_states.values():
@@ -247,6 +247,15 @@ class PutOperation(Operation):
             return
         record, number = replica.write(put, self.token, context, coordinator.wall_ms())
         self._replicate(now, asked, record, number)
+
+    def _complete_own(self, now: float) -> None:
+        # The look may have waited for the others: what we held then can have rotted since, and
+        # what has been merged into it afterwards does not make it the write again.
+        if self.coordinator.replica.newest(self.put.key, self.token).unknown:
+            self._unknown("this node's copy, which held the write, has become unreadable")
+            self.finish()
+        else:
+            self._complete(now)
 
     def _complete(self, now: float) -> None:
         """Our own copy holds the write that this retry repeats: bring it to W."""

@@ -30,7 +30,8 @@ class ForwardOperation(Operation):
         self.candidates = [node for node in owners if node in coordinator.up]
         if not self.candidates:
             raise QuorumNotMet(f"no owner of this key is up ({coordinator.names(owners)})")
-        super().__init__(coordinator, link, request_id, deadline)
+        size = len(message.value or b"") if isinstance(message, Put) else 0
+        super().__init__(coordinator, link, request_id, deadline, size)
         self.message = message
         self.owners = owners
         self.target = self.candidates.pop(0)

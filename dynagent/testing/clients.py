@@ -169,7 +169,7 @@ class SimClient:
             self._link = None
         if len(operation.attempts) < ATTEMPTS_MAX and self._dice.random() < 0.85:
             self._world.after(self._dice.random() * 0.05, self._try)
-        elif all(attempt.is_over for attempt in operation.attempts):
+        elif all(attempt.is_refused for attempt in operation.attempts):
             self._finish(FAILED)
         else:
             self._finish(UNKNOWN)
@@ -188,12 +188,10 @@ class SimClient:
         operation = self._operation
         if link != self._link or operation is None:
             return
-        attempt = operation.attempts[-1]
         if isinstance(message, Error):
-            attempt.is_over = BY_CODE[message.error].definite
+            operation.attempts[-1].is_refused = BY_CODE[message.error].definite
             self._again()
             return
-        attempt.is_over = True
         self._network.hang_up(link)
         self._link = None
         if isinstance(message, GetReply):

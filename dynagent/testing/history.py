@@ -25,13 +25,13 @@ OK, FAILED, UNKNOWN = "ok", "failed", "unknown"
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One request to one agent, at most `budget` long; `is_over` once it surely does nothing."""
+    """One request to one agent: does nothing more after `dead_by`, or once it was answered."""
 
     number: int
     agent: NodeId
     sent: float
     dead_by: float
-    is_over: bool = False
+    is_refused: bool = False  # with a definite error: it has done nothing
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,7 +74,8 @@ class Operation:
     @property
     def ended(self) -> float:
         """When it can no longer take effect: an attempt that a client gave up may still run."""
-        alive = [attempt.dead_by for attempt in self.attempts if not attempt.is_over]
+        attempts = self.attempts[:-1] if self.is_ok else self.attempts
+        alive = [attempt.dead_by for attempt in attempts if not attempt.is_refused]
         if self.is_ok:
             return max([self.returned, *alive])
         return max(alive, default=self.invoked)

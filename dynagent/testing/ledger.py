@@ -64,6 +64,7 @@ class Ledger:
         self.sightings: dict[bytes, dict[Dot, Sighting]] = {}  # by key
         self.minted: dict[int, list[Sighting]] = {}  # by operation, in order of sight
         self.applied: dict[int, int] = {}  # deletes that a disk has seen → when (order)
+        self.known: dict[int, dict[NodeId, float]] = {}  # by operation: disks with its op-id
         self.rotten: dict[tuple[NodeId, bytes], int] = {}  # → since when (order)
         self._copies: dict[tuple[NodeId, bytes], Clock] = {}  # durable, as of now
         self._ever: dict[bytes, dict[NodeId, Clock]] = {}  # durable, at any time
@@ -147,8 +148,10 @@ class Ledger:
             for dot, sighting in self.sightings.get(key, {}).items():
                 if node not in sighting.durable and is_covered(dot, clock):
                     sighting.durable[node] = self._world.now
-        for op_id in record.op_ids:
+        op_ids = [sibling.op_id for sibling in record.value.siblings]
+        for op_id in (*op_ids, *record.op_ids):
             number = int.from_bytes(op_id, "big")
+            self.known.setdefault(number, {}).setdefault(node, self._world.now)
             if number not in self.applied and number not in self.minted:
                 self.applied[number] = self._world.order()
 

@@ -25,7 +25,7 @@ NEMESES = {
     "cut_halves": 1.0,
     "slow_disk": 2.0,
     "clock_jump": 0.5,
-    "rot": 1.0,
+    "rot": 2.0,
 }
 
 

@@ -27,10 +27,11 @@ from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
 class Session:
     """One end. `hello` is what we say; `remote` is what the other end said, once it has."""
 
-    __slots__ = ("_buffer", "_hello", "_hello_due", "remote", "version")
+    __slots__ = ("_buffer", "_dialled", "_hello", "_hello_due", "remote", "version")
 
     def __init__(self, hello: Hello, *, dialled: bool) -> None:
         self._hello = hello
+        self._dialled = dialled
         self._hello_due = not dialled  # an accepted connection answers Hello with Hello
         self._buffer = FrameBuffer(limits.HELLO_FRAME_BYTES_MAX)
         self.remote: Hello | None = None
@@ -76,9 +77,8 @@ class Session:
             )
         ours, theirs = self._hello.cluster_id, remote.cluster_id
         if ours and theirs and ours != theirs:
-            raise WrongCluster(
-                f"this end is of cluster {ours.hex()}, the other of cluster {theirs.hex()}"
-            )
+            dialler, agent = (ours, theirs) if self._dialled else (theirs, ours)
+            raise WrongCluster(f"asked for cluster {dialler.hex()}, met one of {agent.hex()}")
         self.version = version
         self.remote = remote
 

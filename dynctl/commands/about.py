@@ -60,10 +60,11 @@ def completion_script(shell: str) -> str:
     import io
     import os
 
-    from dynctl.app import command
+    from dynctl.app import command, know_shells
 
     if shell not in ("bash", "zsh", "fish"):
         raise BadRequest(f"no completion for {shell!r}; choose bash, zsh or fish")
+    know_shells()
     variable = "_DYNCTL_COMPLETE"
     before = os.environ.get(variable)
     os.environ[variable] = f"source_{shell}"

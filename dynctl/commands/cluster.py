@@ -11,7 +11,7 @@ from dynagent.client.blocking import TIMEOUT_S_DEFAULT
 from dynagent.client.bootstrap import bootstrap as make_cluster
 from dynagent.errors import BadRequest, Unhealthy
 from dynctl import endpoints, options
-from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose
+from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Timeout30, Verbose
 from dynctl.faults import say
 from dynctl.observe import health_rows, observe
 from dynctl.render import default_form, show
@@ -47,7 +47,7 @@ def bootstrap(
     ] = False,
     form: Form = None,
     color: Color = None,
-    timeout: Timeout = None,
+    timeout: Timeout30 = None,
     debug: Debug = False,
 ) -> None:
     """Make one cluster of fresh agents.

@@ -10,7 +10,7 @@ from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynctl import endpoints, options
 from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose, new_app
 from dynctl.faults import say
-from dynctl.observe import node_rows, observe
+from dynctl.observe import first_ring, node_rows, observe
 from dynctl.render import default_form, show
 from dynctl.views import PartitionRow, RingDocument, RingStatusDocument
 
@@ -58,14 +58,18 @@ def show_ring(
     color: Color = None,
     endpoint: Endpoints = None,
     timeout: Timeout = None,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Each partition's preference list: its owners in order."""
     chosen = options.read_form(form, default=default_form())
     when = options.read_color(color)
     timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
-    with Client(endpoints.find(endpoint or []), timeout_s=timeout_s) as client:
-        ring = client.ring()
+    found = endpoints.find(endpoint or [])
+    with Client(found, timeout_s=timeout_s, learn_ring=False) as client:
+        agent, ring = first_ring(client, found)
+    if verbose:
+        say(f"dynctl: ring show: {agent} answered")
     last = ring.partitions - 1
     only = options.read_number(partition, "--partition", low=0, high=last, default=-1)
     names = {member.id: member.name for member in ring.members}

@@ -8,7 +8,7 @@ from dynagent.client.blocking import TIMEOUT_S_DEFAULT
 from dynagent.errors import ConnectionLost, NotReady, TimedOut, Unhealthy, Unreachable
 from dynctl import endpoints, options
 from dynctl.commands.cluster import check_health
-from dynctl.declare import Debug, Endpoints, Timeout, Verbose, new_app
+from dynctl.declare import Debug, Endpoints, Timeout60, Verbose, new_app
 from dynctl.faults import say
 from dynctl.observe import health_rows, observe
 
@@ -26,11 +26,11 @@ def _wait() -> None:
 @app.command(epilog="example: dynctl wait ready --timeout 2m && dynctl put hello world")
 def ready(
     endpoint: Endpoints = None,
-    timeout: Timeout = None,
+    timeout: Timeout60 = None,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Wait until every agent serves and is linked with all others (at most 60s by default)."""
+    """Wait until every agent serves and is linked with all others."""
     timeout_s = options.read_timeout(timeout, _WAIT_S)
     found = endpoints.find(endpoint or [])
     deadline = time.monotonic() + timeout_s

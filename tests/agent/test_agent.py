@@ -267,7 +267,7 @@ def test_an_agent_of_another_cluster_at_a_peers_address_is_not_talked_to(tmp_pat
         )
         impostor.start()
         try:
-            wait_for(lambda: "is of cluster" in one.agents[0].log_text(), "the refusal")
+            wait_for(lambda: "met one of" in one.agents[0].log_text(), "the refusal")
             with one.client() as client:
                 assert [v.value for v in client.get(b"k").versions] == [b"one's"]
                 client.put(b"k", b"again")
@@ -275,6 +275,34 @@ def test_an_agent_of_another_cluster_at_a_peers_address_is_not_talked_to(tmp_pat
             assert len(up) == 2
         finally:
             impostor.kill()
+
+
+def test_listening_everywhere_needs_an_address_for_others(tmp_path: Path) -> None:
+    refused = run_agent(
+        *("--data-dir", str(tmp_path / "d"), "--listen", "0.0.0.0:0", "--insecure-bind")
+    )
+    assert refused.returncode == 2
+    assert "--advertise" in refused.stderr
+
+
+def test_sighup_reads_the_log_level_again_and_survives_a_broken_file(tmp_path: Path) -> None:
+    config = tmp_path / "dynagent.toml"
+    config.write_text('log_level = "info"', encoding="utf-8")
+    agent = RealAgent(tmp_path / "a", "a", free_ports(1)[0], "--config", str(config))
+    agent.start()
+    try:
+        wait_for(lambda: "agent.ready" in agent.log_text(), "the agent to be ready")
+        assert agent.process is not None
+        config.write_text('log_level = "debug"', encoding="utf-8")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "log_level=debug" in agent.log_text(), "the new level")
+        config.write_text("log_level =", encoding="utf-8")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "config.refused" in agent.log_text(), "the refusal")
+        assert agent.stop() == 0
+    finally:
+        if agent.process is not None:
+            agent.kill()
 
 
 # --- strangers on the port -----------------------------------------------------------------------
@@ -374,6 +402,6 @@ def test_an_agent_that_goes_silent_is_an_indefinite_loss() -> None:
 def test_a_client_that_demands_another_cluster_is_told(cluster: RealCluster) -> None:
     with (
         Client(cluster.addresses, learn_ring=False, cluster_id=b"x" * 16) as client,
-        pytest.raises(WrongCluster, match="of cluster"),
+        pytest.raises(WrongCluster, match="asked for cluster 7878"),
     ):
         client.get(b"k")

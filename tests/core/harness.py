@@ -17,7 +17,7 @@ from dynagent.core.node import Node
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
 from dynagent.core.ring import Member, Ring, decode_ring
 
-IDS = tuple(NodeId(letter * 16) for letter in "abcdef")
+IDS = tuple(NodeId(letter * 16) for letter in "abcd")
 CLIENT = LinkId(len(IDS))  # lower numbers are the links of the peers
 CLUSTER_ID = b"c" * 16
 

@@ -1,0 +1,1 @@
+complete --command dynctl --no-files --arguments "(env _DYNCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) dynctl)" --condition "env _DYNCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) dynctl"

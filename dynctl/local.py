@@ -1,0 +1,284 @@
+"""A cluster of real agents on this machine's loopback, for `dynctl up` and `down`.
+
+    D/cluster             key=value: how many agents, and the address of each; also the lock
+    D/local-1/            the data directory of an agent, with its agent.log
+
+An agent runs while its data directory is locked: a pid counts only as long as the lock that it
+stands in is held, so no stale pid is ever trusted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import dynagent
+from dynagent.address import format_address, parse_address
+from dynagent.errors import BadRequest, ConfigError, Refused, TimedOut
+from dynagent.store.datadir import read_lock_holder
+from dynctl.faults import LocalFailure
+from dynctl.settings import read_pairs, write_pairs
+
+_FILE = "cluster"
+_LOG = "agent.log"
+_HOST = "127.0.0.1"
+_POLL_S = 0.05
+NODES_MAX = 32  # a machine, not a data centre
+
+
+class LocalCluster:
+    """The agents of one directory: their addresses by name, in order."""
+
+    def __init__(self, directory: Path, addresses: Mapping[str, str]) -> None:
+        self.directory = directory
+        self.addresses = dict(addresses)
+
+    @property
+    def endpoints(self) -> list[str]:
+        return list(self.addresses.values())
+
+    def save(self) -> None:
+        write_pairs(str(self.directory / _FILE), {"format": "1", **self.addresses})
+
+    def holder(self, name: str) -> int | None:
+        """The pid of the running agent, None if it does not run."""
+        return read_lock_holder(self.directory / name)
+
+
+def load(directory: Path) -> LocalCluster | None:
+    """The cluster of a directory; None if there is none. Raises `ConfigError` or `Refused`."""
+    path = directory / _FILE
+    pairs = read_pairs(str(path)) if directory.is_dir() else None
+    if pairs is None:
+        return None
+    if pairs.pop("format", "") != "1" or not pairs:
+        raise Refused(f"{path} was not written by this version of dynctl up; name another --dir")
+    for name, address in pairs.items():
+        stem, dash, number = name.partition("-")
+        if (stem, dash) != ("local", "-") or not number.isdigit():
+            raise ConfigError(f"{path}: {name!r} is not a name that dynctl up gives")
+        try:
+            parse_address(address)
+        except BadRequest as exc:
+            raise ConfigError(f"{path}: {name}: {exc.message}") from exc
+    return LocalCluster(directory, pairs)
+
+
+def plan(directory: Path, *, nodes: int, port: int) -> LocalCluster:
+    """A new cluster, on ports `port`, `port`+1, … (0: any free ones); nothing is written yet.
+
+    Raises `Refused` if the directory holds something else.
+    """
+    strange = _strangers(directory, known=())
+    if strange:
+        raise Refused(f"{directory} holds {strange[0]!r} and no cluster; name an empty --dir")
+    ports = _free_ports(nodes) if port == 0 else range(port, port + nodes)
+    return LocalCluster(
+        directory, {f"local-{i}": f"{_HOST}:{port}" for i, port in enumerate(ports, 1)}
+    )
+
+
+@contextmanager
+def locked(directory: Path, *, within_s: float) -> Iterator[None]:
+    """One `up` or `down` at a time in a directory, which is made if need be."""
+    deadline = time.monotonic() + within_s
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError as exc:
+        raise LocalFailure(f"{directory}: {exc.strerror}; name another --dir") from exc
+    try:
+        while not _try_lock(handle):
+            if time.monotonic() > deadline:
+                raise TimedOut(f"another dynctl up or down works in {directory}")
+            time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+# --- starting ------------------------------------------------------------------------------------
+
+
+def check_ports(cluster: LocalCluster, names: list[str]) -> None:
+    """Raises `LocalFailure` if another process listens where one of these agents shall."""
+    for name in names:
+        host, port = parse_address(cluster.addresses[name])
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except (OSError, OverflowError) as exc:
+                address = format_address(host, port)
+                reason = getattr(exc, "strerror", None) or exc
+                raise LocalFailure(
+                    f"{name} cannot listen on {address}: {reason}; choose other ports with --port"
+                ) from exc
+
+
+class Started:
+    """An agent that we have just started: it may die before it serves."""
+
+    def __init__(self, cluster: LocalCluster, name: str) -> None:
+        self.name = name
+        home = cluster.directory / name
+        home.mkdir(mode=0o700, exist_ok=True)
+        self._log = home / _LOG
+        command = [sys.executable, "-P", "-m", "dynagent.main", "run"]
+        command += ["--data-dir", str(home), "--listen", cluster.addresses[name]]
+        command += ["--name", name, "--host", name]
+        with self._log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=_environment(),
+                start_new_session=True,  # ^C in this terminal is not for it
+            )
+
+    def check(self) -> None:
+        """Raises `LocalFailure` with its last words if it has died."""
+        status = self._process.poll()
+        if status is None:
+            return
+        with self._log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode("utf-8", "replace").split("\n")
+        spoken = (line.strip(" |") for line in reversed(lines) if any(map(str.isalpha, line)))
+        words = next(spoken, "no word")
+        raise LocalFailure(
+            f"{self.name} stopped with status {status}: {words.removeprefix('dynagent: ')}"
+        )
+
+    def stop(self, within_s: float) -> None:
+        """Ends it, kindly if that works in time."""
+        self._process.terminate()
+        try:
+            self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Ours; from a source tree with that tree on the import path, because `-P` keeps whatever lies
+    in the present directory from being imported as if it were Python's own."""
+    root = str(Path(dynagent.__file__).resolve().parent.parent)
+    environment = dict(os.environ)
+    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        others = environment.get("PYTHONPATH", "")
+        environment["PYTHONPATH"] = f"{root}{os.pathsep}{others}" if others else root
+    return environment
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((_HOST, 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+# --- stopping ------------------------------------------------------------------------------------
+
+
+def stop(cluster: LocalCluster, *, within_s: float) -> list[str]:
+    """SIGTERM to every running agent, and waits until all have let go of their directories.
+
+    Returns the names of those that ran. Raises `TimedOut` naming one that does not stop.
+    """
+    deadline = time.monotonic() + within_s
+    told: dict[str, int] = {}
+    while True:
+        running = {n: pid for n in cluster.addresses if (pid := cluster.holder(n)) is not None}
+        for name, pid in running.items():
+            if pid and told.get(name) != pid:
+                _terminate(cluster, name, pid)
+                told[name] = pid
+        if not running:
+            return list(told)
+        if time.monotonic() > deadline:
+            name, pid = next(iter(running.items()))
+            raise TimedOut(
+                f"{name} (pid {pid}) has not stopped within {within_s:g}s; see: "
+                f"{cluster.directory / name / _LOG}"
+            )
+        time.sleep(_POLL_S)
+
+
+def _terminate(cluster: LocalCluster, name: str, pid: int) -> None:
+    """The pid could pass to another process between reading it and the signal. A descriptor of the
+    process cannot: taken first, and the lock read once more, it names the agent."""
+    try:
+        if not hasattr(os, "pidfd_open"):
+            os.kill(pid, signal.SIGTERM)
+            return
+        handle = os.pidfd_open(pid)
+        try:
+            if cluster.holder(name) == pid:
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+        finally:
+            os.close(handle)
+    except ProcessLookupError:
+        pass  # gone by itself
+    except PermissionError as exc:
+        raise LocalFailure(f"{name} (pid {pid}) belongs to another user") from exc
+
+
+def check_ours(cluster: LocalCluster) -> None:
+    """Raises `Refused` if the directory holds anything that dynctl up did not make."""
+    strange = _strangers(cluster.directory, known=(_FILE, *cluster.addresses))
+    if strange:
+        raise Refused(
+            f"{cluster.directory} also holds {strange[0]!r}, which dynctl up did not make; "
+            f"move it away first"
+        )
+    for name in cluster.addresses:
+        if (cluster.directory / name).is_symlink():
+            raise Refused(f"{cluster.directory / name} is a link; remove it by hand")
+
+
+def purge(cluster: LocalCluster) -> None:
+    """Removes the data of stopped agents and the directory. The file that names them goes last, so
+    that a purge cut short can be repeated."""
+    try:
+        for name in cluster.addresses:
+            if (cluster.directory / name).exists():
+                shutil.rmtree(cluster.directory / name)
+        (cluster.directory / _FILE).unlink(missing_ok=True)
+        cluster.directory.rmdir()
+    except OSError as exc:
+        raise LocalFailure(f"{exc.filename}: cannot remove it: {exc.strerror}") from exc
+
+
+def _strangers(directory: Path, *, known: tuple[str, ...]) -> list[str]:
+    try:
+        return sorted(entry.name for entry in directory.iterdir() if entry.name not in known)
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise LocalFailure(f"{directory}: {exc.strerror}; name another --dir") from exc
