@@ -37,13 +37,23 @@ _ELSEWHERE = (
 class Plan:
     """The attempts of one request. Ask `next`, report with `failed`, until it says None."""
 
-    __slots__ = ("_addresses", "_indefinite", "_is_write", "_last", "_place", "attempt", "deadline")
+    __slots__ = (
+        "_addresses",
+        "_answer",
+        "_indefinite",
+        "_is_write",
+        "_last",
+        "_place",
+        "attempt",
+        "deadline",
+    )
 
     def __init__(self, addresses: Sequence[str], *, deadline: float, is_write: bool) -> None:
         self._addresses = addresses
         self._place = -1
         self._is_write = is_write
         self._last: DynagentError | None = None
+        self._answer: DynagentError | None = None  # the latest definite one of an agent
         self._indefinite: DynagentError | None = None
         self.deadline = deadline
         self.attempt = 1  # of the put, as its coordinator shall see it
@@ -71,6 +81,8 @@ class Plan:
     def failed(self, error: DynagentError) -> None:
         """This try failed; an indefinite failure of a put makes the next one a retry."""
         self._last = error
+        if error.definite and not isinstance(error, Unreachable):
+            self._answer = error
         if self._is_write and not error.definite:
             self._indefinite = error
             self.attempt += 1
@@ -78,6 +90,8 @@ class Plan:
     def error(self) -> DynagentError:
         """What to tell the caller: indefinite if any try may have had an effect."""
         last = self._last or Unreachable("no address to try")
+        if isinstance(last, Unreachable) and self._answer is not None:
+            last = self._answer  # it tells more than that the next address is not there
         if self._indefinite is None or not last.definite:
             if isinstance(last, ConnectionLost) and self._is_write:
                 return WriteOutcomeUnknown(last.message)

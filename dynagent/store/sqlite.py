@@ -26,6 +26,7 @@ from dynagent.core.ports import Batch, Token
 from dynagent.errors import CorruptRecord, DataDirError, DynagentError, Refused, StoreFailed
 from dynagent.store.files import fsync_path
 from dynagent.store.sqlite_file import PAGE_BYTES, Connect, copy_file, open_reader, open_writer
+from dynagent.store.sqlite_log import check_log
 
 # 3 variables a row stay below 999, the limit of the oldest builds.
 ROWS_MAX = 256
@@ -79,7 +80,7 @@ class SqliteStore:
 
     `synchronous`: SQLite's word; only FULL keeps the promise of `Store.write`, the others are for
     tests and measurements. `connect` is the seam where tests inject faults. Raises `DataDirError`
-    if the file cannot be opened or is not ours.
+    if the file cannot be opened, is not ours, or its log is damaged.
     """
 
     name = "sqlite"
@@ -96,6 +97,7 @@ class SqliteStore:
         self._path = path
         self._connect = connect
         self._failed: str | None = None
+        check_log(path)  # before SQLite sees the log: it forgets what it cannot read
         try:
             with ExitStack() as undo:
                 self._writer = open_writer(

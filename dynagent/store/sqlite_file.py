@@ -39,8 +39,8 @@ def open_writer(
 ) -> sqlite3.Connection:
     """The one connection that writes; creates the file and its tables if they are not there.
 
-    Raises `DataDirError` if the file is another program's, of an unknown format, or on a file
-    system without shared memory; `sqlite3.Error` if SQLite cannot open it.
+    Raises `DataDirError` if the file is another program's, of an unknown format, in use, or on a
+    file system without shared memory; `sqlite3.Error` if SQLite cannot open it.
     """
     writer = _open(path, connect)
     try:
@@ -65,6 +65,7 @@ def open_writer(
             for statement in _SCHEMA:
                 writer.execute(statement)
             writer.execute("COMMIT")
+        _start_new_log(path, writer)
     except BaseException:
         writer.close()
         raise
@@ -105,6 +106,17 @@ def _open(path: Path, connect: Connect) -> sqlite3.Connection:
 def _set(connection: sqlite3.Connection, **pragmas: int | str) -> None:
     for pragma, value in pragmas.items():
         connection.execute(f"PRAGMA {pragma}={value}").fetchall()
+
+
+def _start_new_log(path: Path, writer: sqlite3.Connection) -> None:
+    """Empties the log that a crash left.
+
+    SQLite would go on in it and overwrite a torn tail in part. Its rest, standing behind later
+    commits with the same salts, would look to the walk of `sqlite_log` like a damaged commit.
+    """
+    busy, _, _ = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise DataDirError(f"{path} is being read by another program; stop that one first")
 
 
 def _is_new(path: Path, writer: sqlite3.Connection) -> bool:

@@ -166,6 +166,8 @@ def test_an_agent_that_dies_at_start_is_told_by_its_last_words(tmp_path: Path) -
 
 
 def test_data_of_another_cluster_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
     one, two = (start_cluster(tmp_path / name, 2) for name in ("one", "two"))
     for cluster in (one, two):
         cluster("down", "--dir", str(cluster.directory))
