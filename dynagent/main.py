@@ -136,9 +136,16 @@ def _on_ready() -> None:
     notify_supervisor("READY=1")
 
 
-async def _obey_signals(agent: Agent, nursery: trio.Nursery, on_hangup: Callable[[], None]) -> None:
+async def _obey_signals(
+    agent: Agent,
+    nursery: trio.Nursery,
+    on_hangup: Callable[[], None],
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
     """SIGTERM and SIGINT drain, the second one stops; SIGHUP reads the configuration again."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
                 on_hangup()

@@ -43,7 +43,7 @@ def lone(tmp_path: Path) -> Iterator[RealAgent]:
     """One fresh agent that belongs to no cluster."""
     agent = RealAgent(tmp_path / "lone", "lone", free_ports(1)[0])
     agent.start()
-    wait_for(lambda: b"agent.ready" in agent.log.read_bytes(), "the agent to be ready")
+    agent.wait_log("agent.ready")
     yield agent
     if agent.process is not None:
         agent.kill()
@@ -123,7 +123,7 @@ def test_sigterm_drains_and_marks_the_stop_clean(lone: RealAgent) -> None:
     assert lone.stop() == 0
     assert "event=agent.stopped clean=True" in lone.log_text()
     lone.start()
-    wait_for(lambda: "run=2" in lone.log_text(), "the second run")
+    lone.wait_log("run=2")
 
 
 def test_a_directory_in_use_is_refused_with_the_pid(lone: RealAgent) -> None:
@@ -178,11 +178,11 @@ def test_an_interrupted_bootstrap_is_finished_by_repeating_it(tmp_path: Path) ->
         for agent in agents[:2]:
             agent.start()
         for agent in agents[:2]:
-            wait_for(lambda a=agent: b"agent.ready" in a.log.read_bytes(), "ready")
+            agent.wait_log("agent.ready")
         first = bootstrap([agents[0].address, agents[1].address], n=2)
         agents[1].kill()
         agents[1].start()
-        wait_for(lambda: agents[1].log.read_bytes().count(b"agent.ready") == 2, "ready again")
+        agents[1].wait_log("agent.ready", times=2)
         again = bootstrap([agents[0].address, agents[1].address], n=2)
         assert again.resumed and again.ring == first.ring
     finally:
@@ -267,7 +267,7 @@ def test_an_agent_of_another_cluster_at_a_peers_address_is_not_talked_to(tmp_pat
         )
         impostor.start()
         try:
-            wait_for(lambda: "met one of" in one.agents[0].log_text(), "the refusal")
+            one.agents[0].wait_log("met one of")
             with one.client() as client:
                 assert [v.value for v in client.get(b"k").versions] == [b"one's"]
                 client.put(b"k", b"again")
@@ -291,14 +291,14 @@ def test_sighup_reads_the_log_level_again_and_survives_a_broken_file(tmp_path: P
     agent = RealAgent(tmp_path / "a", "a", free_ports(1)[0], "--config", str(config))
     agent.start()
     try:
-        wait_for(lambda: "agent.ready" in agent.log_text(), "the agent to be ready")
+        agent.wait_log("agent.ready")
         assert agent.process is not None
         config.write_text('log_level = "debug"', encoding="utf-8")
         agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "log_level=debug" in agent.log_text(), "the new level")
+        agent.wait_log("log_level=debug")
         config.write_text("log_level =", encoding="utf-8")
         agent.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "config.refused" in agent.log_text(), "the refusal")
+        agent.wait_log("config.refused")
         assert agent.stop() == 0
     finally:
         if agent.process is not None:

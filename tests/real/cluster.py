@@ -78,6 +78,19 @@ class RealAgent:
         self.process = None
         return status
 
+    def wait_log(self, text: str, times: int = 1) -> None:
+        """Waits until the log has `text` that often; fails at once if the agent has ended."""
+
+        def has_come() -> bool:
+            if self.log_text().count(text) >= times:
+                return True
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{self.name} ended: {self.log_text()[-500:]}")
+            return False
+
+        wait_for(has_come, f"{text!r} in the log of {self.name}")
+
     def cpu_s(self) -> float:
         """User and system time so far."""
         assert self.process is not None
