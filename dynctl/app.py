@@ -126,6 +126,6 @@ def _tell_usage(error: Any, argv: list[str], verb: str) -> int:
         remedy = f"did you mean {near[0]}? see: dynctl --help" if near else "see: dynctl --help"
         return report("", BadRequest(f"{argv[0]!r} is not a verb; {remedy}"), debug=False)
     text = error.format_message().rstrip(".")
-    help_of = f"dynctl {verb} --help" if verb else "dynctl --help"
-    cause = f"{text[:1].lower()}{text[1:]}; see: {help_of}"
+    remedy = f"see: dynctl {verb} --help" if verb else "options follow their verb"
+    cause = f"{text[:1].lower()}{text[1:]}; {remedy}"
     return report(verb, BadRequest(cause), debug=False)

@@ -58,7 +58,7 @@ _TOLD: dict[type[DynagentError], tuple[str, str]] = {
     Overloaded: ("overloaded: ", "try again later"),
     WriteOutcomeUnknown: ("outcome unknown: ", "retry safely with --op-id {op_id}"),
     NotReady: ("not ready: ", "see: dynctl health"),
-    Unreachable: ("no agent reachable: ", "see: dynctl health, or name others with --endpoint"),
+    Unreachable: ("no agent reachable: ", "is it running? name others with --endpoint"),
     ConnectionLost: ("connection lost: ", "try again, or give it longer with --timeout"),
     TimedOut: ("timed out: ", "give it longer with --timeout"),
     Refused: ("refused: ", ""),
@@ -81,12 +81,16 @@ def line(verb: str, error: DynagentError) -> str:
     return f"dynctl: {verb}: {prefix}{cause}" if verb else f"dynctl: {prefix}{cause}"
 
 
-_NEXT_STEPS = ("see: ", "try again", "say --", "write ", "choose ", "with: ", "repeat ", "copy ")
+# How the last part of a message begins if it says what to do.
+_STEPS = (
+    *("see: ", "try ", "say ", "write ", "choose ", "repeat ", "copy ", "leave ", "name ", "use "),
+    *("options ", "move ", "stop ", "start ", "remove ", "upgrade ", "store ", "did you "),
+)
 
 
 def _has_next_step(cause: str) -> bool:
     _head, semicolon, tail = cause.rpartition("; ")
-    return bool(semicolon) and any(step in tail for step in _NEXT_STEPS)
+    return bool(semicolon) and tail.startswith(_STEPS)
 
 
 def report(verb: str, error: DynagentError, *, debug: bool) -> int:

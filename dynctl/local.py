@@ -1,7 +1,7 @@
 """A cluster of real agents on this machine's loopback, for `dynctl up` and `down`.
 
     D/cluster             key=value: how many agents, and the address of each; also the lock
-    D/local-1/            the data directory of an agent, with its agent.log
+    D/local-1/            the data directory of an agent, with its agent.log (`spawn` starts it)
 
 An agent runs while its data directory is locked: a pid counts only as long as the lock that it
 stands in is held, so no stale pid is ever trusted.
@@ -13,25 +13,19 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import sysconfig
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import dynagent
-from dynagent.address import format_address, parse_address
+from dynagent.address import parse_address
 from dynagent.errors import BadRequest, ConfigError, Refused, TimedOut
 from dynagent.store.datadir import read_lock_holder
 from dynctl.faults import LocalFailure
 from dynctl.settings import read_pairs, write_pairs
+from dynctl.spawn import HOST, LOG, free_ports
 
 _FILE = "cluster"
-_LOG = "agent.log"
-_HOST = "127.0.0.1"
 _POLL_S = 0.05
 NODES_MAX = 32  # a machine, not a data centre
 
@@ -82,9 +76,9 @@ def plan(directory: Path, *, nodes: int, port: int) -> LocalCluster:
     strange = _strangers(directory, known=())
     if strange:
         raise Refused(f"{directory} holds {strange[0]!r} and no cluster; name an empty --dir")
-    ports = _free_ports(nodes) if port == 0 else range(port, port + nodes)
+    ports = free_ports(nodes) if port == 0 else range(port, port + nodes)
     return LocalCluster(
-        directory, {f"local-{i}": f"{_HOST}:{port}" for i, port in enumerate(ports, 1)}
+        directory, {f"local-{i}": f"{HOST}:{port}" for i, port in enumerate(ports, 1)}
     )
 
 
@@ -115,94 +109,6 @@ def _try_lock(handle: int) -> bool:
     return True
 
 
-# --- starting ------------------------------------------------------------------------------------
-
-
-def check_ports(cluster: LocalCluster, names: list[str]) -> None:
-    """Raises `LocalFailure` if another process listens where one of these agents shall."""
-    for name in names:
-        host, port = parse_address(cluster.addresses[name])
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except (OSError, OverflowError) as exc:
-                address = format_address(host, port)
-                reason = getattr(exc, "strerror", None) or exc
-                raise LocalFailure(
-                    f"{name} cannot listen on {address}: {reason}; choose other ports with --port"
-                ) from exc
-
-
-class Started:
-    """An agent that we have just started: it may die before it serves."""
-
-    def __init__(self, cluster: LocalCluster, name: str) -> None:
-        self.name = name
-        home = cluster.directory / name
-        home.mkdir(mode=0o700, exist_ok=True)
-        self._log = home / _LOG
-        command = [sys.executable, "-P", "-m", "dynagent.main", "run"]
-        command += ["--data-dir", str(home), "--listen", cluster.addresses[name]]
-        command += ["--name", name, "--host", name]
-        with self._log.open("ab") as log:
-            self._log_start = log.tell()
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=_environment(),
-                start_new_session=True,  # ^C in this terminal is not for it
-            )
-
-    def check(self) -> None:
-        """Raises `LocalFailure` with its last words if it has died."""
-        status = self._process.poll()
-        if status is None:
-            return
-        with self._log.open("rb") as log:
-            log.seek(self._log_start)
-            lines = log.read().decode("utf-8", "replace").split("\n")
-        spoken = (line.strip(" |") for line in reversed(lines) if any(map(str.isalpha, line)))
-        words = next(spoken, "no word")
-        raise LocalFailure(
-            f"{self.name} stopped with status {status}: {words.removeprefix('dynagent: ')}"
-        )
-
-    def stop(self, within_s: float) -> None:
-        """Ends it, kindly if that works in time."""
-        self._process.terminate()
-        try:
-            self._process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """Ours; from a source tree with that tree on the import path, because `-P` keeps whatever lies
-    in the present directory from being imported as if it were Python's own."""
-    root = str(Path(dynagent.__file__).resolve().parent.parent)
-    environment = dict(os.environ)
-    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        others = environment.get("PYTHONPATH", "")
-        environment["PYTHONPATH"] = f"{root}{os.pathsep}{others}" if others else root
-    return environment
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((_HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
 # --- stopping ------------------------------------------------------------------------------------
 
 
@@ -225,7 +131,7 @@ def stop(cluster: LocalCluster, *, within_s: float) -> list[str]:
             name, pid = next(iter(running.items()))
             raise TimedOut(
                 f"{name} (pid {pid}) has not stopped within {within_s:g}s; see: "
-                f"{cluster.directory / name / _LOG}"
+                f"{cluster.directory / name / LOG}"
             )
         time.sleep(_POLL_S)
 

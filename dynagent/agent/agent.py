@@ -25,7 +25,7 @@ from dynagent.core.ring import Ring, decode_ring
 from dynagent.env import Env
 from dynagent.errors import ConfigError, Refused, StoreFailed
 from dynagent.obs.log import log
-from dynagent.store.datadir import DataDir
+from dynagent.store.protocol import Directory
 from dynagent.wire.codec import encode_frame
 from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
 
@@ -35,7 +35,7 @@ RING_ROW = "ring"  # the store's named row with the encoded ring
 class Agent:
     """One node in its world, from an opened data directory to a clean stop."""
 
-    def __init__(self, config: Config, env: Env, data_dir: DataDir) -> None:
+    def __init__(self, config: Config, env: Env, data_dir: Directory) -> None:
         self.config = config
         self.env = env
         self.data_dir = data_dir
@@ -260,7 +260,7 @@ class Agent:
         self._nursery.cancel_scope.cancel()
 
 
-def _stored_ring(data_dir: DataDir) -> Ring | None:
+def _stored_ring(data_dir: Directory) -> Ring | None:
     identity = data_dir.identity_file.value
     if not identity.cluster_id:
         return None

@@ -126,11 +126,9 @@ class PutOperation(Operation):
         elif self.look is not None and not self.look.replied:
             self.look.add_failure(source)
             self._conclude_look(now)
-        elif not self.answered and self._found_at() == source:
-            self._unknown(
-                f"the write was found at {self.coordinator.names([source])}, which failed"
-            )
-            self.finish()
+        elif self.look is not None and not self.answered and self._found_at() == source:
+            del self.look.op_states[source]
+            self._fetch(now)
 
     def on_durable(self, now: float) -> None:
         assert self.tally is not None
@@ -183,7 +181,7 @@ class PutOperation(Operation):
             if found == self.coordinator.node_id:
                 self._complete_own(now)
             elif found is not None:
-                self._ask(now, [found], WANT_VALUE)
+                self._fetch(now)
             elif OP_FORGOTTEN in self.look.op_states.values():
                 self._unknown(
                     f"no trace of this op-id, but the key has forgotten all but its newest "
@@ -203,6 +201,17 @@ class PutOperation(Operation):
         if not found:
             return None
         return self.coordinator.node_id if self.coordinator.node_id in found else min(found)
+
+    def _fetch(self, now: float) -> None:
+        """Asks for the found write, at an owner that has not failed since it said so."""
+        assert self.look is not None
+        while (found := self._found_at()) is not None and found not in self.coordinator.up:
+            del self.look.op_states[found]
+        if found is not None:
+            self._ask(now, [found], WANT_VALUE)
+        else:
+            self._unknown("the owners at which the write was found have failed")
+            self.finish()
 
     def _miss_look(self) -> None:
         assert self.look is not None
@@ -233,6 +242,11 @@ class PutOperation(Operation):
         coordinator, put = self.coordinator, self.put
         replica = coordinator.replica
         old = replica.newest(put.key, self.token)
+        if not old.unknown and op_state(old, put.op_id) in (OP_PRESENT, OP_SUPERSEDED):
+            # Another attempt has overtaken this one here. To write again could now supersede
+            # what others have written since that attempt was acknowledged.
+            self._complete(now)
+            return
         context = self.context
         if put.mode == MODE_OVERWRITE:
             context = join(context, old.value.clock)

@@ -2,8 +2,47 @@
 
 import os
 from pathlib import Path
+from typing import Protocol
 
 from dynagent.errors import DataDirError
+
+
+class Files(Protocol):
+    """What the identity file asks of a file system; errors are `OSError`."""
+
+    def read(self, path: Path) -> bytes:
+        """The whole file."""
+
+    def create(self, path: Path, data: bytes) -> None:
+        """A durable new file: after a power cut it is there with all of `data`, or not at all."""
+
+    def overwrite(self, path: Path, data: bytes, *, offset: int) -> None:
+        """Writes into the file and fsyncs it; a power cut meanwhile may tear these bytes only."""
+
+
+class OsFiles:
+    """The real one."""
+
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def create(self, path: Path, data: bytes) -> None:
+        new = path.with_name(path.name + ".new")
+        with new.open("wb") as file:
+            file.write(data)
+        fsync_path(new)
+        new.rename(path)
+        fsync_path(path.parent)
+
+    def overwrite(self, path: Path, data: bytes, *, offset: int) -> None:
+        file = os.open(path, os.O_WRONLY)
+        try:
+            done = 0
+            while done < len(data):
+                done += os.pwrite(file, data[done:], offset + done)
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def fsync_path(path: Path) -> None:

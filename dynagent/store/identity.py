@@ -16,7 +16,6 @@ other with an fsync between, beginning with the slot that is damaged or older:
 A process that finds both bad refuses to start: it cannot prove which store this is.
 """
 
-import os
 import struct
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -25,7 +24,7 @@ from pathlib import Path
 from dynagent.core.encoding import decode, encode
 from dynagent.core.ports import Dice, NodeId
 from dynagent.errors import DataDirError, ProtocolError, StoreFailed
-from dynagent.store.files import fsync_path, reason
+from dynagent.store.files import Files, OsFiles, reason
 
 FILE_NAME = "identity"
 FORMAT = 1  # of the data directory as a whole
@@ -36,6 +35,7 @@ _SLOT_FORMAT = 1
 _HEADER = struct.Struct(">8sHQI")  # magic, slot format, sequence number, payload bytes
 _CHECKSUM_BYTES = 16
 _PAYLOAD_BYTES_MAX = SLOT_BYTES - _HEADER.size - _CHECKSUM_BYTES
+_OS_FILES = OsFiles()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,25 +73,30 @@ def stop_clean(identity: Identity) -> Identity:
 class IdentityFile:
     """The identity on disk; `value` is what was last written durably."""
 
-    def __init__(self, path: Path, value: Identity, *, sequence: int, first_slot: int) -> None:
+    def __init__(
+        self, path: Path, value: Identity, *, sequence: int, first_slot: int, files: Files
+    ) -> None:
         self._path = path
+        self._files = files
         self._value = value
         self._sequence = sequence
         self._first_slot = first_slot  # to be written first: not the only good one
         self._failed = False
 
     @classmethod
-    def open_or_create(cls, directory: Path, *, dice: Dice, engine: str) -> "IdentityFile":
+    def open_or_create(
+        cls, directory: Path, *, dice: Dice, engine: str, files: Files = _OS_FILES
+    ) -> "IdentityFile":
         """The identity of `directory`, a new one (run 0, in no cluster) if it has none.
 
-        `engine` is that of a new identity. Raises `DataDirError` if the file is damaged, of a newer
+        `engine` is that of a new identity; `files` the file system. Raises `DataDirError` if the file is damaged, of a newer
         format or cannot be read or written.
         """
         path = directory / FILE_NAME
         try:
-            data = path.read_bytes()
+            data = files.read(path)
         except FileNotFoundError:
-            return cls._create(path, dice=dice, engine=engine)
+            return cls._create(path, dice=dice, engine=engine, files=files)
         except OSError as exc:
             raise DataDirError(f"{path}: cannot read it: {reason(exc)}") from exc
         slots = [_decode_slot(path, data[at : at + SLOT_BYTES]) for at in (0, SLOT_BYTES)]
@@ -104,25 +109,20 @@ class IdentityFile:
         sequence, newest = max(good)
         slot = slots[newest]
         assert slot is not None
-        return cls(path, slot[1], sequence=sequence, first_slot=1 - newest)
+        return cls(path, slot[1], sequence=sequence, first_slot=1 - newest, files=files)
 
     @classmethod
-    def _create(cls, path: Path, *, dice: Dice, engine: str) -> "IdentityFile":
+    def _create(cls, path: Path, *, dice: Dice, engine: str, files: Files) -> "IdentityFile":
         value = Identity(
             node_id=NodeId(f"{dice.getrandbits(64):016x}"),
             voter_id=f"{dice.getrandbits(64):016x}",
             engine=engine,
         )
-        new = path.with_name(path.name + ".new")
         try:
-            with new.open("wb") as file:
-                file.write(_encode_slot(1, value) * 2)
-            fsync_path(new)
-            new.rename(path)
-            fsync_path(path.parent)
+            files.create(path, _encode_slot(1, value) * 2)
         except OSError as exc:
             raise DataDirError(f"{path}: cannot create it: {reason(exc)}") from exc
-        return cls(path, value, sequence=1, first_slot=0)
+        return cls(path, value, sequence=1, first_slot=0, files=files)
 
     @property
     def value(self) -> Identity:
@@ -134,24 +134,13 @@ class IdentityFile:
             raise StoreFailed(f"{self._path}: an earlier write failed; restart the agent")
         slot = _encode_slot(self._sequence + 1, identity)
         try:
-            file = os.open(self._path, os.O_WRONLY)
-            try:
-                for index in (self._first_slot, 1 - self._first_slot):
-                    _write_all(file, slot, index * SLOT_BYTES)
-                    os.fsync(file)
-            finally:
-                os.close(file)
+            for index in (self._first_slot, 1 - self._first_slot):
+                self._files.overwrite(self._path, slot, offset=index * SLOT_BYTES)
         except OSError as exc:
             self._failed = True
             raise StoreFailed(f"{self._path}: cannot write it: {reason(exc)}") from exc
         self._sequence += 1
         self._value = identity
-
-
-def _write_all(file: int, data: bytes, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(file, data[done:], offset + done)
 
 
 def _checksum(data: bytes) -> bytes:

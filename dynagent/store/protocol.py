@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dynagent.core.ports import Batch, Reader
+from dynagent.store.identity import IdentityFile
 
 
 class Store(Reader, Protocol):
@@ -40,3 +41,14 @@ class Store(Reader, Protocol):
 
     def close(self) -> None:
         """Releases the files. No other call may be running; a second close does nothing."""
+
+
+class Directory(Protocol):
+    """An open data directory as the agent uses it: who this store is, and the engine."""
+
+    path: Path
+    identity_file: IdentityFile
+    store: Store
+
+    def close(self, clean: bool) -> None:
+        """`clean`: all that was submitted is committed, so the next run may trust this one."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
 from heapq import heappop, heappush
+from math import inf
 from random import Random
 
 Stream = Random  # one concern's dice; only this module of the second world names the generator
@@ -60,6 +61,11 @@ class World:
         """Calls `action` that much later."""
         self._scheduled += 1
         heappush(self._heap, (self.now + delay_s, self._scheduled, action, arguments))
+
+    @property
+    def next_at(self) -> float:
+        """When the next event is due; infinity if there is none."""
+        return self._heap[0][0] if self._heap else inf
 
     def run(self, *, until: float, unless: Callable[[], bool] | None = None) -> None:
         """Lets the world go on to a virtual time, or until `unless` holds."""

@@ -18,9 +18,10 @@ from dynctl import local, options, streams
 from dynctl.commands.cluster import check_health
 from dynctl.declare import Debug, Timeout30
 from dynctl.faults import LocalFailure, say
-from dynctl.local import LocalCluster, Started
+from dynctl.local import LocalCluster
 from dynctl.observe import health_rows, observe
 from dynctl.settings import cluster_path, read_pairs, state_dir, write_pairs
+from dynctl.spawn import Started, check_ports
 
 _UP_S = 30.0
 _DOWN_S = 30.0  # an agent that drains takes up to 10
@@ -138,13 +139,13 @@ def _start(cluster: LocalCluster, *, is_new: bool, deadline: float) -> list[str]
     If it fails, what was started is stopped again, and of a new cluster nothing is left.
     """
     stopped = [name for name in cluster.addresses if cluster.holder(name) is None]
-    local.check_ports(cluster, stopped)
+    check_ports({name: cluster.addresses[name] for name in stopped})
     started: list[Started] = []
     try:
         if is_new:
             cluster.save()
         for name in stopped:
-            started.append(Started(cluster, name))
+            started.append(Started(name, cluster.addresses[name], cluster.directory / name))
         _make_ready(cluster, started, deadline)
     except BaseException:
         for agent in started:

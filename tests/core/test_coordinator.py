@@ -472,6 +472,41 @@ def test_a_retry_whose_fetch_fails_is_indefinite_at_once() -> None:
     assert operations(c, A) == []
 
 
+def test_a_retry_fetches_from_another_holder_if_the_first_one_fails() -> None:
+    c = cluster()
+    for node in (B, C):
+        c.request(node, put(b"v"))
+        [packet] = [p for p in requests(c, Merge) if p.target != A]
+        c.wire[:] = [packet] if node == B else []
+        c.settle()
+        c.tick(c.now + 1)
+    number = c.request(A, put(b"v", attempt=2, r=3))
+    while not any(isinstance(p.message, Read) and p.message.want for p in c.wire):
+        c.deliver(c.wire[0])
+    c.wire.clear()
+    c.nodes[A].on_peer_down(c.now, B)
+    assert [packet.target for packet in requests(c, Read)] == [C]
+    c.settle()
+    [reply] = [message for sent, message in c.answers if sent == number]
+    assert isinstance(reply, PutReply)
+
+
+def test_a_retry_asks_no_holder_whose_link_broke_while_it_was_still_looking() -> None:
+    c = cluster()
+    heard_only_at(c, B, put(b"v"))
+    number = c.request(A, put(b"v", attempt=2, r=3))
+    [to_b, to_c] = requests(c, Read)
+    c.deliver(to_b)
+    c.deliver(c.wire[-1])
+    c.nodes[A].on_peer_down(c.now, B)
+    c.deliver(to_c)
+    c.deliver(c.wire[-1])
+    assert c.wire == []
+    [reply] = [message for sent, message in c.answers if sent == number]
+    assert is_error(reply, WriteOutcomeUnknown)
+    assert operations(c, A) == []
+
+
 def test_a_retry_whose_trace_may_have_been_forgotten_is_unknown_and_applies_nothing() -> None:
     c = cluster()
     for number in range(1, limits.OP_IDS_KEPT + 3):

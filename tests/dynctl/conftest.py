@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dynctl.__main__ import main
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -60,6 +62,29 @@ class Cluster(Dynctl):
 
     endpoints: list[str]
     directory: Path
+
+
+class Here:
+    """The command line in this process: no start-up, for errors that come before any request."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capfd = capfd
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        """(exit status, stdout, stderr)"""
+        self._monkeypatch.setattr(sys, "argv", ["dynctl", *words])
+        status = main()
+        captured = self._capfd.readouterr()
+        return status, captured.out, captured.err
+
+
+@pytest.fixture
+def here(bare: Dynctl, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Here:
+    for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, bare.environment[name])
+    monkeypatch.delenv("DYNCTL_ENDPOINTS", raising=False)
+    return Here(monkeypatch, capfd)
 
 
 @pytest.fixture

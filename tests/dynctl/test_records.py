@@ -7,33 +7,35 @@ from typing import Any
 
 import pytest
 
-from tests.dynctl.conftest import Cluster, Dynctl
+from tests.dynctl.conftest import Cluster, Dynctl, Here
 from tests.dynctl.schemas import problems
 
 _RECORDS = [["node", "ls"], ["ring", "status"], ["ring", "show"], ["health"], ["get", "k", "--all"]]
 
 
-def _schema(dynctl: Dynctl, words: list[str], form: str) -> dict[str, Any]:
+def _schema(here: Here, words: list[str], form: str) -> dict[str, Any]:
     verb = words if words[0] != "get" else ["get"]
-    found: dict[str, Any] = json.loads(dynctl("schema", *verb, "-o", form).stdout)
+    status, out, _ = here("schema", *verb, "-o", form)
+    assert status == 0
+    found: dict[str, Any] = json.loads(out)
     return found
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("words", _RECORDS, ids=" ".join)
-def test_json_is_what_the_schema_says(cluster: Cluster, words: list[str]) -> None:
+def test_json_is_what_the_schema_says(cluster: Cluster, here: Here, words: list[str]) -> None:
     cluster("put", "k", "v")
     document = json.loads(cluster(*words, "-o", "json").stdout)
-    assert problems(document, _schema(cluster, words, "json")) == ""
+    assert problems(document, _schema(here, words, "json")) == ""
     assert document["schema_version"] == 1
-    schema = _schema(cluster, words, "jsonl")
+    schema = _schema(here, words, "jsonl")
     for line in cluster(*words, "-o", "jsonl").stdout.splitlines():
         assert problems(json.loads(line), schema) == ""
         assert json.loads(line)["schema_version"] == 1
 
 
-def test_the_checker_finds_what_is_wrong(bare: Dynctl) -> None:
-    schema = _schema(bare, ["health"], "json")
+def test_the_checker_finds_what_is_wrong(here: Here) -> None:
+    schema = _schema(here, ["health"], "json")
     right = {"schema_version": 1, "healthy": True, "nodes": []}
     assert problems(right, schema) == ""
     assert problems({**right, "healthy": 1}, schema) == "healthy: 1 is not boolean"
@@ -98,6 +100,7 @@ def test_version_and_help_go_to_stdout(bare: Dynctl) -> None:
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize("verb", ["get", "up", "ring status"])
-def test_help_of_a_verb_ends_with_an_example(bare: Dynctl, verb: str, flag: str) -> None:
-    help_lines = bare(*verb.split(), flag).stdout.decode().splitlines()
-    assert f"example: {'eval' if verb == 'up' else 'dynctl ' + verb}" in help_lines[-1]
+def test_help_of_a_verb_ends_with_an_example(here: Here, verb: str, flag: str) -> None:
+    status, out, told = here(*verb.split(), flag)
+    assert (status, told) == (0, "")
+    assert f"example: {'eval' if verb == 'up' else 'dynctl ' + verb}" in out.splitlines()[-1]

@@ -64,8 +64,8 @@ MUTANTS = (
         "a second acknowledgement of one replica is counted",
         (
             "core/quorum.py",
-            "        if node in self.waiting:\n            self._count(node)\n\n\nclass GetQuorum",
-            "        self.waiting.discard(node)\n        self.counted.append(node)\n\n\nclass GetQuorum",
+            "        if node in self.waiting:\n            self._count(node)\n\n\nclass GetQ",
+            "        self.waiting.discard(node)\n        self.counted.append(node)\n\n\nclass GetQ",
         ),
         seeds=(),
     ),
@@ -274,5 +274,15 @@ MUTANTS = (
             "        if self._try_next(now):\n",
         ),
         seeds=(),
+    ),
+    _mutant(
+        "A15",
+        "a retry found in the own copy is acknowledged although that copy has rotted meanwhile",
+        (
+            "core/put.py",
+            "                self._complete_own(now)\n",
+            "                self._complete(now)\n",
+        ),
+        seeds=(2875, 2879),
     ),
 )

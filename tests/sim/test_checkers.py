@@ -1,0 +1,342 @@
+"""Every checker bites: each is fed a history that only a broken product can have.
+
+A `Story` is told step by step, and each step is later than the one before. In every test the first
+story is a sound one, so that the second is condemned for its one difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from dynagent.core.coordinator import SETTLED
+from dynagent.core.coordinator import Operation as OperationUnderWay
+from dynagent.core.entry import Record, encode_sibling
+from dynagent.core.messages import (
+    MODE_BLIND,
+    MODE_CONTEXT,
+    MODE_OVERWRITE,
+    WANT_DIGEST,
+    MergeAck,
+    Put,
+    PutReply,
+    Read,
+)
+from dynagent.core.ports import LinkId, NodeId
+from dynagent.core.siblings import Clock, Dot, Sibling, Siblings
+from dynagent.testing.checkers import NAMES, Judge
+from dynagent.testing.history import (
+    DELETE,
+    FAILED,
+    GET,
+    OK,
+    PUT,
+    Attempt,
+    History,
+    Operation,
+    encode_value,
+)
+from dynagent.testing.ledger import Ledger
+from dynagent.testing.profile import Profile
+from dynagent.testing.simulation import Simulation
+from dynagent.testing.world import World
+from tests.sim.totals import EVALUATIONS
+
+KEY = b"k"
+A1, A2, B1 = (1, 1), (1, 2), (2, 1)
+X, Y = NodeId("x"), NodeId("y")
+
+
+class Story:
+    """A history, made by hand."""
+
+    def __init__(self) -> None:
+        self.world = World(0)
+        self.history = History(self.world)
+        self.ledger = Ledger(self.world, self.history)
+
+    def begin(
+        self,
+        kind: str,
+        *,
+        mode: int = MODE_CONTEXT,
+        seen: Clock | None = None,
+        hand: Sequence[Operation] = (),
+        w: int = 2,
+    ) -> Operation:
+        operation = self.history.invoke(client=1, kind=kind, key=KEY, mode=mode, r=2, w=w)
+        operation.clock = seen or {}
+        operation.hand = frozenset(op.number for op in hand)
+        self.retry(operation)
+        return operation
+
+    def retry(self, operation: Operation) -> None:
+        self.world.now += 1
+        number = len(operation.attempts) + 1
+        now = self.world.now
+        operation.attempts.append(Attempt(number=number, agent=X, sent=now, dead_by=now + 0.5))
+
+    def mint(self, operation: Operation, dot: Dot, clock: Clock) -> Sibling:
+        self.world.now += 1
+        sibling = sibling_of(operation.number, dot)
+        self.ledger.see(KEY, [sibling.data], clock)
+        return sibling
+
+    def end(self, operation: Operation, *, dot: Dot | None = None, outcome: str = OK) -> Operation:
+        self.world.now += 1
+        operation.reply_dot = dot
+        self.history.finish(operation, outcome)
+        return operation
+
+    def put(self, dot: Dot, clock: Clock, **how: object) -> Operation:
+        operation = self.begin(PUT, **how)  # type: ignore[arg-type]
+        self.mint(operation, dot, clock)
+        return self.end(operation, dot=dot)
+
+    def get(self, clock: Clock, *found: tuple[Operation, Dot]) -> Operation:
+        operation = self.begin(GET)
+        operation.values = tuple(put.number for put, _ in found)
+        operation.dots = tuple(dot for _, dot in found)
+        operation.reply_clock = clock
+        return self.end(operation)
+
+    def verdict(self, *final: Dot) -> set[str]:
+        """The checkers that object."""
+        Judge(
+            key=KEY,
+            history=self.history,
+            ledger=self.ledger,
+            verdicts=self.world.verdicts,
+            n=3,
+            final=frozenset(final),
+        ).judge()
+        return objections(self.world)
+
+
+def objections(world: World) -> set[str]:
+    return {violation.partition(":")[0] for violation in world.verdicts.violations}
+
+
+def sibling_of(number: int, dot: Dot) -> Sibling:
+    return encode_sibling(
+        dot=dot,
+        wall_ms=0,
+        content=0,
+        expiry_ms=0,
+        op_id=number.to_bytes(16, "big"),
+        meta={},
+        value=encode_value(number),
+    )
+
+
+def test_an_acknowledged_write_is_lost() -> None:
+    story = Story()
+    story.put(A1, {1: 1})
+    assert story.verdict(A1) == set()
+    story = Story()
+    story.put(A1, {1: 1})
+    assert story.verdict() == {"no_lost_write"}
+
+
+def test_a_write_is_superseded_only_by_one_that_had_it_in_hand() -> None:
+    story = Story()
+    first = story.put(A1, {1: 1})
+    story.put(B1, {1: 1, 2: 1}, seen={1: 1}, hand=[first])
+    assert story.verdict(B1) == set()
+    story = Story()
+    story.put(A1, {1: 1})
+    story.put(B1, {1: 1, 2: 1}, seen={1: 1})  # a context that claims what nobody had shown
+    assert story.verdict(B1) == {"no_lost_write"}
+
+
+def test_an_overwrite_supersedes_only_what_began_before_it_ended() -> None:
+    story = Story()
+    overwrite = story.begin(PUT, mode=MODE_OVERWRITE)
+    story.put(A1, {1: 1})
+    story.mint(overwrite, B1, {1: 1, 2: 1})
+    story.end(overwrite, dot=B1)
+    assert story.verdict(B1) == set()
+    story = Story()
+    overwrite = story.put(A2, {1: 2}, mode=MODE_OVERWRITE)
+    story.put(A1, {1: 1}, mode=MODE_BLIND)
+    assert story.verdict(A2) == {"no_lost_write"}
+
+
+def test_a_get_returns_what_was_never_put() -> None:
+    story = Story()
+    put = story.put(A1, {1: 1})
+    story.get({1: 1}, (put, A1))
+    assert story.verdict(A1) == set()
+    story.get({1: 1}, (put, B1))
+    assert story.verdict(A1) == {"no_phantom"}
+    story = Story()
+    story.ledger.see(KEY, [sibling_of(7, A1).data], {1: 1})
+    assert objections(story.world) == {"no_phantom"}
+
+
+def test_a_dot_is_issued_twice() -> None:
+    story = Story()
+    story.put(A1, {1: 1})
+    assert objections(story.world) == set()
+    story.put(A1, {1: 1})
+    assert objections(story.world) == {"dots_unique"}
+
+
+def test_a_get_is_stale() -> None:
+    story = Story()
+    put = story.put(A1, {1: 1})
+    story.get({1: 1}, (put, A1))
+    assert story.verdict(A1) == set()
+    story.get({})
+    assert story.verdict(A1) == {"fresh"}
+
+
+def test_a_get_need_not_see_a_write_of_too_small_a_quorum() -> None:
+    story = Story()
+    story.put(A1, {1: 1}, w=1)
+    story.get({})
+    assert story.verdict(A1) == set()
+
+
+def test_a_context_claims_what_did_not_come_with_it() -> None:
+    story = Story()
+    one = story.put(A1, {1: 1}, mode=MODE_BLIND)
+    two = story.begin(PUT, mode=MODE_BLIND)
+    story.mint(two, B1, {2: 1})
+    get = story.get({1: 1}, (one, A1))
+    assert story.verdict(A1, B1) == set()
+    get.reply_clock = {1: 1, 2: 1}
+    assert story.verdict(A1, B1) == {"context_is_honest"}
+
+
+def test_a_deleted_value_comes_back() -> None:
+    story = Story()
+    put = story.put(A1, {1: 1})
+    story.end(story.begin(DELETE, seen={1: 1}, hand=[put]))
+    story.get({1: 1})
+    assert story.verdict() == set()
+    story.get({1: 1}, (put, A1))
+    assert story.verdict() == {"superseded_stays_away"}
+
+
+def test_a_write_stands_beside_one_that_it_had_seen() -> None:
+    story = Story()
+    one = story.put(A1, {1: 1})
+    two = story.begin(PUT, seen={1: 1}, hand=[one])
+    story.mint(two, B1, {1: 1, 2: 1})
+    assert story.verdict(B1) == set()
+    assert story.verdict(A1, B1) == {"siblings_are_concurrent", "antichain"}
+
+
+def test_an_overwrite_stands_beside_what_was_acknowledged_before_it() -> None:
+    story = Story()
+    story.put(A1, {1: 1})
+    overwrite = story.begin(PUT, mode=MODE_OVERWRITE)
+    story.mint(overwrite, B1, {2: 1})
+    assert story.verdict(A1, B1) == {"siblings_are_concurrent"}
+
+
+def test_a_refused_write_was_written() -> None:
+    story = Story()
+    put = story.begin(PUT)
+    story.end(put, outcome=FAILED)
+    assert story.verdict() == set()
+    story.mint(put, A1, {1: 1})
+    assert story.verdict(A1) == {"refused_is_nothing"}
+
+
+def test_a_retry_mints_again_what_had_reached_w() -> None:
+    for copies, condemned in ((1, set[str]()), (2, {"retried_once"})):
+        story = Story()
+        put = story.begin(PUT)
+        sibling = story.mint(put, A1, {1: 1})
+        for node in (X, Y)[:copies]:
+            story.ledger.on_durable(node, KEY, Record(Siblings({1: 1}, (sibling,))))
+        story.retry(put)
+        story.mint(put, B1, {2: 1})
+        story.end(put, dot=B1)
+        assert story.verdict(A1, B1) == condemned
+
+
+def test_an_acknowledgement_comes_too_early() -> None:
+    story = Story()
+    put = story.begin(PUT)
+    sibling = story.mint(put, A1, {1: 1})
+    message = Put(KEY, encode_value(put.number), MODE_CONTEXT, b"", put.op_id)
+    reply = PutReply(b"", 1, (1).to_bytes(8, "big") + (1).to_bytes(8, "big"))
+    for node in (X, Y):
+        story.ledger.on_durable(node, KEY, Record(Siblings({1: 1}, (sibling,))))
+    story.ledger.on_put_reply(X, message, reply, w=2, reply_clock=None)
+    assert objections(story.world) == set()
+    story.ledger.on_put_reply(X, message, reply, w=3, reply_clock=None)
+    assert objections(story.world) == {"ack_is_durable"}
+
+
+def test_a_copy_forgets() -> None:
+    story = Story()
+    story.ledger.on_durable(X, KEY, Record(Siblings({1: 2}, ())))
+    assert objections(story.world) == set()
+    story.ledger.on_durable(X, KEY, Record(Siblings({1: 1, 2: 1}, ())))
+    assert objections(story.world) == {"copies_grow"}
+
+
+def test_a_get_returns_what_no_disk_holds() -> None:
+    story = Story()
+    sibling = story.mint(story.begin(PUT), A1, {1: 1})
+    story.ledger.on_get_reply(X, KEY, [sibling.data])
+    assert objections(story.world) == {"read_is_durable"}
+
+
+# --- the checkers that watch a running node ------------------------------------------------------
+
+
+def calm() -> Simulation:
+    return Simulation(1, profile=Profile())
+
+
+def test_a_calm_world_is_sound() -> None:
+    assert calm().run().violations == []
+
+
+def test_a_node_answers_what_nobody_asked() -> None:
+    simulation = calm()
+    simulation.nodes[0].answer(LinkId(1), 1, MergeAck())
+    assert objections(simulation.world) == {"answered_once"}
+
+
+def test_a_node_returns_an_unreadable_copy() -> None:
+    simulation = calm()
+    node = simulation.nodes[0]
+    node.start()
+    simulation.ledger.on_rot(node.id, KEY)  # the ledger knows of a damage that the disk hides
+    node.on_request(LinkId(1), 1, 100, Read(1, SETTLED, KEY, WANT_DIGEST))
+    assert objections(simulation.world) == {"unreadable_is_unknown"}
+
+
+def test_a_node_leaves_an_operation_behind() -> None:
+    simulation = calm()
+    simulation.run()
+    node = simulation.nodes[0]
+    assert node.node is not None
+    assert node.node.coordinator is not None
+    left_over = OperationUnderWay(node.node.coordinator, LinkId(1), 1, deadline=1e9)
+    left_over.answered = True
+    node.check_nothing_left()
+    assert objections(simulation.world) == {"nothing_left"}
+
+
+def test_a_cluster_does_not_heal(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = calm()
+
+    def fall_ill() -> None:
+        for node in simulation.nodes[1:]:
+            node.kill(power=True)
+
+    monkeypatch.setattr(simulation.nemesis, "heal_everything", fall_ill)
+    simulation.run()
+    assert objections(simulation.world) == {"heals"}
+
+
+def test_every_checker_has_its_floor() -> None:
+    assert set(NAMES) == set(EVALUATIONS)
