@@ -5,7 +5,7 @@ the end of the log. A log is a file `NNNNNN.log` of blocks of 32 KiB; a write ba
 cut into fragments that do not cross a block
 (https://github.com/facebook/rocksdb/wiki/Write-Ahead-Log-File-Format):
 
-    fragment   masked CRC-32C of type and payload, payload bytes, type, payload     7 bytes + payload
+    fragment   masked CRC-32C of type and payload, payload bytes, type: 7 bytes; payload
     type       1 full, 2 first, 3 middle, 4 last
     payload    of the first: sequence number, count of operations, operations
 
@@ -36,6 +36,7 @@ _HEADER = struct.Struct("<IHB")
 _BATCH = struct.Struct("<QI")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 _MASK = 0xA282EAD8
+_SEQUENCE_MAX = (1 << 56) - 1
 
 
 class Tail(NamedTuple):
@@ -155,7 +156,7 @@ class _Walk:
         for at in range(bad + 1, len(data) - _HEADER.size - _BATCH.size + 1):
             if data[at + 6] in (_FULL, _FIRST):
                 first, _ = _BATCH.unpack_from(data, at + _HEADER.size)
-                if self.sequence < first < self.sequence + (1 << 32) and self._end_of(at):
+                if self.sequence < first <= _SEQUENCE_MAX and self._end_of(at):
                     return True
         return False
 

@@ -1,0 +1,248 @@
+"""The engine of the extra `[rocksdb]`: RocksDB through rocksdict, for write-heavy nodes.
+
+One key space: `r` ‖ token ‖ key for records, `m` ‖ name for meta rows, so byte order is (token, key)
+order. A batch is one `WriteBatch`, written without sync and then made durable by `flush_wal(True)`:
+a synced write would hold the GIL during the fsync, and with it the event loop.
+
+In between, the batch is in RocksDB's memory, but not yet on the disk. So readers never look at the
+database itself: they read the newest snapshot whose batches are all synced (half a µs to make one).
+No iterator outlives a page of a scan.
+
+RocksDB raises plain `Exception` for everything; it is translated here. The log is walked before
+RocksDB opens it (`rocksdb_log`); a whole one is then opened so that RocksDB must find no fault in
+it, a torn one so that it stops at the tear. Either way its content moves to tables at once, and a
+new log begins.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    Checkpoint,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    Snapshot,
+    WriteBatch,
+)
+
+from dynagent import limits
+from dynagent.core.ports import Batch, Token
+from dynagent.errors import CorruptRecord, DataDirError, DynagentError, Refused, StoreFailed
+from dynagent.store.files import fsync_path
+from dynagent.store.rocksdb_log import check_logs
+from dynagent.store.seen import SeenFile, read_seen
+
+OpenDb = Callable[[str, Options], Rdict]  # Rdict, or a test's that injects faults
+
+# Logs hold what is not yet in tables: this bounds them, and the walk after a crash to a second.
+_WRITE_BUFFER_BYTES = 16 * limits.MIB
+_CACHE_BYTES = 16 * limits.MIB
+_BLOOM_BITS = 10.0  # a key: a miss of 1 % reads a block in vain
+_SCAN_ROWS = 512
+_SCAN_BYTES = 1 * limits.MIB
+_EXACT_COUNT_ROWS = 6_000  # 2 ms
+_NOT_FOUND = "key not found"
+_RECORD, _META, _RECORD_END = b"r", b"m", b"s"
+
+
+class RocksStore:
+    """A `Store` in one RocksDB directory.
+
+    `sync`: False breaks the promise of `Store.write`, for tests that show what it is worth.
+    `open_db` is the seam where tests inject faults. Raises `DataDirError` if the directory cannot
+    be opened, is not a database, or its log is damaged.
+    """
+
+    name = "rocksdb"
+
+    def __init__(self, path: Path, *, sync: bool = True, open_db: OpenDb = Rdict) -> None:
+        self._path = path
+        self._sync = sync
+        self._failed: str | None = None
+        self._closed = False
+        seen_path = path.with_name(path.name + ".seen")
+        try:
+            new = not path.exists() or not any(path.iterdir())
+            seen = read_seen(seen_path)
+            torn = check_logs(path, seen).torn
+            with ExitStack() as undo:
+                self._db = open_db(str(path), _options(new=new, torn=torn))
+                undo.callback(self._close_db)
+                found = self._db.latest_sequence_number()
+                if found < seen:
+                    raise DataDirError(
+                        f"{path}: ends at commit {found}, but {seen} were synced, so acknowledged"
+                        " writes are missing; move the data directory away and start as a new node,"
+                        " which the cluster refills"
+                    )
+                self._seen = SeenFile(seen_path)
+                undo.callback(self._seen.close)
+                fsync_path(path)
+                fsync_path(path.parent)
+                self._committed: Snapshot | None = self._db.snapshot()
+                undo.pop_all()
+        except DynagentError:
+            raise
+        except Exception as exc:
+            raise DataDirError(f"{path}: cannot open the store: {exc}") from exc
+
+    # --- reading: the event-loop thread ----------------------------------------------------------
+
+    def get(self, token: Token, key: bytes) -> bytes | None:
+        try:
+            stored: bytes = self._committed[_RECORD + token + key]  # type: ignore[index]
+        except Exception as exc:
+            if exc.args == (_NOT_FOUND,):
+                return None
+            raise CorruptRecord(f"{self._path}: cannot read key {key[:64]!r}: {exc}") from exc
+        return stored
+
+    def get_meta(self, name: str) -> bytes | None:
+        try:
+            value: bytes = self._committed[_META + name.encode()]  # type: ignore[index]
+        except Exception as exc:
+            if exc.args == (_NOT_FOUND,):
+                return None
+            raise CorruptRecord(f"{self._path}: cannot read row {name!r}: {exc}") from exc
+        return value
+
+    def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
+        """As `Reader.scan`; each page of it is a snapshot of its own, taken when it is reached."""
+        place = _RECORD + first
+        while True:
+            page = self._read_page(place, last)
+            for place, stored in page:
+                yield Token(place[1:17]), place[17:], stored
+            if not page:
+                return
+            place += b"\0"  # the least that sorts after it
+
+    def count(self) -> int:
+        """Exact for a small store, otherwise RocksDB's estimate, in which updates count anew until
+        they are compacted."""
+        snapshot = self._snapshot()
+        try:
+            rows = sum(1 for _ in islice(_record_keys(snapshot), _EXACT_COUNT_ROWS))
+            if rows < _EXACT_COUNT_ROWS:
+                return rows
+            return max(rows, self._db.property_int_value("rocksdb.estimate-num-keys") or 0)
+        except Exception as exc:
+            raise CorruptRecord(f"{self._path}: cannot count the records: {exc}") from exc
+
+    # --- writing: the commit thread --------------------------------------------------------------
+
+    def write(self, batch: Batch) -> None:
+        if self._failed is not None:
+            raise StoreFailed(f"{self._path}: an earlier write failed ({self._failed}); restart")
+        changes = WriteBatch(raw_mode=True)
+        for token, key, stored in batch.records:
+            if stored:
+                changes.put(_RECORD + token + key, stored)
+            else:
+                changes.delete(_RECORD + token + key)
+        for name, value in batch.meta:
+            changes.put(_META + name.encode(), value)
+        try:
+            self._db.write(changes)
+            self._db.flush_wal(self._sync)
+            self._seen.write(self._db.latest_sequence_number())
+            self._committed = self._db.snapshot()
+        except Exception as exc:
+            self._failed = str(exc) or type(exc).__name__
+            raise StoreFailed(
+                f"{self._path}: batch {batch.number} failed: {self._failed};"
+                " check the disk and its free space, then restart"
+            ) from exc
+
+    def snapshot(self, path: Path) -> None:
+        if path.exists():
+            raise Refused(f"{path} exists; name a directory that does not")
+        partial = path.with_name(path.name + ".partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            Checkpoint(self._db).create_checkpoint(str(partial))
+            partial.rename(path)
+            fsync_path(path.parent)
+        except Exception as exc:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise DynagentError(f"snapshot of {self._path} to {path} failed: {exc}") from exc
+
+    def close(self) -> None:
+        """Writes what is only in the log to tables, so that the next start has no log to walk."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._close_db()
+        except Exception as exc:
+            if self._failed is None:
+                raise StoreFailed(f"{self._path}: cannot close the store: {exc}") from exc
+        finally:
+            self._seen.close()
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _close_db(self) -> None:
+        self._committed = None  # a snapshot keeps the database open
+        self._db.close()
+
+    def _snapshot(self) -> Snapshot:
+        assert self._committed is not None
+        return self._committed
+
+    def _read_page(self, place: bytes, last: Token) -> list[tuple[bytes, bytes]]:
+        page: list[tuple[bytes, bytes]] = []
+        size = 0
+        cursor = self._snapshot().iter()
+        try:
+            cursor.seek(place)
+            while len(page) < _SCAN_ROWS and size < _SCAN_BYTES and cursor.valid():
+                key: bytes = cursor.key()
+                if key[:1] != _RECORD or key[1:17] > last:
+                    break
+                page.append((key, cursor.value()))
+                size += len(page[-1][1])
+                cursor.next()
+            cursor.status()  # an iterator that met damage only says that it is at its end
+        except Exception as exc:
+            raise CorruptRecord(
+                f"{self._path}: cannot read the records from {place[1:17].hex()} on: {exc}"
+            ) from exc
+        return page
+
+
+def _record_keys(snapshot: Snapshot) -> Iterator[bytes]:
+    cursor = snapshot.iter()
+    cursor.seek(_RECORD)
+    while cursor.valid():
+        key: bytes = cursor.key()
+        if key[:1] != _RECORD:
+            break
+        yield key
+        cursor.next()
+    cursor.status()
+
+
+def _options(*, new: bool, torn: bool) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(new)  # never beside the rest of an old one
+    modes = DBRecoveryMode
+    options.set_wal_recovery_mode(modes.point_in_time() if torn else modes.absolute_consistency())
+    options.set_recycle_log_file_num(0)  # the walk counts on it
+    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    options.set_compression_type(DBCompressionType.lz4())
+    tables = BlockBasedOptions()
+    tables.set_bloom_filter(_BLOOM_BITS, False)
+    tables.set_block_cache(Cache(_CACHE_BYTES))
+    options.set_block_based_table_factory(tables)
+    # Its own diary, the file LOG: one old one is enough.
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1 * limits.MIB)
+    return options
