@@ -167,6 +167,12 @@ class Unhealthy(DynagentError):
     exit_status = 8
 
 
+class DiskFull(Overloaded):
+    """The disk of an agent is full: no writes until there is room; nothing was done."""
+
+    code = 19
+
+
 # --- the node's own disk and configuration (never sent) ------------------------------------------
 
 

@@ -37,6 +37,7 @@ REQUEST_BYTES_IN_FLIGHT_MAX = 256 * MIB  # records that tallies and the open bat
 OUTBOX_BYTES_MAX = 64 * MIB  # unsent bytes of one connection: a reader slower than this is dropped
 BATCH_RECORDS_MAX = 4_096  # one store batch: bounds the time until the first of it is answered
 BATCH_BYTES_MAX = 32 * MIB  # and its memory
+DISK_FULL_PAUSE_S = 1.0  # between two tries to write to a disk that was full
 
 # --- client --------------------------------------------------------------------------------------
 CONNECT_S_MAX = 1.0  # a dead endpoint must not cost more than this

@@ -30,6 +30,7 @@ from dynagent.store.datadir import DataDir
 
 _FLAGS: dict[str, str] = {  # flags of `run` that set a knob of the same name
     "data_dir": "directory for this node's identity and records",
+    "engine": "storage engine of a new data directory: sqlite or rocksdb",
     "listen": "host:port for clients and peers (default 127.0.0.1:7411)",
     "advertise": "host:port by which others reach this agent",
     "name": "the node's name for people",

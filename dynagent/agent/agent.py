@@ -23,7 +23,7 @@ from dynagent.core.node import Node
 from dynagent.core.ports import Batch, LinkId, NodeId
 from dynagent.core.ring import Ring, decode_ring
 from dynagent.env import Env
-from dynagent.errors import ConfigError, Refused, StoreFailed
+from dynagent.errors import ConfigError, DiskFull, Refused, StoreFailed
 from dynagent.obs.log import log
 from dynagent.store.protocol import Directory
 from dynagent.wire.codec import encode_frame
@@ -95,7 +95,8 @@ class Agent:
                 on_ready()
         finally:
             self.env.writer.close()
-            self.data_dir.close(clean=self._drained and self._failure is None)
+            is_clean = self._drained and self._failure is None
+            self.data_dir.close(clean=is_clean and not self.node.replica.has_burnt)
         if self._failure is not None:
             raise StoreFailed(f"the agent stopped: {self._failure}") from self._failure
         log(logging.INFO, "agent.stopped", clean=self._drained)
@@ -184,7 +185,10 @@ class Agent:
     def _on_written(self, error: BaseException | None) -> None:
         batch, self._in_flight = self._in_flight, None
         assert batch is not None
-        if error is not None:
+        if isinstance(error, DiskFull):
+            log(logging.ERROR, "store.full", reason=error.message, records=len(batch.records))
+            self.node.on_refused(self.env.monotonic())
+        elif error is not None:
             self._stop_failed(error)
         else:
             self.node.on_committed(self.env.monotonic(), batch)

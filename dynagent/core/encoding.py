@@ -2,8 +2,8 @@
 
 cbor2 runs hardened: shallow, no indefinite lengths, no duplicate or integer map keys, no tags, no
 trailing bytes (decision 0001 has the measurements: with default options one 900 kB frame burns
-30 s of CPU). What comes back is only int, float, bytes, str, bool, None, list and dict; the
-caller checks the shape.
+30 s of CPU). What comes back is only int, float, bytes, str, bool, None, list and dict, or one of
+CBOR's nameless simple values, which no schema accepts; the caller checks the shape.
 """
 
 from __future__ import annotations

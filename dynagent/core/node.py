@@ -6,11 +6,12 @@ The shell feeds it, in one thread, and performs the effects that each call emits
     on_reply        a peer's answer to a request of ours
     on_peer_up/down the link that we dialled to a peer
     on_committed    a batch that it took with `take_batch` is fsynced
+    on_refused      the disk is full, and has none of that batch
     on_tick         `next_deadline` has passed
 
 The shell's promises: every effect of a call is performed, in order; a batch is reported committed
 only when it is durable, batches in the order they were taken; replies are delivered for links that
-are up only. A store that fails stops the node: there is no failed commit to report.
+are up only. A store that fails in any other way than for lack of room stops the node.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from dynagent.core.put import PutOperation, op_state
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, decode_ring, token_of
 from dynagent.core.router import ForwardOperation
-from dynagent.errors import BadRequest, DynagentError, NotReady, Overloaded, Refused
+from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady, Refused
 
 Handler = Callable[[float, LinkId, int, int, Message], None]
 
@@ -156,6 +157,17 @@ class Node:
             ):
                 operation.on_durable(now)
 
+    def on_refused(self, now: float) -> None:
+        """The disk has no room for the batch that was taken; nothing of it is there."""
+        error = DiskFull("the disk of this owner is full")
+        for link, request_id in self.replica.on_refused(now):
+            if link is not None:
+                self._effects.answer(link, request_id, Error(error.code, error.message))
+            elif self.coordinator is not None and (
+                operation := self.coordinator.operations.get(request_id)
+            ):
+                operation.on_failure(now, self.node_id)
+
     def on_adopted(self, now: float, ring: Ring, link: LinkId, request_id: int) -> None:
         """The first ring, handed to `Effects.adopt`, is durable: serve."""
         if self.ring is None:
@@ -212,8 +224,7 @@ class Node:
         assert isinstance(message, Merge)
         if self.ring is None:
             raise NotReady("this agent belongs to no cluster yet")
-        if self.replica.is_full:
-            raise Overloaded("the open batch is full")
+        self.replica.check_room(now)
         number = self.replica.merge([decode_entry(entry) for entry in message.entries])
         if not self.replica.when_durable(number, (link, request_id)):
             self._effects.answer(link, request_id, MergeAck())

@@ -64,7 +64,7 @@ class PutOperation(Operation):
     """One put or delete; raises `BadRequest`, `TooLarge`, `QuorumNotMet` or `Overloaded` on
     creation, when nothing has been done."""
 
-    __slots__ = ("context", "look", "owners", "put", "reply", "tally", "token", "w")
+    __slots__ = ("context", "fetching", "look", "owners", "put", "reply", "tally", "token", "w")
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class PutOperation(Operation):
         super().__init__(coordinator, link, request_id, deadline, len(put.value or b""))
         self.put = put
         self.owners = owners
+        self.fetching: NodeId | None = None  # the owner asked for the record with the found write
         self.tally: PutQuorum | None = None
         self.reply: PutReply | None = None
 
@@ -126,7 +127,7 @@ class PutOperation(Operation):
         elif self.look is not None and not self.look.replied:
             self.look.add_failure(source)
             self._conclude_look(now)
-        elif self.look is not None and not self.answered and self._found_at() == source:
+        elif self.look is not None and not self.answered and source == self.fetching:
             del self.look.op_states[source]
             self._fetch(now)
 
@@ -207,6 +208,7 @@ class PutOperation(Operation):
         assert self.look is not None
         while (found := self._found_at()) is not None and found not in self.coordinator.up:
             del self.look.op_states[found]
+        self.fetching = found
         if found is not None:
             self._ask(now, [found], WANT_VALUE)
         else:
@@ -253,8 +255,7 @@ class PutOperation(Operation):
         try:
             _check_room(put, old, context)
             asked = coordinator.reachable(self.owners, "W", self.w)
-            if replica.is_full:
-                raise Overloaded("the agent's open batch is full; try again later")
+            replica.check_room(now)
         except (TooLarge, QuorumNotMet, Overloaded) as refusal:
             self.fail(refusal)
             self.finish()

@@ -23,6 +23,11 @@ after a crash) a new random actor starts at 1.
 **Unknown records.** A copy that fails its checksum is neither a value nor absent. Merging into it
 keeps the new bytes but not the lost ones, so it stays marked unknown: it counts neither for R nor
 as a source until it is healed from the other owners.
+
+**A full disk** refuses a batch whole (any other failed write stops the agent). Then nothing that is
+not committed will ever be: the overlay goes, everybody who waited is told, and the actors that had
+minted in it are burnt, since others may hold their dots by now and this copy does not. For a second
+changes are refused up front; the next batch after that finds out whether there is room again.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ from dynagent.core.messages import Put
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, Reader, Token
 from dynagent.core.ring import token_of
 from dynagent.core.siblings import EMPTY, Clock, Dot, Siblings
-from dynagent.errors import CorruptRecord
+from dynagent.errors import CorruptRecord, DiskFull, Overloaded
 
 UNREADABLE = Record(EMPTY, unknown=True)
 DURABLE = 0  # the batch number of what needs no waiting
@@ -68,6 +73,8 @@ class Replica:
         self._open_keys: dict[bytes, Token] = {}
         self._open_bytes = 0
         self._waiters: dict[int, list[Waiter]] = {}
+        self._full_until = 0.0  # the disk was full; until then changes are refused
+        self._burnt: set[int] = set()  # actors of dots that went out, but not to our disk
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -151,7 +158,8 @@ class Replica:
     def _mint(self, old: Record, context: Clock) -> Dot:
         actor, counter, run = old.mark
         seen = max(old.value.clock.get(actor, 0), context.get(actor, 0))
-        if actor and self.clean_from_run <= run <= self.run and seen <= counter:
+        is_current = self.clean_from_run <= run <= self.run and actor not in self._burnt
+        if actor and is_current and seen <= counter:
             return actor, counter + 1
         return self._dice.getrandbits(63) + 1, 1
 
@@ -164,13 +172,15 @@ class Replica:
 
     # --- group commit ----------------------------------------------------------------------------
 
-    @property
-    def is_full(self) -> bool:
-        """Is the open batch at its bound? Then changes are refused until it has been taken."""
-        return (
+    def check_room(self, now: float) -> None:
+        """Raises `Overloaded` or `DiskFull` if no change can be taken now."""
+        if now < self._full_until:
+            raise DiskFull("the agent's disk is full; free some space, and it goes on by itself")
+        if (
             len(self._open_keys) >= limits.BATCH_RECORDS_MAX
             or self._open_bytes >= limits.BATCH_BYTES_MAX
-        )
+        ):
+            raise Overloaded("the agent's open batch is full; try again later")
 
     @property
     def is_dirty(self) -> bool:
@@ -204,6 +214,23 @@ class Replica:
             if overlaid is not None and overlaid[1] == batch.number:
                 del self._overlay[key]
         return self._waiters.pop(batch.number, [])
+
+    def on_refused(self, now: float) -> list[Waiter]:
+        """The disk had no room for the batch under way: returns whom to tell."""
+        self._burnt.update(record.mark[0] for record, _ in self._overlay.values())
+        waiters = [waiter for number in sorted(self._waiters) for waiter in self._waiters[number]]
+        self._overlay.clear()
+        self._waiters.clear()
+        self._open = Batch(self._open.number + 1)
+        self._open_keys = {}
+        self._open_bytes = 0
+        self._full_until = now + limits.DISK_FULL_PAUSE_S
+        return waiters
+
+    @property
+    def has_burnt(self) -> bool:
+        """Are there marks on the disk that must not outlive this run? Then no stop is clean."""
+        return bool(self._burnt)
 
 
 def _superseded(now: Siblings, *before: Siblings) -> tuple[bytes, ...]:

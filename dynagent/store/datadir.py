@@ -1,25 +1,30 @@
 """A data directory as a whole: the lock, the identity, the engine.
 
-    lock           flock held by the agent that uses the directory, with its pid inside
-    identity       who this store is (identity.py)
-    store.sqlite   the engine's file, and its log beside it
+    lock            flock held by the agent that uses the directory, with its pid inside
+    identity        who this store is (identity.py)
+    store.sqlite    the engine's file, and its log beside it
+    store.rocksdb   or, of the other engine, a directory
 
 The identity is made first and the engine second, so an engine without identity, or a used identity
 without engine, is a directory of which a part was lost: such a store is no longer the one that the
-cluster knows, and opening it refuses.
+cluster knows, and opening it refuses. So it does for an engine that is not the one which the
+identity was last used with (binding.py), or whose log is damaged. Nothing is ever deleted.
 """
 
 import errno
 import fcntl
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from dynagent.core.ports import Dice
-from dynagent.errors import DataDirError
-from dynagent.store import identity
+from dynagent.errors import DataDirError, StoreFailed
+from dynagent.store import identity, rocksdb_log, sqlite_log
+from dynagent.store.binding import Mark, check_bound, write_mark
 from dynagent.store.files import fsync_path, reason
 from dynagent.store.identity import IdentityFile, start_run, stop_clean
 from dynagent.store.protocol import Store
@@ -32,9 +37,25 @@ _LOCK_TRIES = 1_000  # against probes of `read_lock_holder`, which hold the lock
 class _Engine(NamedTuple):
     file_name: str
     open: Callable[[Path], Store]
+    has_log: Callable[[Path], bool]
+    needs: str = ""  # the module that its extra brings
 
 
-ENGINES = {"sqlite": _Engine("store.sqlite", SqliteStore)}
+def _open_rocksdb(path: Path) -> Store:
+    from dynagent.store.rocksdb import RocksStore  # an extra: not everyone has it
+
+    return RocksStore(path)
+
+
+ENGINES = {
+    "sqlite": _Engine("store.sqlite", SqliteStore, lambda path: sqlite_log.log_path(path).exists()),
+    "rocksdb": _Engine(
+        "store.rocksdb",
+        _open_rocksdb,
+        lambda path: bool(rocksdb_log.find_logs(path)),
+        needs="rocksdict",
+    ),
+}
 
 
 class DataDir:
@@ -63,15 +84,22 @@ class DataDir:
             identity_file = IdentityFile.open_or_create(path, dice=dice, engine=engine)
             value = identity_file.value
             _check_engine(path, value.engine)
-            file_name, open_store = ENGINES[value.engine]
-            if value.run > 0 and not (path / file_name).exists():
+            used = ENGINES[value.engine]
+            file = path / used.file_name
+            if value.run > 0 and not file.exists():
                 raise DataDirError(
-                    f"{path}: {file_name} of node {value.node_id} is gone; move the directory away"
+                    f"{path}: {file.name} of node {value.node_id} is gone; move the directory away"
                     " and start as a new node, which the cluster refills"
                 )
-            store = open_store(path / file_name)
-            undo.callback(store.close)
-            identity_file.write(start_run(value))
+            had_log = used.has_log(file)
+            store = used.open(file)
+            undo.callback(_close_store, identity_file, store)
+            store_id = check_bound(file, store, value, had_log=had_log)
+            started = start_run(
+                replace(value, store_id=store_id or f"{dice.getrandbits(128):032x}")
+            )
+            write_mark(store, Mark(started.store_id, started.run, stopped=False))
+            identity_file.write(started)
             undo.pop_all()
             return cls(path, lock, identity_file, store)
 
@@ -84,10 +112,15 @@ class DataDir:
         if self._lock is None:
             return
         lock, self._lock = self._lock, None
+        value = self.identity_file.value
         try:
-            self.store.close()
+            try:
+                if clean:
+                    write_mark(self.store, Mark(value.store_id, value.run, stopped=True))
+            finally:
+                _close_store(self.identity_file, self.store)
             if clean:
-                self.identity_file.write(stop_clean(self.identity_file.value))
+                self.identity_file.write(stop_clean(value))
             os.ftruncate(lock, 0)  # the pid means nothing from here on
         finally:
             os.close(lock)
@@ -115,6 +148,14 @@ def read_lock_holder(path: Path) -> int | None:
         return 0
     finally:
         os.close(lock)
+
+
+def _close_store(identity_file: IdentityFile, store: Store) -> None:
+    # An engine that closes well deletes its log, which must not look like a log that was lost.
+    # Where this note cannot be written, the disk fails, and the engine will hardly close well.
+    with suppress(StoreFailed):
+        identity_file.write(replace(identity_file.value, closing=True))
+    store.close()
 
 
 def _create(path: Path) -> None:
@@ -172,6 +213,12 @@ def _check_engine(path: Path, engine: str) -> None:
     if engine not in ENGINES:
         known = ", ".join(sorted(ENGINES))
         raise DataDirError(f"{path}: engine {engine!r} is unknown to this agent (known: {known})")
+    needs = ENGINES[engine].needs
+    if needs and find_spec(needs) is None:
+        raise DataDirError(
+            f"{path}: engine {engine!r} needs {needs}, which is not installed;"
+            f" try: pip install 'dynctl[{engine}]'"
+        )
 
 
 def _check_whole(path: Path) -> None:

@@ -51,6 +51,8 @@ class Identity:
     clean_stop: bool = False
     engine: str
     format: int = FORMAT
+    store_id: str = ""  # 32 hex digits, also in the engine (`binding`); empty: not bound yet
+    closing: bool = False  # the run is ending: from here on the engine may delete its log
     newer_fields: tuple[object, ...] = ()  # of a newer release; carried along as they are
 
 
@@ -62,6 +64,7 @@ def start_run(identity: Identity) -> Identity:
         run=run,
         clean_from_run=identity.clean_from_run if identity.clean_stop else run,
         clean_stop=False,
+        closing=False,
     )
 
 
@@ -89,8 +92,8 @@ class IdentityFile:
     ) -> "IdentityFile":
         """The identity of `directory`, a new one (run 0, in no cluster) if it has none.
 
-        `engine` is that of a new identity; `files` the file system. Raises `DataDirError` if the file is damaged, of a newer
-        format or cannot be read or written.
+        `engine` is that of a new identity; `files` the file system. Raises `DataDirError` if the
+        file is damaged, of a newer format or cannot be read or written.
         """
         path = directory / FILE_NAME
         try:
@@ -159,6 +162,8 @@ def _encode_slot(sequence: int, identity: Identity) -> bytes:
             identity.clean_stop,
             identity.engine,
             identity.format,
+            identity.store_id,
+            identity.closing,
             *identity.newer_fields,
         ]
     )
@@ -193,8 +198,13 @@ def _decode_slot(path: Path, slot: bytes) -> tuple[int, Identity] | None:
             bool(clean_stop),
             str(engine),
             int(format_),
-            *newer,
+            *rest,
         ]:
+            pass
+        case _:
+            return None
+    match rest or ["", False]:  # a release before 0.1 knew no store ids
+        case [str(store_id), bool(closing), *newer]:
             pass
         case _:
             return None
@@ -210,6 +220,8 @@ def _decode_slot(path: Path, slot: bytes) -> tuple[int, Identity] | None:
         clean_stop=clean_stop,
         engine=engine,
         format=format_,
+        store_id=store_id,
+        closing=closing,
         newer_fields=tuple(newer),
     )
     return sequence, identity

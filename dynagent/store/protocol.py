@@ -23,10 +23,11 @@ class Store(Reader, Protocol):
     def write(self, batch: Batch) -> None:
         """Makes `batch` durable, all or nothing; returns only when it is fsynced.
 
-        Called on the commit thread, one at a time. Raises `StoreFailed` if the engine reports any
-        error. The batch may then be there or not after a restart, but never in part; and every
-        later write raises `StoreFailed` without touching the disk, because a second fsync may
-        report success for pages that the first one lost.
+        Called on the commit thread, one at a time. Raises `DiskFull` if there is no room: then
+        nothing of the batch is there, and later writes may succeed. Raises `StoreFailed` if the
+        engine reports any other error: the batch may then be there or not after a restart, but
+        never in part; and every later write raises `StoreFailed` without touching the disk, because
+        a second fsync may report success for pages that the first one lost.
         """
 
     def count(self) -> int:

@@ -23,7 +23,14 @@ from pathlib import Path
 
 from dynagent import limits
 from dynagent.core.ports import Batch, Token
-from dynagent.errors import CorruptRecord, DataDirError, DynagentError, Refused, StoreFailed
+from dynagent.errors import (
+    CorruptRecord,
+    DataDirError,
+    DiskFull,
+    DynagentError,
+    Refused,
+    StoreFailed,
+)
 from dynagent.store.files import fsync_path
 from dynagent.store.sqlite_file import PAGE_BYTES, Connect, copy_file, open_reader, open_writer
 from dynagent.store.sqlite_log import check_log
@@ -175,6 +182,8 @@ class SqliteStore:
         try:
             self._write(batch)
         except (sqlite3.Error, MemoryError) as exc:  # SQLITE_NOMEM arrives as MemoryError
+            if getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL and self._roll_back():
+                raise DiskFull(f"{self._path}: no room for batch {batch.number}") from exc
             self._failed = str(exc) or type(exc).__name__
             raise StoreFailed(
                 f"{self._path}: batch {batch.number} failed: {self._failed};"
@@ -239,6 +248,15 @@ class SqliteStore:
         if meta:
             writer.executemany(_PUT_META, meta)
         writer.execute("COMMIT")
+
+    def _roll_back(self) -> bool:
+        """After a full disk: the batch leaves no trace. False if that cannot be said."""
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        except sqlite3.Error:
+            return False
+        return True
 
     def _try_upsert(self, rows: list[_Row]) -> bool:
         """Writes all rows, or none and returns False if two keys meet on one id."""

@@ -10,6 +10,7 @@ an instant: a dot is one write (`dots_unique`), an acknowledgement means W durab
 
 from __future__ import annotations
 
+from dynagent import limits
 from dynagent.core.entry import Record, unflatten
 from dynagent.core.messages import Put, PutReply
 from dynagent.core.ports import NodeId
@@ -67,19 +68,25 @@ class Ledger:
         self.known: dict[int, dict[NodeId, float]] = {}  # by operation: disks with its op-id
         self.rotten: dict[tuple[NodeId, bytes], int] = {}  # → since when (order)
         self._copies: dict[tuple[NodeId, bytes], Clock] = {}  # durable, as of now
+        self._op_ids: dict[tuple[NodeId, bytes], frozenset[int]] = {}  # likewise
         self._ever: dict[bytes, dict[NodeId, Clock]] = {}  # durable, at any time
 
     # --- what is seen ----------------------------------------------------------------------------
 
-    def see_entry(self, entry: list[object]) -> None:
-        """A whole record in a message."""
-        key, clock, datas = entry[:3]
+    def see_entry(self, node: NodeId, entry: list[object]) -> None:
+        """A whole record in a message that `node` sends."""
+        key, clock, datas, op_ids = entry[:4]
         assert isinstance(key, bytes)
         assert isinstance(datas, list)
-        self.see(key, datas, clock)
+        assert isinstance(op_ids, list)
+        forgets = len(op_ids) >= limits.OP_IDS_KEPT
+        self.see(key, datas, clock, minter=None if forgets else node)
 
-    def see(self, key: bytes, datas: list[bytes], clock: object) -> None:
-        """The siblings of a record; `clock` flat or as it is."""
+    def see(
+        self, key: bytes, datas: list[bytes], clock: object, *, minter: NodeId | None = None
+    ) -> None:
+        """The siblings of a record; `clock` flat or as it is. What is new has just been minted;
+        by `minter`, if that is known and its copy has not begun to forget op-ids."""
         places = [self._parse(key, data) for data in datas]
         known = self.sightings.setdefault(key, {})
         for (dot, writer), data in zip(places, datas, strict=True):
@@ -104,6 +111,12 @@ class Ledger:
             )
             self.minted.setdefault(writer, []).append(sighting)
             self._world.verdicts.evaluations["dots_unique"] += 1
+            if minter is not None and (minter, key) not in self.rotten:
+                self._world.verdicts.check(
+                    "retried_once",
+                    writer not in self._op_ids.get((minter, key), ()),
+                    f"{minter} mints put {writer} as {name_dot(dot)}, and its disk knows it",
+                )
 
     def _parse(self, key: bytes, data: bytes) -> tuple[Dot, int]:
         """(dot, operation) of a sibling; every new one must be what its operation wrote."""
@@ -148,9 +161,10 @@ class Ledger:
             for dot, sighting in self.sightings.get(key, {}).items():
                 if node not in sighting.durable and is_covered(dot, clock):
                     sighting.durable[node] = self._world.now
-        op_ids = [sibling.op_id for sibling in record.value.siblings]
-        for op_id in (*op_ids, *record.op_ids):
-            number = int.from_bytes(op_id, "big")
+        present = [sibling.op_id for sibling in record.value.siblings]
+        numbers = [int.from_bytes(op_id, "big") for op_id in (*present, *record.op_ids)]
+        self._op_ids[node, key] = frozenset(numbers)
+        for number in numbers:
             self.known.setdefault(number, {}).setdefault(node, self._world.now)
             if number not in self.applied and number not in self.minted:
                 self.applied[number] = self._world.order()

@@ -218,7 +218,7 @@ class SimNode:
     ) -> None:
         if isinstance(message, Merge):
             for entry in message.entries:
-                self._ledger.see_entry(entry)
+                self._ledger.see_entry(self.id, entry)
         for target in targets:
             self._network.request(self.id, target, request_id, budget_ms, message)
 

@@ -8,7 +8,7 @@ reorders it; a batch is durable when the test says so. Disks are dicts and survi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from dynagent.core.entry import ABSENT, Record, decode_stored
@@ -24,18 +24,12 @@ CLUSTER_ID = b"c" * 16
 
 def make_ring(n: int, *, others: int = 0) -> Ring:
     """Every partition has the same owners, the first `n` ids; `others` own nothing."""
-    return Ring(
-        epoch=1,
-        cluster_id=CLUSTER_ID,
-        n=n,
-        r=n // 2 + 1,
-        w=n // 2 + 1,
-        members=tuple(
-            Member(id=id_, name=f"n-{id_[0]}", address="h:1", zone="", host=id_, capacity=1)
-            for id_ in IDS[: n + others]
-        ),
-        lists=(IDS[:n],) * 8,
+    members = tuple(
+        Member(id=id_, name=f"n-{id_[0]}", address="h:1", zone="", host=id_, capacity=1)
+        for id_ in IDS[: n + others]
     )
+    r, lists = n // 2 + 1, (IDS[:n],) * 8
+    return Ring(epoch=1, cluster_id=CLUSTER_ID, n=n, r=r, w=r, members=members, lists=lists)
 
 
 @dataclass(slots=True, eq=False)
@@ -49,11 +43,11 @@ class Packet:
     budget_ms: int | None  # None for a reply
 
 
+@dataclass(slots=True)
 class Disk:
     """The committed records of one node."""
 
-    def __init__(self) -> None:
-        self.rows: dict[bytes, bytes] = {}
+    rows: dict[bytes, bytes] = field(default_factory=dict)
 
     def get(self, token: Token, key: bytes) -> bytes | None:
         return self.rows.get(key)
@@ -72,16 +66,14 @@ class Disk:
 
 class Cluster:
     def __init__(self, ring: Ring | None, ids: Sequence[NodeId] = IDS) -> None:
-        """`ids`: which nodes there are before a bootstrap."""
         self.ring = ring
         self.wire: list[Packet] = []
         self.answers: list[tuple[int, Message]] = []  # (request id, reply) to clients
         self.adopting: list[tuple[Ring, LinkId, int]] = []
         self.notes: list[tuple[str, dict[str, object]]] = []
         self.now = 0.0
-        self.disks = {
-            id_: Disk() for id_ in (ids if ring is None else [m.id for m in ring.members])
-        }
+        present = ids if ring is None else [member.id for member in ring.members]
+        self.disks = {id_: Disk() for id_ in present}
         self.runs = dict.fromkeys(self.disks, 0)
         self.nodes: dict[NodeId, Node] = {}
         self.last_request = 0

@@ -380,3 +380,4 @@ def test_the_model_finds_the_dot_minted_twice_if_a_mark_outlives_a_crash() -> No
     states, way = search(model, model.is_minted_twice)
     print(f"{states:,} states; minted twice in {len(way)} steps: {', '.join(way)}")
     assert "crash A" in way
+    assert len(way) == 5

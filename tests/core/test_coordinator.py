@@ -472,20 +472,40 @@ def test_a_retry_whose_fetch_fails_is_indefinite_at_once() -> None:
     assert operations(c, A) == []
 
 
-def test_a_retry_fetches_from_another_holder_if_the_first_one_fails() -> None:
+def known_at_b_and_c() -> Cluster:
     c = cluster()
-    for node in (B, C):
-        c.request(node, put(b"v"))
-        [packet] = [p for p in requests(c, Merge) if p.target != A]
-        c.wire[:] = [packet] if node == B else []
-        c.settle()
-        c.tick(c.now + 1)
+    c.request(B, put(b"v"))
+    [to_c] = [packet for packet in c.wire if packet.target == C]
+    c.wire[:] = [to_c]
+    c.settle()
+    c.tick(c.now + 1)
+    return c
+
+
+def test_a_retry_fetches_from_another_holder_if_the_first_one_fails() -> None:
+    c = known_at_b_and_c()
     number = c.request(A, put(b"v", attempt=2, r=3))
     while not any(isinstance(p.message, Read) and p.message.want for p in c.wire):
         c.deliver(c.wire[0])
     c.wire.clear()
     c.nodes[A].on_peer_down(c.now, B)
     assert [packet.target for packet in requests(c, Read)] == [C]
+    c.settle()
+    [reply] = [message for sent, message in c.answers if sent == number]
+    assert isinstance(reply, PutReply)
+
+
+def test_a_late_holder_does_not_hide_that_the_one_who_was_asked_has_failed() -> None:
+    c = known_at_b_and_c()
+    number = c.request(A, put(b"v", attempt=2))
+    [to_b, to_c] = requests(c, Read)
+    c.deliver(to_c)
+    c.deliver(c.wire[-1])  # C knows it, and is asked for it
+    c.deliver(to_b)
+    c.deliver(c.wire[-1])  # so does B
+    c.wire.clear()
+    c.nodes[A].on_peer_down(c.now, C)
+    assert [packet.target for packet in requests(c, Read)] == [B]
     c.settle()
     [reply] = [message for sent, message in c.answers if sent == number]
     assert isinstance(reply, PutReply)

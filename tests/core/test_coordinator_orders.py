@@ -477,10 +477,7 @@ def with_doubles(n: int) -> Iterator[Case]:
 
 
 def disks_with(rows: Rows) -> dict[NodeId, Disk]:
-    disks = {id_: Disk() for id_ in rows}
-    for id_, disk in disks.items():
-        disk.rows = dict(rows[id_])
-    return disks
+    return {id_: Disk(dict(held)) for id_, held in rows.items()}
 
 
 def context_of(rows: Rows) -> bytes:

@@ -285,4 +285,14 @@ MUTANTS = (
         ),
         seeds=(2875, 2879),
     ),
+    _mutant(
+        "A16",
+        "an attempt that another one has overtaken at its coordinator mints again",
+        (
+            "core/put.py",
+            "if not old.unknown and op_state(old, put.op_id) in (OP_PRESENT, OP_SUPERSEDED):",
+            "if False:",
+        ),
+        seeds=(71,),
+    ),
 )

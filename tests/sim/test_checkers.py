@@ -259,6 +259,19 @@ def test_a_retry_mints_again_what_had_reached_w() -> None:
         assert story.verdict(A1, B1) == condemned
 
 
+def test_a_node_mints_again_what_its_own_disk_knows() -> None:
+    story = Story()
+    put = story.begin(PUT)
+    sibling = story.mint(put, A1, {1: 1})
+    entry: list[object] = [KEY, [1, 1, 2, 1], [sibling.data, sibling_of(put.number, B1).data], []]
+    story.ledger.on_durable(X, KEY, Record(Siblings({1: 1}, (sibling,))))
+    story.ledger.see_entry(Y, entry)
+    assert objections(story.world) == set()
+    entry = [KEY, [1, 1, 2, 2], [sibling.data, sibling_of(put.number, (2, 2)).data], []]
+    story.ledger.see_entry(X, entry)
+    assert objections(story.world) == {"retried_once"}
+
+
 def test_an_acknowledgement_comes_too_early() -> None:
     story = Story()
     put = story.begin(PUT)

@@ -1,6 +1,6 @@
 """What every engine's tests share: how to open it, and tokens made to collide.
 
-A third engine joins `ENGINES` and runs through all of `test_conformance.py`.
+A further engine joins `ENGINES` and runs through all of `test_conformance.py`.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,11 @@ from pathlib import Path
 from dynagent.core.ports import Batch, Token
 from dynagent.store.memory import MemoryStore
 from dynagent.store.protocol import Store
+from dynagent.store.rocksdb import RocksStore
 from dynagent.store.sqlite import SqliteStore
+from dynagent.testing.level2.disk import SimDisk
+from dynagent.testing.level2.logstore import LogStore
+from dynagent.testing.world import World
 
 FIRST = Token(b"\x00" * 16)
 LAST = Token(b"\xff" * 16)
@@ -36,7 +40,24 @@ def sqlite_engine() -> Engine:
     return Engine("sqlite", SqliteStore, SqliteStore)
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {"memory": memory_engine, "sqlite": sqlite_engine}
+def rocksdb_engine() -> Engine:
+    return Engine("rocksdb", RocksStore, RocksStore)
+
+
+def log_engine() -> Engine:
+    disks: dict[Path, SimDisk] = {}
+    dice = World(1).stream("disk")
+    return Engine(
+        "log", lambda path: LogStore(disks.setdefault(path, SimDisk(dice))), LogStore.load
+    )
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "log": log_engine,
+    "memory": memory_engine,
+    "rocksdb": rocksdb_engine,
+    "sqlite": sqlite_engine,
+}
 
 
 def token(high: int, low: int = 0) -> Token:

@@ -160,7 +160,7 @@ def test_a_path_where_nothing_can_be_made_is_refused() -> None:
 
 
 def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataDirError, match=r"'paper'.*known: sqlite"):
+    with pytest.raises(DataDirError, match=r"'paper'.*known: rocksdb, sqlite"):
         DataDir.open(tmp_path, engine="paper", dice=random.Random(1))
     data = _open(tmp_path)
     data.identity_file.write(replace(data.identity_file.value, engine="stone"))
