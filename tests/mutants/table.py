@@ -60,6 +60,21 @@ MUTANTS = (
         seeds=(),
     ),
     _mutant(
+        "M1-submit",
+        "nobody waits for the disk: a write is acknowledged before it is even submitted",
+        (
+            "core/node.py",
+            "        if not self.replica.when_durable(number, (link, request_id)):\n",
+            "        if True:\n",
+        ),
+        (
+            "core/put.py",
+            "        if not coordinator.replica.when_durable(number, (None, self.number)):\n",
+            "        if True:\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
         "M2",
         "a second acknowledgement of one replica is counted",
         (
@@ -94,8 +109,8 @@ MUTANTS = (
         "the actor mark is kept across a crash",
         (
             "core/replica.py",
-            "if actor and self.clean_from_run <= run <= self.run and seen <= counter:",
-            "if actor and run <= self.run and seen <= counter:",
+            "is_current = self.clean_from_run <= run <= self.run and",
+            "is_current = run <= self.run and",
         ),
         seeds=(),
     ),

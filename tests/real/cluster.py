@@ -35,7 +35,10 @@ def free_ports(count: int) -> list[int]:
 class RealAgent:
     """One agent process, which may be killed and started again on the same directory."""
 
-    def __init__(self, directory: Path, name: str, port: int, *flags: str) -> None:
+    def __init__(
+        self, directory: Path, name: str, port: int, *flags: str, source: Path = ROOT
+    ) -> None:
+        self.source = source  # where `dynagent` is taken from
         self.directory = directory
         self.name = name
         self.address = f"127.0.0.1:{port}"
@@ -54,7 +57,7 @@ class RealAgent:
         ]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log)
+            self.process = subprocess.Popen(command, cwd=self.source, stderr=log, stdout=log)
 
     def stop(self) -> int:
         """SIGTERM and wait; the exit status."""
@@ -104,10 +107,17 @@ class RealAgent:
 class RealCluster:
     """Several agents; `with RealCluster(directory, 3) as cluster:` has them bootstrapped."""
 
-    def __init__(self, directory: Path, count: int, *flags: str, partitions: int = 64) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        count: int,
+        *flags: str,
+        partitions: int = 64,
+        source: Path = ROOT,
+    ) -> None:
         self.partitions = partitions
         self.agents = [
-            RealAgent(directory / f"n{place + 1}", f"n{place + 1}", port, *flags)
+            RealAgent(directory / f"n{place + 1}", f"n{place + 1}", port, *flags, source=source)
             for place, port in enumerate(free_ports(count))
         ]
 

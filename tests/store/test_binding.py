@@ -13,7 +13,7 @@ import pytest
 from dynagent.core.ports import Batch
 from dynagent.errors import DataDirError, StoreFailed
 from dynagent.store import datadir
-from dynagent.store.binding import ROW
+from dynagent.store.binding import ROW, write_mark
 from dynagent.store.datadir import ENGINES, DataDir
 from dynagent.store.identity import IdentityFile
 from tests.store.conformance import contents, token, write
@@ -188,7 +188,7 @@ def _steps(path: Path, engine: str, monkeypatch: pytest.MonkeyPatch, stop_at: in
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(datadir, "write_mark", counted(datadir.write_mark))
+        patch.setattr(datadir, "write_mark", counted(write_mark))
         patch.setattr(IdentityFile, "write", counted(IdentityFile.write))
         try:
             _use(path, engine, b"new")

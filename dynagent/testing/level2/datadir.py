@@ -6,6 +6,7 @@ the real directory: identity, then engine, then the new run's number; the clean 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dynagent.core.ports import Dice
@@ -20,15 +21,17 @@ from dynagent.testing.level2.logstore import FILE_NAME, LogStore
 class SimDataDir:
     """An open data directory (`store.protocol.Directory`)."""
 
-    def __init__(self, disk: SimDisk, path: Path, identity_file: IdentityFile, log: Store) -> None:
+    def __init__(self, path: Path, identity_file: IdentityFile, log: LogStore) -> None:
         self.path = path
         self.identity_file = identity_file
-        self.store = log
-        self._disk = disk
+        self.log = log
+        self.store: Store = log
         self._is_open = True
 
     @classmethod
-    def open(cls, disk: SimDisk, path: Path, *, dice: Dice) -> SimDataDir:
+    def open(
+        cls, disk: SimDisk, path: Path, *, dice: Dice, engine: Callable[[SimDisk], LogStore]
+    ) -> SimDataDir:
         """Opens it and starts a new run; raises `DataDirError` or `StoreFailed`."""
         disk.point("start.before")
         if disk.exists(FILE_NAME) and not disk.exists(identity.FILE_NAME):
@@ -38,10 +41,10 @@ class SimDataDir:
         )
         if file.value.run > 0 and not disk.exists(FILE_NAME):
             raise DataDirError(f"{path}: {FILE_NAME} of node {file.value.node_id} is gone")
-        log = LogStore(disk)
+        log = engine(disk)
         file.write(start_run(file.value))
         disk.point("start.after")
-        return cls(disk, path, file, log)
+        return cls(path, file, log)
 
     def close(self, clean: bool) -> None:
         if self._is_open:
@@ -49,3 +52,7 @@ class SimDataDir:
             self.store.close()
             if clean:
                 self.identity_file.write(stop_clean(self.identity_file.value))
+
+    def abandon(self) -> None:
+        """The process is gone: what its code still does has no effect."""
+        self._is_open = False

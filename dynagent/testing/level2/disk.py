@@ -183,8 +183,6 @@ class SimFiles:
     def read(self, path: Path) -> bytes:
         if not self._disk.exists(path.name):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        self._disk.fsync(path.name)
-        self._disk.evict(path.name)
         return self._disk.read(path.name, 0, self._disk.size(path.name))
 
     def create(self, path: Path, data: bytes) -> None:

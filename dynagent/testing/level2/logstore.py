@@ -85,9 +85,11 @@ class LogStore:
     def count(self) -> int:
         return len(self._records)
 
-    def places(self) -> list[Place]:
-        """Where the newest stored forms lie, the last batch left out: rot there is never a tail."""
-        return sorted(place for place in self._records.values() if place[0] < self._last_begin)
+    def places(self) -> list[tuple[bytes, Place]]:
+        """Key and place of the newest stored forms but for the last batch's: rot there would look
+        like a torn tail."""
+        found = self._records.items()
+        return sorted((key, place) for (_, key), place in found if place[0] < self._last_begin)
 
     # --- writing ---------------------------------------------------------------------------------
 

@@ -1,0 +1,215 @@
+"""Who sees every frame and every durable batch of level 2, and feeds the ledger with them.
+
+What agents and clients write is decoded once more here, on its way, so the checkers that speak of
+an instant see the same as in level 1: a dot when it is first sent, an acknowledgement when it is
+about to be told. Four more checkers live here:
+
+- answered_once: a request is answered once, a peer's and a client's; and, at the end, was answered;
+- failed_is_silent: once an agent knows that its disk has failed it acknowledges nothing any more;
+- bad_frame_costs_one: an agent closes no connection but that of who sent it nonsense;
+- unreadable_is_unknown: a rotten copy is neither a value nor its absence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dynagent.core.entry import ABSENT, decode_context, decode_stored
+from dynagent.core.messages import (
+    STATE_UNREADABLE,
+    Error,
+    Get,
+    GetReply,
+    Hello,
+    Merge,
+    MergeAck,
+    Message,
+    Put,
+    PutReply,
+    Read,
+    ReadReply,
+)
+from dynagent.core.ports import Batch, NodeId, Token
+from dynagent.core.ring import Ring, token_of
+from dynagent.limits import FRAME_HEADER_BYTES
+from dynagent.testing.brief import brief
+from dynagent.testing.ledger import Ledger
+from dynagent.testing.level2.disk import SimDisk
+from dynagent.testing.level2.logstore import LogStore
+from dynagent.testing.level2.transport import SimTransport
+from dynagent.testing.level2.wires import End, Line
+from dynagent.testing.world import World
+from dynagent.wire.codec import Frame, decode_frame
+
+# Why an agent may close a connection although nothing bad came: it never said Hello.
+_INNOCENT = "no Hello in time"
+_FIRST, _LAST = Token(bytes(16)), Token(b"\xff" * 16)
+
+
+class Talk:
+    """What was asked and answered on one connection."""
+
+    def __init__(self) -> None:
+        self.requests: dict[int, list[Message]] = {}
+        self.replies: Counter[int] = Counter()
+
+
+class Watch:
+    """The watcher of all connections (`wires.Watcher`) and all stores."""
+
+    def __init__(self, world: World, ledger: Ledger, keys: list[bytes]) -> None:
+        self.ring: Ring | None = None
+        self.silenced: dict[SimTransport, int] = {}  # knows since which turn that its disk failed
+        self.ledger = ledger
+        self.keys = keys
+        self.world = world
+        self._talks: dict[int, Talk] = {}
+
+    @property
+    def cluster_id(self) -> bytes:
+        return self.ring.cluster_id if self.ring is not None else b""
+
+    # --- frames ----------------------------------------------------------------------------------
+
+    def on_write(self, end: End, data: bytes) -> None:
+        if end.line.is_hostile:
+            return
+        at = 0
+        while at < len(data):
+            size = int.from_bytes(data[at : at + FRAME_HEADER_BYTES], "big")
+            at += FRAME_HEADER_BYTES + size
+            self._on_frame(end, decode_frame(data[at - size : at]))
+
+    def _on_frame(self, end: End, frame: Frame) -> None:
+        message = frame.message
+        assert message is not None
+        self.world.messages += 1
+        if self.world.trace is not None:
+            arrow = "⇒" if end.is_dialler else "→"
+            where = f"{end.owner.place} {arrow} {end.remote}"
+            self.world.log(f"{where} #{end.line.number}/{frame.request_id} {brief(message)}")
+        if isinstance(message, Hello) or frame.request_id == 0:
+            return
+        talk = self._talks.setdefault(end.line.number, Talk())
+        if end.is_dialler:
+            talk.requests.setdefault(frame.request_id, []).append(message)
+            if isinstance(message, Merge):
+                self._see_entries(message)
+        else:
+            self._on_reply(end, talk, frame.request_id, message)
+
+    def _see_entries(self, merge: Merge) -> None:
+        for entry in merge.entries:
+            if entry[0] in self.keys:
+                self.ledger.see_entry(entry)
+
+    def _on_reply(self, end: End, talk: Talk, request_id: int, reply: Message) -> None:
+        requests = talk.requests.get(request_id, [])
+        talk.replies[request_id] += 1
+        where = f"#{end.line.number}/{request_id} of {end.remote} by {end.owner.place}"
+        self._answered_once(
+            talk.replies[request_id] <= len(requests), f"{where}: answered twice: {reply}"
+        )
+        if not requests:
+            return
+        node = NodeId(end.owner.place)
+        request = requests[-1]
+        if isinstance(reply, MergeAck | PutReply):
+            end.will_ack = True
+            self._failed_is_silent(end)
+        if isinstance(request, Put) and isinstance(reply, PutReply):
+            assert self.ring is not None
+            clock = decode_context(reply.context, key=request.key) if reply.context else None
+            w = request.w or self.ring.w
+            self.ledger.on_put_reply(node, request, reply, w=w, reply_clock=clock)
+        elif isinstance(request, Get) and isinstance(reply, GetReply):
+            self.ledger.on_get_reply(node, request.key, reply.siblings)
+        elif isinstance(request, Read) and isinstance(reply, ReadReply):
+            self._unreadable_is_unknown(node, request, reply)
+        elif isinstance(request, Read | Merge):
+            known = isinstance(reply, Error | MergeAck)
+            self._answered_once(known, f"{where}: {request} was answered {reply}")
+
+    def _answered_once(self, holds: bool, what: str) -> None:
+        self.world.verdicts.check("answered_once", holds, what)
+
+    def _failed_is_silent(self, end: End) -> None:
+        assert isinstance(end.owner, SimTransport)
+        since = self.silenced.get(end.owner)
+        self.world.verdicts.check(
+            "failed_is_silent",
+            since is None or end.owner.turns <= since,
+            f"{end.owner.place} acknowledges although it knows that its disk has failed",
+        )
+
+    def _unreadable_is_unknown(self, node: NodeId, read: Read, reply: ReadReply) -> None:
+        if (node, read.key) in self.ledger.rotten:
+            self.world.verdicts.check(
+                "unreadable_is_unknown",
+                reply.state == STATE_UNREADABLE and reply.entry is None,
+                f"{node} says of its unreadable {read.key!r}: state {reply.state}",
+            )
+
+    def on_close(self, end: End, reason: str) -> None:
+        if isinstance(end.owner, SimTransport):
+            self.world.log(f"{end.owner.place} closes #{end.line.number}: {reason}")
+            self.world.verdicts.check(
+                "bad_frame_costs_one",
+                end.line.is_hostile or reason == _INNOCENT,
+                f"{end.owner.place} closes #{end.line.number} to {end.remote}: {reason}",
+            )
+
+    def check_all_answered(self, lines: list[Line]) -> None:
+        """When all is quiet: on whole connections every request has its answer."""
+        for line in lines:
+            talk = self._talks.get(line.number)
+            if talk is None or line.is_hostile or any(end.is_gone for end in line.ends):
+                continue
+            for request_id, requests in talk.requests.items():
+                self._answered_once(
+                    talk.replies[request_id] == len(requests),
+                    f"#{line.number}/{request_id} of {line.ends[0].owner.place}: "
+                    f"{requests} got {talk.replies[request_id]} answers",
+                )
+
+    # --- disks -----------------------------------------------------------------------------------
+
+    def on_recovered(self, node: NodeId, store: LogStore) -> None:
+        """A store has been opened: it must hold all that it ever made durable."""
+        self.on_durable(node, list(store.scan(_FIRST, _LAST)))
+        for key in self.keys:
+            if store.get(token_of(key), key) is None:
+                self.ledger.on_durable(node, key, ABSENT)
+
+    def see(self, batch: Batch) -> None:
+        """A batch is on its way to a disk."""
+        for _, key, stored in batch.records:
+            if key in self.keys:
+                record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
+                datas = [sibling.data for sibling in record.value.siblings]
+                self.ledger.see(key, datas, record.value.clock)
+
+    def on_durable(self, node: NodeId, records: list[tuple[Token, bytes, bytes]]) -> None:
+        for _, key, stored in records:
+            if key in self.keys:
+                record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
+                self.ledger.on_durable(node, key, record)
+
+
+class WatchedStore(LogStore):
+    """A log of which the watch learns what is durable; adopting a ring passes its points."""
+
+    def __init__(self, disk: SimDisk, watch: Watch, node: NodeId) -> None:
+        super().__init__(disk)
+        self._watch = watch
+        self._node = node
+        watch.on_recovered(node, self)
+
+    def write(self, batch: Batch) -> None:
+        if batch.meta:
+            self._disk.point("adoption.before")
+        self._watch.see(batch)
+        super().write(batch)
+        self._watch.on_durable(self._node, batch.records)
+        if batch.meta:
+            self._disk.point("adoption.after")
