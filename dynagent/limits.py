@@ -25,7 +25,9 @@ FRAME_HEADER_BYTES = 4
 HELLO_FRAME_BYTES_MAX = 4 * KIB  # what a stranger may make us read before it has said who it is
 # cbor2 expands empty containers by up to 73 times; 64 KiB of them stay below 5 MiB of memory.
 CONTROL_FRAME_BYTES_MAX = 64 * KIB
-DATA_FRAME_BYTES_MAX = RECORD_BYTES_MAX + 64 * KIB  # a whole record, its key, clock and framing
+# A whole record with its key, clock and framing. Each coordinator refuses to mint past
+# RECORD_BYTES_MAX, but up to N of them can do so at once, before they have heard of each other.
+DATA_FRAME_BYTES_MAX = 4 * RECORD_BYTES_MAX
 RECEIVE_BYTES = 64 * KIB  # larger recv buffers cost an mmap and munmap per read
 BUDGET_MS_MAX = 600_000  # ten minutes: a longer deadline is a job, not a request
 

@@ -23,7 +23,7 @@ from dynagent.core.node import Node
 from dynagent.core.ports import Batch, LinkId, NodeId
 from dynagent.core.ring import Ring, decode_ring
 from dynagent.env import Env
-from dynagent.errors import ConfigError, DiskFull, Refused, StoreFailed
+from dynagent.errors import ConfigError, DiskFull, StoreFailed, TooLarge
 from dynagent.obs.log import log
 from dynagent.store.protocol import Directory
 from dynagent.wire.codec import encode_frame
@@ -42,7 +42,6 @@ class Agent:
         self.address = ""  # where it listens, once it does
         self._failure: BaseException | None = None
         self._in_flight: Batch | None = None
-        self._adopting = False
         self._drained = False
         self._idle = trio.Event()  # draining, and nothing is left to do
         self._timer_scope = trio.CancelScope()
@@ -152,15 +151,15 @@ class Agent:
     def answer(self, link: LinkId, request_id: int, message: Message) -> None:
         accepted = self._links.by_id.get(link)
         if accepted is not None:
-            frame = encode_frame(message, request_id=request_id, budget_ms=0)
+            try:
+                frame = encode_frame(message, request_id=request_id, budget_ms=0)
+            except TooLarge as exc:
+                frame = encode_frame(
+                    Error(exc.code, exc.message), request_id=request_id, budget_ms=0
+                )
             accepted.connection.write(frame)
 
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
-        if self._adopting:
-            refusal = Refused("another bootstrap of this agent is under way")
-            self.answer(link, request_id, Error(refusal.code, refusal.message))
-            return
-        self._adopting = True
         first = decode_ring(ring)
         self.env.writer.submit(
             partial(self._write_adoption, ring, first),
@@ -208,7 +207,6 @@ class Agent:
             self._stop_failed(error)
             return
         assert self._nursery is not None
-        self._adopting = False
         log(logging.INFO, "agent.adopted", cluster=ring.cluster_id, members=len(ring.members))
         self.node.on_adopted(self.env.monotonic(), ring, link, request_id)
         self._peers.start(ring, self._nursery)

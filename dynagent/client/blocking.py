@@ -246,9 +246,7 @@ class Client:
         `Overloaded`, `BadRequest`, `TooLarge`, `Unreachable`.
         """
         mode = MODE_CONTEXT if context is not None else MODE_BLIND if blind else MODE_OVERWRITE
-        plan = self._plan(key, is_write=True)
-        if op_id:
-            plan.attempt = 2  # there was a first attempt, or nobody would know the op-id
+        plan = self._plan(key, is_write=True, repeats=bool(op_id))
         put = Put(
             key,
             value,
@@ -305,11 +303,12 @@ class Client:
 
     # --- how -------------------------------------------------------------------------------------
 
-    def _plan(self, key: bytes, *, is_write: bool) -> Plan:
+    def _plan(self, key: bytes, *, is_write: bool, repeats: bool = False) -> Plan:
         deadline = self._deadline()
         if self._learn_ring and self._ring is None:
             self.ring()
-        return Plan(self._addresses(key), deadline=deadline, is_write=is_write)
+        addresses = self._addresses(key)
+        return Plan(addresses, deadline=deadline, is_write=is_write, repeats=repeats)
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout_s

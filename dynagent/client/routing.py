@@ -48,15 +48,24 @@ class Plan:
         "deadline",
     )
 
-    def __init__(self, addresses: Sequence[str], *, deadline: float, is_write: bool) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        deadline: float,
+        is_write: bool,
+        repeats: bool = False,  # it was sent before, and nobody knows what came of it
+    ) -> None:
         self._addresses = addresses
         self._place = -1
         self._is_write = is_write
         self._last: DynagentError | None = None
         self._answer: DynagentError | None = None  # the latest definite one of an agent
         self._indefinite: DynagentError | None = None
+        if repeats:
+            self._indefinite = WriteOutcomeUnknown("the earlier attempt may still appear")
         self.deadline = deadline
-        self.attempt = 1  # of the put, as its coordinator shall see it
+        self.attempt = 2 if repeats else 1  # of the put, as its coordinator shall see it
 
     def next(self, now: float) -> tuple[str, float] | None:
         """(address, seconds for this try); None when nothing is left to try.

@@ -14,7 +14,7 @@ reach enough of them is refused before anything is written.
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from dynagent import limits
 from dynagent.core.messages import Error, Message
@@ -24,6 +24,7 @@ from dynagent.core.ring import Ring
 from dynagent.errors import BadRequest, DynagentError, Overloaded, QuorumNotMet, TooLarge
 
 SETTLED = 2  # the phase of a stamp outside ring changes (design §6)
+_STALE_DEADLINES_MAX = 1_024  # of finished operations, before the heap is made anew
 
 
 class Operation:
@@ -65,6 +66,7 @@ class Operation:
         self.coordinator.effects.answer(self.link, self.request_id, message)
 
     def fail(self, error: DynagentError) -> None:
+        self.coordinator.count_error(error)
         self.answer(Error(error.code, error.message))
 
     def finish(self) -> None:
@@ -88,6 +90,7 @@ class Coordinator:
         effects: Effects,
         wall_ms: Callable[[], int],
         value_bytes_max: int,
+        count_error: Callable[[DynagentError], None],
     ) -> None:
         self.node_id = node_id
         self.ring = ring
@@ -95,6 +98,7 @@ class Coordinator:
         self.effects = effects
         self.wall_ms = wall_ms
         self.value_bytes_max = value_bytes_max
+        self.count_error = count_error
         self.up: set[NodeId] = {node_id}  # whose links are up; ourselves always
         self.operations: dict[int, Operation] = {}
         self._names = {member.id: member.name for member in ring.members}
@@ -111,15 +115,27 @@ class Coordinator:
         if self._bytes + operation.size > limits.REQUEST_BYTES_IN_FLIGHT_MAX:
             raise Overloaded(f"{self._bytes:,} bytes of requests are under way; try again later")
         self._bytes += operation.size
-        self._last_number += 1
-        self.operations[self._last_number] = operation
-        heappush(self._deadlines, (operation.deadline, self._last_number))
-        return self._last_number
+        return self._enter(operation)
 
     def release(self, operation: Operation) -> None:
         """Removes an operation, if it is still there."""
         if self.operations.pop(operation.number, None) is not None:
             self._bytes -= operation.size
+        if len(self._deadlines) > 2 * len(self.operations) + _STALE_DEADLINES_MAX:
+            self._deadlines = [(op.deadline, number) for number, op in self.operations.items()]
+            heapify(self._deadlines)
+
+    def renumber(self, operation: Operation) -> None:
+        """Gives an operation a new number: replies to its old one find nobody."""
+        if self.operations.pop(operation.number, None) is not None:
+            self._enter(operation)
+
+    def _enter(self, operation: Operation) -> int:
+        self._last_number += 1
+        operation.number = self._last_number
+        self.operations[self._last_number] = operation
+        heappush(self._deadlines, (operation.deadline, self._last_number))
+        return self._last_number
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due; None if nothing is under way."""

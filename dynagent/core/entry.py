@@ -145,6 +145,8 @@ def decode_entry(entry: list[Any]) -> tuple[bytes, Record]:
     if any(type(op_id) is not bytes for op_id in op_ids):
         raise ProtocolError("an entry with a malformed op-id")
     clock = dict(unflatten(numbers))
+    if 2 * len(clock) != len(numbers):
+        raise ProtocolError("an entry with an actor twice in its clock")
     siblings = tuple([decode_sibling(data) for data in datas])
     for sibling in siblings:
         if sibling.counter > clock.get(sibling.actor, 0):

@@ -11,6 +11,7 @@ from dynagent.core.messages import WANT_DIGEST, WANT_VALUE, Get, GetReply, Messa
 from dynagent.core.ports import LinkId, NodeId, Token
 from dynagent.core.quorum import DONE, MISSED, GetQuorum
 from dynagent.core.siblings import Siblings
+from dynagent.core.version import Version
 from dynagent.errors import ProtocolError, QuorumNotMet
 
 
@@ -60,6 +61,8 @@ class GetOperation(Operation):
             self.on_failure(now, source)
             return
         try:
+            if message.entry is not None and message.entry[:1] != [self.get.key]:
+                raise ProtocolError("the record of another key")
             fetch = self.tally.add_result(source, message)
         except ProtocolError as exc:
             self.coordinator.effects.note("peer.malformed", peer=source, reason=exc.message)
@@ -112,5 +115,8 @@ def _distinct_writes(value: Siblings) -> list[bytes]:
     """The siblings for a client: a write that was minted twice by a retry is one value (§3)."""
     if len(value.siblings) < 2:
         return [sibling.data for sibling in value.siblings]
-    writes = {sibling.op_id or sibling.data: sibling.data for sibling in value.siblings}
+    writes: dict[tuple[bytes, bytes], bytes] = {}
+    for sibling in value.siblings:
+        version = Version(sibling.data)
+        writes[version.op_id, version.value] = sibling.data
     return list(writes.values())

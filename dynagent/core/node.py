@@ -74,6 +74,7 @@ class Node:
         self.node_id = node_id
         self.ring: Ring | None = None
         self.draining = False
+        self._is_adopting = False
         self.about: dict[str, object] = {}  # name, address, zone, host, capacity: for bootstrap
         self.counters: dict[str, int] = {}
         self.replica = Replica(
@@ -111,6 +112,7 @@ class Node:
             effects=self._effects,
             wall_ms=self._wall_ms,
             value_bytes_max=self._value_bytes_max,
+            count_error=self._count_error,
         )
 
     # --- what the shell feeds --------------------------------------------------------------------
@@ -170,8 +172,8 @@ class Node:
 
     def on_adopted(self, now: float, ring: Ring, link: LinkId, request_id: int) -> None:
         """The first ring, handed to `Effects.adopt`, is durable: serve."""
-        if self.ring is None:
-            self._serve(ring)
+        self._is_adopting = False
+        self._serve(ring)
         self._effects.answer(link, request_id, Installed())
 
     def on_tick(self, now: float) -> None:
@@ -283,9 +285,12 @@ class Node:
                     f"this agent is already a member of cluster {self.ring.cluster_id.hex()}"
                 )
             self._effects.answer(link, request_id, Installed())
+        elif self._is_adopting:
+            raise Refused("another bootstrap of this agent is under way; repeat the command")
         elif ring.member(self.node_id) is None:
             raise Refused(f"the ring does not name this agent ({self.node_id})")
         else:
+            self._is_adopting = True
             self._effects.adopt(message.ring, link, request_id)
 
     def _on_status_request(

@@ -82,6 +82,8 @@ class PutOperation(Operation):
         self.look: ContextQuorum | None = None
         if put.mode == MODE_OVERWRITE or put.attempt > 1:
             r = coordinator.needed("R", put.r, coordinator.ring.r)
+            if put.attempt > 1:  # it must meet every write that reached this W, whatever its R
+                r = max(r, len(owners) - self.w + 1)
             self.look = ContextQuorum(coordinator.reachable(owners, "R", r), r)
         super().__init__(coordinator, link, request_id, deadline, len(put.value or b""))
         self.put = put
@@ -234,9 +236,16 @@ class PutOperation(Operation):
             self.coordinator.effects.note("peer.malformed", peer=source, reason=exc.message)
             self.on_failure(now, source)
             return
-        if key == self.put.key:
-            self.coordinator.replica.merge([(key, record)])
-            self._complete(now)
+        try:
+            if key != self.put.key:
+                raise Overloaded(f"{self.coordinator.names([source])} sent another key's record")
+            self.coordinator.replica.check_room(now)
+        except Overloaded as refusal:
+            self._unknown(refusal.message)
+            self.finish()
+            return
+        self.coordinator.replica.merge([(key, record)])
+        self._complete(now)
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -281,6 +290,8 @@ class PutOperation(Operation):
 
     def _replicate(self, now: float, asked: list[NodeId], record: Record, number: int) -> None:
         coordinator = self.coordinator
+        if self.look is not None:
+            coordinator.renumber(self)  # what still answers the look must not count here
         self.reply = self._reply_of(record)
         self.tally = PutQuorum(asked, self.w)
         if not coordinator.replica.when_durable(number, (None, self.number)):

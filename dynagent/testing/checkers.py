@@ -97,7 +97,8 @@ class Judge:
         self._retried_once()
         self._antichain()
         for write in self._acked:
-            self._superseded_stays_away(write, self._final, "at the end")
+            if not self._may_be_gone(write):
+                self._superseded_stays_away(write, self._final, "at the end")
             if write.reply_clock is not None:
                 own = frozenset({write.number}) if write.kind == PUT else frozenset()
                 self._context_is_honest(write, write.reply_clock, own)
@@ -160,13 +161,17 @@ class Judge:
         """An acknowledged put is there at the end, or a chain of writes that superseded it is."""
         left = {self._sightings[dot].writer for dot in self._final}
         for put in self._acked:
-            if put.kind == PUT and not (self._is_rotten and put.w < 2):
+            if put.kind == PUT and not self._may_be_gone(put):
                 self._verdicts.check(
                     "no_lost_write",
                     self._leads_to(put, left),
                     f"put {put.number} (W={put.w}) was acknowledged and is lost;",
                     f"left: {sorted(left)}",
                 )
+
+    def _may_be_gone(self, write: Operation) -> bool:
+        """One copy has rotted, and this write asked for no more than one."""
+        return self._is_rotten and write.w < 2
 
     def _leads_to(self, put: Operation, left: set[int]) -> bool:
         seen = {put.number}

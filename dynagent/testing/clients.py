@@ -61,15 +61,14 @@ _WEIGHTS = [weight for _, weight in _WRITES]
 Seen = tuple[bytes, frozenset[int]]  # a context, and whose values came with it
 
 
-class SimClient:
-    """One client: at most one operation under way."""
+class LoopClient:
+    """One client: at most one operation under way. How it asks is up to the level's own class."""
 
     def __init__(
         self,
         *,
         number: int,
         world: World,
-        network: Network,
         history: History,
         ring: Ring,
         profile: Profile,
@@ -80,7 +79,6 @@ class SimClient:
         self.is_retired = False
         self._number = number
         self._world = world
-        self._network = network
         self._history = history
         self._ring = ring
         self._profile = profile
@@ -89,8 +87,6 @@ class SimClient:
         self._dice = world.stream(f"client {number}")
         self._seen: dict[bytes, list[Seen]] = {}
         self._operation: Operation | None = None
-        self._link: LinkId | None = None
-        self._agent: NodeId = self._dice.choice(self._agents)
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -132,47 +128,9 @@ class SimClient:
         self._try()
         return operation
 
-    # --- attempts --------------------------------------------------------------------------------
-
     def _try(self) -> None:
-        operation = self._operation
-        assert operation is not None
-        profile, now = self._profile, self._world.now
-        number = len(operation.attempts) + 1
-        if number > 1:
-            self._world.faults["retry"] += 1
-        if (number > 1 and self._dice.random() < 0.7) or self._dice.random() < 0.2:
-            self._agent = self._dice.choice(self._agents)
-        dead_by = now + profile.budget_ms / 1000 + profile.longest_delay_s
-        attempt = Attempt(number=number, agent=self._agent, sent=now, dead_by=dead_by)
-        operation.attempts.append(attempt)
-        message = _message(operation, number)
-        self._link = self._network.call(self, self._agent, profile.budget_ms, message)
-        patience_s = profile.budget_ms / 1000 * profile.patience + 0.05
-        if profile.patience < 1 and number == 1:
-            self._world.faults["impatience"] += 1
-        self._world.after(patience_s, self._give_up, self._link)
-
-    def _give_up(self, link: LinkId) -> None:
-        if link == self._link:
-            self._again()
-
-    def on_lost(self, link: LinkId) -> None:
-        if link == self._link:
-            self._again()
-
-    def _again(self) -> None:
-        operation = self._operation
-        assert operation is not None
-        if self._link is not None:
-            self._network.hang_up(self._link)
-            self._link = None
-        if len(operation.attempts) < ATTEMPTS_MAX and self._dice.random() < 0.85:
-            self._world.after(self._dice.random() * 0.05, self._try)
-        elif all(attempt.is_refused for attempt in operation.attempts):
-            self._finish(FAILED)
-        else:
-            self._finish(UNKNOWN)
+        """Begins to ask for the present operation; `_finish` is to be called in the end."""
+        raise NotImplementedError
 
     def _finish(self, outcome: str) -> None:
         operation = self._operation
@@ -184,21 +142,12 @@ class SimClient:
 
     # --- answers ---------------------------------------------------------------------------------
 
-    def on_answer(self, link: LinkId, message: Message) -> None:
-        operation = self._operation
-        if link != self._link or operation is None:
-            return
-        if isinstance(message, Error):
-            operation.attempts[-1].is_refused = BY_CODE[message.error].definite
-            self._again()
-            return
-        self._network.hang_up(link)
-        self._link = None
-        if isinstance(message, GetReply):
-            self._take_values(operation, message)
-        elif isinstance(message, PutReply):
-            self._take_dot(operation, message)
-        self._finish(OK)
+    def _take(self, operation: Operation, reply: Message) -> None:
+        """Learns what a reply tells."""
+        if isinstance(reply, GetReply):
+            self._take_values(operation, reply)
+        elif isinstance(reply, PutReply):
+            self._take_dot(operation, reply)
 
     def _take_values(self, operation: Operation, reply: GetReply) -> None:
         versions = [Version(data) for data in reply.siblings]
@@ -228,7 +177,84 @@ class SimClient:
         del contexts[:-CONTEXTS_KEPT]
 
 
-def _message(operation: Operation, attempt: int) -> Message:
+class SimClient(LoopClient):
+    """The client of level 1: single messages, and its own, wilder rules for trying again."""
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        world: World,
+        network: Network,
+        history: History,
+        ring: Ring,
+        profile: Profile,
+        keys: Sequence[bytes],
+    ) -> None:
+        super().__init__(
+            number=number, world=world, history=history, ring=ring, profile=profile, keys=keys
+        )
+        self._network = network
+        self._link: LinkId | None = None
+        self._agent: NodeId = self._dice.choice(self._agents)
+
+    # --- attempts --------------------------------------------------------------------------------
+
+    def _try(self) -> None:
+        operation = self._operation
+        assert operation is not None
+        profile, now = self._profile, self._world.now
+        number = len(operation.attempts) + 1
+        if number > 1:
+            self._world.faults["retry"] += 1
+        if (number > 1 and self._dice.random() < 0.7) or self._dice.random() < 0.2:
+            self._agent = self._dice.choice(self._agents)
+        dead_by = now + profile.budget_ms / 1000 + profile.longest_delay_s
+        attempt = Attempt(number=number, agent=self._agent, sent=now, dead_by=dead_by)
+        operation.attempts.append(attempt)
+        message = make_message(operation, number)
+        self._link = self._network.call(self, self._agent, profile.budget_ms, message)
+        patience_s = profile.budget_ms / 1000 * profile.patience + 0.05
+        if profile.patience < 1 and number == 1:
+            self._world.faults["impatience"] += 1
+        self._world.after(patience_s, self._give_up, self._link)
+
+    def _give_up(self, link: LinkId) -> None:
+        if link == self._link:
+            self._again()
+
+    def on_lost(self, link: LinkId) -> None:
+        if link == self._link:
+            self._again()
+
+    def _again(self) -> None:
+        operation = self._operation
+        assert operation is not None
+        if self._link is not None:
+            self._network.hang_up(self._link)
+            self._link = None
+        if len(operation.attempts) < ATTEMPTS_MAX and self._dice.random() < 0.85:
+            self._world.after(self._dice.random() * 0.05, self._try)
+        elif all(attempt.is_refused for attempt in operation.attempts):
+            self._finish(FAILED)
+        else:
+            self._finish(UNKNOWN)
+
+    def on_answer(self, link: LinkId, message: Message) -> None:
+        operation = self._operation
+        if link != self._link or operation is None:
+            return
+        if isinstance(message, Error):
+            operation.attempts[-1].is_refused = BY_CODE[message.error].definite
+            self._again()
+            return
+        self._network.hang_up(link)
+        self._link = None
+        self._take(operation, message)
+        self._finish(OK)
+
+
+def make_message(operation: Operation, attempt: int) -> Message:
     if operation.kind == GET:
         return Get(operation.key, operation.r)
     value = encode_value(operation.number) if operation.kind == PUT else None

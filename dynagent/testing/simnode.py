@@ -52,7 +52,7 @@ class SimNode:
         ring: Ring,
         node_id: NodeId,
         profile: Profile,
-        on_ack: Callable[[SimNode], None],
+        on_moment: Callable[[SimNode, Message], None],
     ) -> None:
         self.id = node_id
         self.life = 0
@@ -69,7 +69,7 @@ class SimNode:
         self._ledger = ledger
         self._ring = ring
         self._gather_s = profile.gather_s
-        self._on_ack = on_ack
+        self._on_moment = on_moment  # is told of what makes a good moment for a fault
         self._actors = world.stream(f"actors {node_id}")
         self._timing = world.stream(f"timing {node_id}")
         self.wall_offset_ms = self._timing.randint(-profile.skew_ms, profile.skew_ms)
@@ -154,6 +154,8 @@ class SimNode:
         if isinstance(message, Get | Put):
             deadline = now + budget_ms / 1000 + 2 * LATE_S
             self._requests[link, request_id] = (message, deadline, self._world.order())
+            if isinstance(message, Put) and message.attempt > 1:
+                self._on_moment(self, message)
         elif isinstance(message, Merge):
             self._merges[link, request_id] += 1
         self._handling = message
@@ -226,7 +228,7 @@ class SimNode:
         self._watch(link, request_id, message)
         self._network.reply(link, request_id, message)
         if isinstance(message, MergeAck | PutReply):
-            self._on_ack(self)
+            self._on_moment(self, message)
 
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         raise AssertionError("the nodes of a simulation are born with their ring")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from traceback import format_exc
 
 from dynagent.core.entry import decode_stored
-from dynagent.core.messages import MODE_CONTEXT
+from dynagent.core.messages import MODE_CONTEXT, Message
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member, Ring, token_of
 from dynagent.core.siblings import Dot
@@ -75,7 +75,7 @@ class Simulation:
                 ring=self.ring,
                 node_id=member.id,
                 profile=profile,
-                on_ack=self._on_ack,
+                on_moment=self._on_moment,
             )
             for member in self.ring.members
         ]
@@ -92,8 +92,8 @@ class Simulation:
         self.auditor = self._client(0, replace(profile, budget_ms=4000, patience=1.5))
         self.auditor.is_retired = True
 
-    def _on_ack(self, node: SimNode) -> None:
-        self.nemesis.on_ack(node)
+    def _on_moment(self, node: SimNode, message: Message) -> None:
+        self.nemesis.on_moment(node, message)
 
     def _client(self, number: int, profile: Profile) -> SimClient:
         return SimClient(

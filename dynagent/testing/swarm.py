@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from dynagent.core.messages import Message, Put
 from dynagent.core.ring import Ring, token_of
 from dynagent.testing.network import Network, Pair, both_ways
 from dynagent.testing.profile import Profile
@@ -38,6 +39,7 @@ class Nemesis:
         self._dice: Stream = world.stream("nemesis")
         self._ack_dice: Stream = world.stream("power cut at ack")
         self._rotten: set[bytes] = set()
+        self._rots_at_retry: dict[bytes, SimNode] = {}  # keys that rot there at the next retry
         self._is_over = False
         self._actions: dict[str, Callable[[], None]] = {
             "kill": self._kill,
@@ -80,15 +82,17 @@ class Nemesis:
 
     # --- processes and power ---------------------------------------------------------------------
 
-    def on_ack(self, node: SimNode) -> None:
-        """`node` has just acknowledged something: the moment that finds lost acknowledgements."""
-        if self._is_over or not self._profile.power_cut_at_ack:
-            return
-        if self._ack_dice.random() < self._profile.power_cut_at_ack:
-            everybody = self._ack_dice.random() < 0.4
-            self._world.after(
-                0.0, self._cut_power_at_ack, list(self._nodes) if everybody else [node]
-            )
+    def on_moment(self, node: SimNode, message: Message) -> None:
+        """`node` is about to acknowledge something, which finds lost acknowledgements, or takes a
+        retry, which has found what reads a copy twice and expects the same."""
+        if isinstance(message, Put):
+            if self._rots_at_retry.get(message.key) is node and not self._is_over:
+                del self._rots_at_retry[message.key]
+                delay_s = self._dice.random() * 4 * self._profile.delay_s
+                self._world.after(delay_s, self._damage, node, message.key)
+        elif self._ack_dice.random() < self._profile.power_cut_at_ack and not self._is_over:
+            victims = list(self._nodes) if self._ack_dice.random() < 0.4 else [node]
+            self._world.after(0.0, self._cut_power_at_ack, victims)
 
     def _cut_power_at_ack(self, victims: list[SimNode]) -> None:
         self._world.fault("power_cut_at_ack", " ".join(node.id[:2] for node in victims))
@@ -173,9 +177,18 @@ class Nemesis:
 
     def _rot(self) -> None:
         key = self._dice.choice(self._keys)
-        token = token_of(key)
-        owner = self._dice.choice(self._ring.lists[self._ring.partition_of(token)])
+        owner = self._dice.choice(self._ring.lists[self._ring.partition_of(token_of(key))])
         node = next(node for node in self._nodes if node.id == owner)
-        if key not in self._rotten and node.disk.rot(token, key):
-            self._rotten.add(key)
+        if key in self._rotten:
+            return
+        self._rotten.add(key)  # already now: no other copy may rot while this one waits for it
+        if self._dice.random() < 0.5:
+            self._rots_at_retry[key] = node
+        else:
+            self._damage(node, key)
+
+    def _damage(self, node: SimNode, key: bytes) -> None:
+        if self._is_over or not node.disk.rot(token_of(key), key):
+            self._rotten.discard(key)
+        else:
             self._world.fault("rot", f"{node.id[:2]} {key.decode()}")

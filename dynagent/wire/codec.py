@@ -11,7 +11,7 @@ from cbor2 import dumps
 from dynagent import limits
 from dynagent.core.encoding import decode
 from dynagent.core.messages import Message
-from dynagent.errors import ProtocolError
+from dynagent.errors import ProtocolError, TooLarge
 from dynagent.wire.registry import REGISTRY
 
 Ext = list[object] | None
@@ -33,9 +33,13 @@ class Frame:
 
 
 def encode_frame(message: Message, *, request_id: int, budget_ms: int, ext: Ext = None) -> bytes:
-    """Header and body, ready to be sent."""
+    """Header and body, ready to be sent; raises `TooLarge` over the bound of this message."""
     row = REGISTRY[type(message).code]
     body = dumps([row.code, request_id, budget_ms, ext, *row.parts(message)])
+    if len(body) > row.bytes_max:
+        raise TooLarge(
+            f"a {row.cls.__name__} of {len(body):,} bytes; the limit is {row.bytes_max:,}"
+        )
     return len(body).to_bytes(limits.FRAME_HEADER_BYTES, "big") + body
 
 

@@ -89,6 +89,20 @@ def test_a_busy_cluster_is_asked_again_within_the_bound() -> None:
     assert run(plan(), *[Overloaded()] * 9) == ["a", "b", "c", "a"]
 
 
+def test_a_repeated_put_is_a_retry_from_the_start_and_its_failure_indefinite() -> None:
+    made = Plan(ADDRESSES, deadline=10.0, is_write=True, repeats=True)
+    assert made.attempt == 2
+    run(made, *[QuorumNotMet("nobody there")] * 9)
+    assert isinstance(made.error(), WriteOutcomeUnknown)
+    assert "nobody there" in made.error().message
+
+
+def test_a_definite_answer_is_not_hidden_by_an_address_where_nobody_is() -> None:
+    made = plan()
+    run(made, QuorumNotMet("W=3"), Unreachable("b"), Unreachable("c"))
+    assert isinstance(made.error(), QuorumNotMet)
+
+
 def test_nothing_is_tried_after_the_deadline() -> None:
     assert plan().next(10.0) is None
 

@@ -427,18 +427,35 @@ def test_a_retry_of_a_write_that_is_known_completes_it_and_mints_nothing(at: Nod
 
 def test_a_retry_of_a_write_that_is_under_way_here_waits_for_it_to_be_durable() -> None:
     c = cluster()
-    c.request(A, put(b"v"))
-    c.request(A, put(b"v", attempt=2, r=1))
+    c.request(A, put(b"v", w=3))
+    c.request(A, put(b"v", attempt=2, r=1, w=3))
     for ack_of in (B, C):
         for packet in [p for p in c.wire if p.target == ack_of]:
             c.deliver(packet)
     c.commit(B)
+    c.commit(C)
     for packet in requests(c, MergeAck):
         c.deliver(packet)
     assert c.answers == []
     c.commit(A)
     assert [type(reply) for _, reply in c.answers] == [PutReply, PutReply]
     assert len(dots(c, 1)) == 1
+
+
+def test_a_retry_with_a_small_r_still_meets_a_write_that_reached_w_and_was_overwritten() -> None:
+    c = cluster()
+    for address in (A, B):  # C hears of neither write
+        number = 1 if address == A else 2
+        c.request(address, put(b"v%d" % number, number, mode=MODE_OVERWRITE))
+        for _ in range(20):
+            for packet in [p for p in c.wire if C not in (p.source, p.target)]:
+                c.deliver(packet)
+            c.commit(A)
+            c.commit(B)
+    c.wire.clear()
+    again = c.ask(C, put(b"v1", 1, attempt=2, r=1))
+    assert isinstance(again, PutReply)
+    assert values(c.ask(A, Get(KEY))) == [b"v2"]
 
 
 def test_a_retry_known_only_at_another_owner_is_fetched_from_there_and_completed() -> None:

@@ -3,6 +3,8 @@
     python -m tests.sim --seed 17 --trace            one seed, event by event
     python -m tests.sim --seeds 0:2000 --jobs 2      many seeds; exit status 1 on a violation
     python -m tests.sim --seeds 0:99999 --cpu-seconds 360
+    python -m tests.sim --level 2 …                  real agents, on simulated wires and disks
+    python -m tests.sim --level 2 --pairs 20         each of 20 seeds in two processes: same trace?
 
 Many seeds must also have been worth it: a run whose totals stay under a floor (`floors.py`) fails.
 """
@@ -15,16 +17,21 @@ import sys
 import time
 from collections.abc import Iterator
 
-from dynagent.testing.simulation import run
+from tests.sim.levels import LEVELS
+from tests.sim.pairs import check_pairs
 from tests.sim.totals import Totals
 
 CHUNK = 10  # seeds that a worker runs before it reports
 
+Chunk = tuple[int, int, int, bool]  # level, first seed, end, stop at the first violation
+
 
 def main() -> int:
     arguments = _parse()
+    if arguments.pairs is not None:
+        return check_pairs(arguments.level, arguments.pairs)
     if arguments.seed is not None:
-        return _run_one(arguments.seed, with_trace=arguments.trace)
+        return _run_one(arguments.level, arguments.seed, with_trace=arguments.trace)
     return _run_many(arguments)
 
 
@@ -33,6 +40,8 @@ def _parse() -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--seed", type=int, help="run this one")
     which.add_argument("--seeds", metavar="A:B", help="run A, A+1, … B-1")
+    which.add_argument("--pairs", type=int, help="run that many twice, and compare their traces")
+    parser.add_argument("--level", type=int, choices=sorted(LEVELS), default=1)
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--cpu-seconds", type=float, help="start no more seeds after that much")
@@ -42,11 +51,12 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run_one(seed: int, *, with_trace: bool) -> int:
+def _run_one(level: int, seed: int, *, with_trace: bool) -> int:
+    run, new_totals = LEVELS[level]()
     report = run(seed, keep_trace=with_trace)
     for line in report.trace or ():
         print(line)
-    totals = Totals()
+    totals = new_totals()
     totals.add(report)
     print(totals.line())
     for violation in report.violations:
@@ -57,15 +67,16 @@ def _run_one(seed: int, *, with_trace: bool) -> int:
 def _run_many(arguments: argparse.Namespace) -> int:
     first, _, end = arguments.seeds.partition(":")
     chunks = [
-        (start, min(start + CHUNK, int(end)), arguments.stop_at_first)
+        (arguments.level, start, min(start + CHUNK, int(end)), arguments.stop_at_first)
         for start in range(int(first), int(end), CHUNK)
     ]
-    totals = Totals()
+    totals = LEVELS[arguments.level]()[1]()
+    level = f"--level {arguments.level} " if arguments.level > 1 else ""
     for part in _results(chunks, arguments.jobs):
         totals.merge(part)
         for seed, violation in part.violations:
             print(f"VIOLATION in seed {seed}: {violation}")
-            print(f"  replay: python -m tests.sim --seed {seed} --trace", flush=True)
+            print(f"  replay: python -m tests.sim {level}--seed {seed} --trace", flush=True)
         if part.violations and arguments.stop_at_first:
             return 1
         if arguments.cpu_seconds is not None and totals.cpu_s >= arguments.cpu_seconds:
@@ -77,7 +88,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
     return 1 if totals.violations or (below and not arguments.stop_at_first) else 0
 
 
-def _results(chunks: list[tuple[int, int, bool]], jobs: int) -> Iterator[Totals]:
+def _results(chunks: list[Chunk], jobs: int) -> Iterator[Totals]:
     if jobs == 1:
         yield from map(_run_chunk, chunks)
         return
@@ -85,9 +96,10 @@ def _results(chunks: list[tuple[int, int, bool]], jobs: int) -> Iterator[Totals]
         yield from pool.imap(_run_chunk, chunks)
 
 
-def _run_chunk(chunk: tuple[int, int, bool]) -> Totals:
-    start, end, stops_at_first = chunk
-    totals = Totals()
+def _run_chunk(chunk: Chunk) -> Totals:
+    level, start, end, stops_at_first = chunk
+    run, new_totals = LEVELS[level]()
+    totals = new_totals()
     began = time.process_time()
     for seed in range(start, end):
         totals.add(run(seed))

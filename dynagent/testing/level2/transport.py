@@ -133,11 +133,8 @@ class SimTransport:
             self._adopt(end, accept)
         ready, self._ready = self._ready, {}
         for end in self._dice.sample(list(ready), len(ready)):
-            if end in self.ends:
-                end.receive()
-                self._forget_if_gone(end)
-            else:
-                self._ready[end] = None  # dialled, and not yet adopted
+            end.receive()
+            self._forget_if_gone(end)
         for _ in range(len(self._soon)):
             self._soon.popleft()()
         on_turn_end()
@@ -149,6 +146,8 @@ class SimTransport:
     def _adopt(self, end: End, accept: Accept) -> None:
         self.ends[end] = None
         end.handler = accept(end)
+        if end.inbox or end.broken:
+            self.on_ready(end)
 
     def _flush(self, end: End) -> None:
         will_ack, end.will_ack = end.will_ack, False

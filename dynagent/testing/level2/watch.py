@@ -94,14 +94,14 @@ class Watch:
         if end.is_dialler:
             talk.requests.setdefault(frame.request_id, []).append(message)
             if isinstance(message, Merge):
-                self._see_entries(message)
+                self._see_entries(NodeId(end.owner.place), message)
         else:
             self._on_reply(end, talk, frame.request_id, message)
 
-    def _see_entries(self, merge: Merge) -> None:
+    def _see_entries(self, node: NodeId, merge: Merge) -> None:
         for entry in merge.entries:
             if entry[0] in self.keys:
-                self.ledger.see_entry(entry)
+                self.ledger.see_entry(node, entry)
 
     def _on_reply(self, end: End, talk: Talk, request_id: int, reply: Message) -> None:
         requests = talk.requests.get(request_id, [])
@@ -117,6 +117,8 @@ class Watch:
         if isinstance(reply, MergeAck | PutReply):
             end.will_ack = True
             self._failed_is_silent(end)
+        if isinstance(request, Put | Get) and request.key not in self.keys:
+            return  # one of the hostile client's, passed on
         if isinstance(request, Put) and isinstance(reply, PutReply):
             assert self.ring is not None
             clock = decode_context(reply.context, key=request.key) if reply.context else None

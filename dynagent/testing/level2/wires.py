@@ -66,12 +66,11 @@ class End:
         "line", "out", "owner", "transit", "transit_bytes", "will_ack",
     )  # fmt: skip
 
-    handler: Handler
-
     def __init__(self, wires: Wires, line: Line, owner: Owner) -> None:
         self._wires = wires
         self.line = line
         self.owner = owner
+        self.handler: Handler | None = None  # until the owner has taken note of the connection
         self.inbox = bytearray()  # has arrived, is not yet read
         self.transit: deque[bytes | None] = deque()  # on its way to this end; None: a FIN
         self.transit_bytes = 0
@@ -115,7 +114,7 @@ class End:
     def receive(self) -> None:
         """Hands out some of what has arrived, or the news that no more will come."""
         wires = self._wires
-        if self.is_gone or self.closing:
+        if self.is_gone or self.closing or self.handler is None:
             return
         if self.inbox:
             size = min(len(self.inbox), limits.RECEIVE_BYTES)
@@ -148,7 +147,8 @@ class End:
             self.is_gone = True
             self.out.clear()
             self._wires.send(self.other, None)
-            self.handler.on_closed(reason)
+            if self.handler is not None:
+                self.handler.on_closed(reason)
 
 
 class Wires:

@@ -1,0 +1,137 @@
+"""A client that says nonsense: real frames, then bent, cut, doubled or mixed up.
+
+What it writes, should a bent frame still be one, goes to keys of its own. It never speaks as peer.
+"""
+
+from __future__ import annotations
+
+from dynagent import limits
+from dynagent.core.messages import (
+    MODE_OVERWRITE,
+    ROLE_CLIENT,
+    Get,
+    Hello,
+    Merge,
+    Message,
+    Ping,
+    Put,
+    Read,
+    RingRequest,
+    StatusRequest,
+)
+from dynagent.testing.level2.clients import Port
+from dynagent.testing.level2.profile import Profile
+from dynagent.testing.level2.wires import End, Wires
+from dynagent.testing.world import Stream, World
+from dynagent.wire.codec import encode_frame
+from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
+
+KEY = b"hostile"  # no bent bit turns it into a key of the others
+
+
+class HostileClient:
+    """One connection after the other, to any agent (`env.Handler` of all of them)."""
+
+    def __init__(self, world: World, wires: Wires, addresses: list[str], profile: Profile) -> None:
+        self.is_over = False
+        self.frames = 0
+        self._world = world
+        self._addresses = addresses
+        self._pause_s = profile.hostile
+        self._dice: Stream = world.stream("hostile")
+        self._port = Port(wires, "hostile")
+        self._end: End | None = None
+
+    def begin(self) -> None:
+        if self._pause_s:
+            self._world.after(self._dice.expovariate(1 / self._pause_s), self._next)
+
+    def _next(self) -> None:
+        if self.is_over:
+            return
+        if self._end is None:
+            self._port.dial(self._dice.choice(self._addresses), self._on_dialled)
+        else:
+            self._say()
+            if self._dice.random() < 0.1 and self._end is not None:
+                self._end.close("bored")
+                self._end = None
+        self.begin()
+
+    def _on_dialled(self, result: End | str) -> None:
+        if isinstance(result, str) or self.is_over or self._end is not None:
+            if isinstance(result, End):
+                result.handler = self
+                result.line.is_hostile = True
+                result.close("not wanted")
+            return
+        result.line.is_hostile = True
+        result.handler = self
+        self._end = result
+        self._port.on_ready(result)
+        if self._dice.random() < 0.8:
+            self._write(self._hello())
+        elif self._dice.random() < 0.5:
+            self._say()  # else it stays silent, and is closed after a while
+
+    def _say(self) -> None:
+        data = b"".join(self._bent(self._frame()) for _ in range(self._dice.randint(1, 3)))
+        self.frames += 1
+        self._world.faults["hostile_frame"] += 1
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if self._end is not None and data:
+            self._end.write(data)
+
+    def on_bytes(self, data: bytes) -> None:
+        pass
+
+    def on_closed(self, reason: str) -> None:
+        self._end = None
+
+    def stop(self) -> None:
+        self.is_over = True
+        if self._end is not None:
+            self._end.close("has had enough")
+
+    # --- frames ----------------------------------------------------------------------------------
+
+    def _hello(self) -> bytes:
+        hello = Hello(
+            VERSION_MIN, VERSION_MAX, ROLE_CLIENT, b"", "", b"", [], limits.DATA_FRAME_BYTES_MAX, 0
+        )
+        return encode_frame(hello, request_id=0, budget_ms=0)
+
+    def _frame(self) -> bytes:
+        dice = self._dice
+        op_id = dice.randbytes(16)
+        messages: list[Message] = [
+            Get(KEY, 1),
+            Put(KEY, dice.randbytes(dice.choice((0, 10, 3_000))), MODE_OVERWRITE, b"", op_id),
+            Merge(1, 2, 0, [[KEY, [7, 1], [b"nonsense"], []]]),
+            Read(1, 2, KEY, 1),
+            RingRequest(),
+            StatusRequest(),
+            Ping(),
+        ]
+        message = dice.choice(messages)
+        return encode_frame(message, request_id=dice.randint(0, 5), budget_ms=dice.randint(0, 900))
+
+    def _bent(self, frame: bytes) -> bytes:
+        dice = self._dice
+        data = bytearray(frame)
+        how = dice.randrange(6)
+        if how == 0:
+            place = dice.randrange(8 * len(data))
+            data[place // 8] ^= 1 << place % 8
+        elif how == 1:
+            del data[dice.randrange(len(data)) :]
+        elif how == 2:
+            at = dice.randrange(len(data))
+            data[at:at] = dice.randbytes(dice.randint(1, 8))
+        elif how == 3:
+            data[4 + dice.randrange(len(data) - 4)] = dice.randrange(256)
+        elif how == 4:
+            data = bytearray(dice.randbytes(dice.randint(1, 60)))
+        return bytes(data)  # else a frame as it should be
