@@ -61,7 +61,7 @@ def check_bound(file: Path, store: Store, identity: Identity, *, had_log: bool) 
     if not ended and not had_log:
         raise DataDirError(
             f"{file} lost its log: node {identity.node_id} crashed in run {mark.run}, and what it"
-            f" wrote last was there; {_REMEDY}"
+            f" wrote last was there (did another program open it since?); {_REMEDY}"
         )
     return mark.store_id
 

@@ -191,12 +191,13 @@ class RocksStore:
             return
         self._closed = True
         try:
-            self._close_db()
+            try:
+                self._close_db()
+            finally:
+                self._seen.close()
         except Exception as exc:
             if self._failed is None:
                 raise StoreFailed(f"{self._path}: cannot close the store: {exc}") from exc
-        finally:
-            self._seen.close()
 
     # --- helpers ---------------------------------------------------------------------------------
 

@@ -18,6 +18,9 @@ damage, not a tear, if
 - its checksum would hold if one byte of it, or of its header, were another;
 - no sector of what follows is missing or zero.
 
+The manifest, the list of the tables, has the same form and is synced record by record; RocksDB
+drops its last record too if a flipped length makes it reach beyond the end of the file.
+
 Decision 0005 has the argument and the enumeration.
 """
 
@@ -64,13 +67,30 @@ def check_logs(path: Path, seen: int) -> Tail:
     Reads only; raises `DataDirError`, which names file and offset, if a log is damaged or cannot be
     read. There may be no logs.
     """
+    try:
+        _check_manifest(path)
+        return _check_logs(path, seen)
+    except OSError as exc:
+        raise DataDirError(f"{path}: cannot read {exc.filename}: {reason(exc)}") from exc
+
+
+def _check_manifest(path: Path) -> None:
+    current = path / "CURRENT"
+    if not current.exists():
+        return  # a new store, or RocksDB says it
+    manifest = path / current.read_bytes().decode(errors="replace").strip("\0\n/ ")
+    if not manifest.is_file():
+        return
+    walk = _Walk(manifest.read_bytes(), sequences=False)
+    if walk.bad is not None and (why := walk.find_damage()):
+        raise damaged(manifest, walk.bad, why)
+
+
+def _check_logs(path: Path, seen: int) -> Tail:
     sequence = 0
     bad: _Bad | None = None
     for log in find_logs(path):
-        try:
-            walk = _Walk(log.read_bytes())
-        except OSError as exc:
-            raise DataDirError(f"{log}: cannot read it: {reason(exc)}") from exc
+        walk = _Walk(log.read_bytes(), sequences=True)
         if bad is not None and walk.sequence > sequence:
             raise damaged(*bad, f"commits that are later than it stand in {log.name}")
         sequence = max(sequence, walk.sequence)
@@ -84,10 +104,14 @@ def check_logs(path: Path, seen: int) -> Tail:
 
 
 class _Walk:
-    """One log, read up to its first bad fragment, whose offset is `bad`."""
+    """One log, read up to its first bad fragment, whose offset is `bad`.
 
-    def __init__(self, data: bytes) -> None:
+    `sequences`: records begin with sequence number and count; those of the manifest do not.
+    """
+
+    def __init__(self, data: bytes, *, sequences: bool) -> None:
         self._data = data
+        self._sequences = sequences
         self.sequence = 0
         self.bad: int | None = None
         head = b""  # the first bytes of the record under way: sequence number and count
@@ -100,11 +124,12 @@ class _Walk:
             begun = at if begun is None else begun
             head += data[at + _HEADER.size : end][: _BATCH.size - len(head)]
             if kind in (_FULL, _LAST):
-                if len(head) < _BATCH.size:
+                if self._sequences and len(head) < _BATCH.size:
                     self.bad = begun
                     return
-                first, count = _BATCH.unpack(head)
-                self.sequence = max(self.sequence, first + count - 1)
+                if self._sequences:
+                    first, count = _BATCH.unpack(head)
+                    self.sequence = max(self.sequence, first + count - 1)
                 head, begun = b"", None
         if begun is not None:
             self.bad = len(data)
@@ -156,7 +181,8 @@ class _Walk:
         for at in range(bad + 1, len(data) - _HEADER.size - _BATCH.size + 1):
             if data[at + 6] in (_FULL, _FIRST):
                 first, _ = _BATCH.unpack_from(data, at + _HEADER.size)
-                if self.sequence < first <= _SEQUENCE_MAX and self._end_of(at):
+                later = not self._sequences or self.sequence < first <= _SEQUENCE_MAX
+                if later and self._end_of(at):
                     return True
         return False
 

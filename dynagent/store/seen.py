@@ -1,4 +1,4 @@
-"""The last sequence number that was synced, in a file that is never synced itself.
+"""The last sequence number that was synced, in a file that is itself synced only at the end.
 
 One small write to the page cache after each commit (1 µs beside the 200 of the fsync). After a
 crash of the process the number is exact; after a power cut it may be of any age. Whatever it says
@@ -37,4 +37,7 @@ class SeenFile:
         os.pwrite(self._file, data + crc32(data).to_bytes(4, "little"), 0)
 
     def close(self) -> None:
-        os.close(self._file)
+        try:
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)

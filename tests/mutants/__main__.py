@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections import Counter
 
+from tests.mutants.level2 import LEVEL_2_MUTANTS
 from tests.mutants.runner import PatchFailed, patched, simulate
 from tests.mutants.table import MUTANTS, Mutant
 
@@ -25,7 +26,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--rate", type=int, metavar="SEEDS", help="count the seeds that kill")
     arguments = parser.parse_args()
-    chosen = [m for m in MUTANTS if not arguments.names or m.name in arguments.names]
+    known = MUTANTS + LEVEL_2_MUTANTS
+    chosen = [m for m in known if not arguments.names or m.name in arguments.names]
     survivors = 0
     for mutant in chosen:
         try:
@@ -43,7 +45,13 @@ def _hunt(mutant: Mutant) -> str:
     """How it died; empty if it survives."""
     with patched(mutant) as directory:
         for seeds in (*(f"{seed}:{seed + 1}" for seed in mutant.seeds), f"0:{BUDGET_SEEDS}"):
-            killed = simulate(directory, seeds, stop_at_first=True, cpu_seconds=BUDGET_CPU_S)
+            killed = simulate(
+                directory,
+                seeds,
+                level=mutant.level,
+                stop_at_first=True,
+                cpu_seconds=BUDGET_CPU_S,
+            )
             for seed, checker in killed.items():
                 return f"killed by seed {seed}: {checker}"
     return ""
@@ -51,7 +59,9 @@ def _hunt(mutant: Mutant) -> str:
 
 def _rate(mutant: Mutant, seeds: int) -> str:
     with patched(mutant) as directory:
-        killed = simulate(directory, f"0:{seeds}", stop_at_first=False, cpu_seconds=1e9)
+        killed = simulate(
+            directory, f"0:{seeds}", level=mutant.level, stop_at_first=False, cpu_seconds=1e9
+        )
     if not killed:
         return ""
     checkers = ", ".join(

@@ -27,6 +27,7 @@ class Mutant:
     what: str
     patches: tuple[Patch, ...]
     seeds: tuple[int, ...] = ()
+    level: int = 1  # of the simulation that must catch it
 
 
 def _mutant(name: str, what: str, *patches: tuple[str, str, str], seeds: tuple[int, ...]) -> Mutant:
@@ -47,7 +48,7 @@ MUTANTS = (
             "        if not self.replica.when_durable(number, (link, request_id)):\n",
             "        if True:\n",
         ),
-        seeds=(),
+        seeds=(0, 2, 4),
     ),
     _mutant(
         "M1b",
@@ -57,7 +58,7 @@ MUTANTS = (
             "        if not coordinator.replica.when_durable(number, (None, self.number)):\n",
             "        if True:\n",
         ),
-        seeds=(),
+        seeds=(0, 1, 2),
     ),
     _mutant(
         "M1-submit",
@@ -72,7 +73,7 @@ MUTANTS = (
             "        if not coordinator.replica.when_durable(number, (None, self.number)):\n",
             "        if True:\n",
         ),
-        seeds=(),
+        seeds=(0, 1, 2),
     ),
     _mutant(
         "M2",
@@ -82,7 +83,7 @@ MUTANTS = (
             "        if node in self.waiting:\n            self._count(node)\n\n\nclass GetQ",
             "        self.waiting.discard(node)\n        self.counted.append(node)\n\n\nclass GetQ",
         ),
-        seeds=(),
+        seeds=(6, 7, 15),
     ),
     _mutant(
         "M3",
@@ -92,7 +93,7 @@ MUTANTS = (
             "self.tally = GetQuorum(asked, r)",
             "self.tally = GetQuorum(asked, max(1, r - 1))",
         ),
-        seeds=(),
+        seeds=(0, 2, 3),
     ),
     _mutant(
         "M4",
@@ -102,7 +103,7 @@ MUTANTS = (
             "            return self.batch_of(key)\n",
             "            return DURABLE\n",
         ),
-        seeds=(),
+        seeds=(0, 4, 6),
     ),
     _mutant(
         "M5",
@@ -112,7 +113,7 @@ MUTANTS = (
             "is_current = self.clean_from_run <= run <= self.run and",
             "is_current = run <= self.run and",
         ),
-        seeds=(),
+        seeds=(11, 18, 30),
     ),
     _mutant(
         "M6",
@@ -130,13 +131,13 @@ MUTANTS = (
             "        seen = max(old.value.clock.get(actor, 0), context.get(actor, 0))\n"
             "        return actor, seen + 1\n",
         ),
-        seeds=(),
+        seeds=(7, 11, 15),
     ),
     _mutant(
         "M7",
         "a record that cannot be read is taken for absent",
         ("core/replica.py", "            return UNREADABLE\n", "            return ABSENT\n"),
-        seeds=(),
+        seeds=(1, 7, 11),
     ),
     _mutant(
         "M12",
@@ -147,7 +148,7 @@ MUTANTS = (
             "        left = [s for s in self._unseen(context) if s.actor != sibling.actor]\n"
             "        return Siblings(clock, _sorted([*left, sibling]))\n",
         ),
-        seeds=(),
+        seeds=(0, 1, 2),
     ),
     _mutant(
         "A1",
@@ -157,7 +158,7 @@ MUTANTS = (
             "found = [node for node in states if states[node] in (OP_PRESENT, OP_SUPERSEDED)]",
             "found: list[NodeId] = []",
         ),
-        seeds=(),
+        seeds=(13, 14, 19),
     ),
     _mutant(
         "A2",
@@ -167,7 +168,7 @@ MUTANTS = (
             "            self.add_failure(node)\n        elif reply.state == STATE_ABSENT",
             "            self._count(node)\n        elif reply.state == STATE_ABSENT",
         ),
-        seeds=(),
+        seeds=(1, 2, 6),
     ),
     _mutant(
         "A3",
@@ -180,13 +181,13 @@ MUTANTS = (
             "            mine = self.merged\n"
             "            self.merged = type(mine)(join(mine.clock, told), mine.siblings)\n",
         ),
-        seeds=(),
+        seeds=(0, 1, 2),
     ),
     _mutant(
         "A4",
         "a put's reply hands out a context that claims siblings its writer has not seen",
         ("core/put.py", 'key=self.put.key) if alone else b""', "key=self.put.key)"),
-        seeds=(),
+        seeds=(0, 1, 2),
     ),
     _mutant(
         "A5",
@@ -196,7 +197,7 @@ MUTANTS = (
             "self.context = join(self.context, self.look.clock)",
             "self.context = dict(self.context)",
         ),
-        seeds=(),
+        seeds=(4, 14, 15),
     ),
     _mutant(
         "A6",
@@ -206,7 +207,7 @@ MUTANTS = (
             "        self.fail(WriteOutcomeUnknown(why))\n",
             "        self.fail(QuorumNotMet(why))\n",
         ),
-        seeds=(),
+        seeds=(2, 5, 7),
     ),
     _mutant(
         "A7",
@@ -216,7 +217,7 @@ MUTANTS = (
             "                if sibling.counter > other.clock.get(sibling.actor, 0):\n",
             "                if True:\n",
         ),
-        seeds=(),
+        seeds=(0, 1, 2),
     ),
     _mutant(
         "A8",
@@ -228,7 +229,7 @@ MUTANTS = (
             "        if key in self._overlay:\n"
             "            return self._overlay[key][0]\n",
         ),
-        seeds=(),
+        seeds=(2, 4, 6),
     ),
     _mutant(
         "A9",
@@ -238,7 +239,7 @@ MUTANTS = (
             "return overlaid[0] if overlaid is not None else self.read(key, token)",
             "return self.read(key, token)",
         ),
-        seeds=(),
+        seeds=(0, 1, 2),
     ),
     _mutant(
         "A10",
@@ -248,7 +249,7 @@ MUTANTS = (
             "            operation.on_deadline(now)\n",
             "            operation.finish()\n",
         ),
-        seeds=(),
+        seeds=(5, 6, 13),
     ),
     _mutant(
         "A11",
@@ -258,7 +259,7 @@ MUTANTS = (
             "since=old.since, unknown=old.unknown),\n        )",
             "since=old.since, unknown=False),\n        )",
         ),
-        seeds=(),
+        seeds=(276,),
     ),
     _mutant(
         "A12",
@@ -268,7 +269,7 @@ MUTANTS = (
             "        return Siblings(join(self.clock, context), tuple(self._unseen(context)))\n",
             "        return Siblings(self.clock, tuple(self._unseen(context)))\n",
         ),
-        seeds=(),
+        seeds=(7, 10, 11),
     ),
     _mutant(
         "A13",
@@ -278,7 +279,7 @@ MUTANTS = (
             "return OP_FORGOTTEN if len(record.op_ids) >= limits.OP_IDS_KEPT else OP_UNKNOWN",
             "return OP_UNKNOWN",
         ),
-        seeds=(),
+        seeds=(173, 178, 239),
     ),
     _mutant(
         "A14",
@@ -288,7 +289,7 @@ MUTANTS = (
             "        if isinstance(self.message, Get) and self._try_next(now):\n",
             "        if self._try_next(now):\n",
         ),
-        seeds=(),
+        seeds=(69, 118, 199),
     ),
     _mutant(
         "A15",
@@ -298,7 +299,7 @@ MUTANTS = (
             "                self._complete_own(now)\n",
             "                self._complete(now)\n",
         ),
-        seeds=(2875, 2879),
+        seeds=(155,),
     ),
     _mutant(
         "A16",
@@ -308,6 +309,6 @@ MUTANTS = (
             "if not old.unknown and op_state(old, put.op_id) in (OP_PRESENT, OP_SUPERSEDED):",
             "if False:",
         ),
-        seeds=(71,),
+        seeds=(71, 201, 235),
     ),
 )

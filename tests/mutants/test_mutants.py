@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import pytest
 
+from tests.mutants.level2 import LEVEL_2_MUTANTS
 from tests.mutants.runner import PatchFailed, patched, simulate
 from tests.mutants.table import MUTANTS, Mutant, Patch
 
+ALL = MUTANTS + LEVEL_2_MUTANTS
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+
+@pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
 def test_a_known_seed_kills(mutant: Mutant) -> None:
     seed = mutant.seeds[0]
     with patched(mutant) as directory:
-        killed = simulate(directory, f"{seed}:{seed + 1}", stop_at_first=True, cpu_seconds=60.0)
+        killed = simulate(
+            directory,
+            f"{seed}:{seed + 1}",
+            level=mutant.level,
+            stop_at_first=True,
+            cpu_seconds=60.0,
+        )
     assert list(killed) == [seed]
 
 
@@ -26,4 +35,4 @@ def test_a_patch_that_no_longer_applies_is_an_error() -> None:
 
 
 def test_the_names_are_unique() -> None:
-    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+    assert len({mutant.name for mutant in ALL}) == len(ALL)

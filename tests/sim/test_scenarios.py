@@ -31,7 +31,7 @@ def _put(attempt: int) -> Message:
 def test_a_retry_is_not_acknowledged_by_a_copy_that_has_rotted_meanwhile(
     another_write_comes: bool,
 ) -> None:
-    """Seeds 2875 and 2879. The coordinator finds the write in its own copy and waits for a second
+    """The coordinator finds the write in its own copy and waits for a second
     owner; when that has answered, its own copy can no longer be read. It took the empty record for
     a delete that met nothing, and acknowledged a write of which no copy was left."""
     cluster = Cluster(make_ring(3))
@@ -58,7 +58,7 @@ def test_a_retry_is_not_acknowledged_by_a_copy_that_has_rotted_meanwhile(
 
 
 def test_an_overwrite_that_its_own_retry_has_overtaken_does_not_overwrite_again() -> None:
-    """Seeds 71 and 3433. The first attempt waits for another owner's clock; the client tries again
+    """The first attempt waits for another owner's clock; the client tries again
     and is answered; somebody reads that value and replaces it. Then the first attempt's wait ends:
     it minted a second time, and superseded the newer write."""
     cluster = Cluster(make_ring(3))

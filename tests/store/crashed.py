@@ -7,7 +7,7 @@ after each batch and the place of each batch in the log. `outcome` opens one. Us
 
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,9 @@ class Crashed:
 
 def _batch(store: Store, number: int, value_bytes: int) -> State:
     """Alternates between the shapes of a write: alone, with a named row, with a removal."""
-    rows: list[Record] = [(token(number), b"key", b"%03d" % number * (value_bytes // 3))]
+    # Half of it zero: what a disk that did not write leaves, and here is not that.
+    stored = b"%03d" % number * (value_bytes // 6) + b"\0" * (value_bytes // 2)
+    rows: list[Record] = [(token(number), b"key", stored)]
     if number % 3 == 1:
         rows.append((token(number - 1), b"key", b""))
     meta = (("ring", b"%d" % number),) if number % 3 == 2 else ()
@@ -95,13 +97,18 @@ def sqlite_restarted_log(directory: Path) -> Crashed:
     return _sqlite(directory, restarted=True)
 
 
-def _sqlite(directory: Path, *, restarted: bool) -> Crashed:
+def sqlite_large_pages(directory: Path) -> Crashed:
+    """As the agent sets it up."""
+    return _sqlite(directory, restarted=True, page_bytes=4096)
+
+
+def _sqlite(directory: Path, *, restarted: bool, page_bytes: int = 512) -> Crashed:
     live, copy = directory / "live", directory / "crashed"
     live.mkdir(parents=True)
     path = live / "store"
     faults = Faults()
-    # Small pages: every byte of a commit can be tried.
-    store = SqliteStore(path, page_bytes=512, synchronous="OFF", connect=faults.connect)
+    # Pages are small, so that every byte of a commit can be tried.
+    store = SqliteStore(path, page_bytes=page_bytes, synchronous="OFF", connect=faults.connect)
     if restarted:
         for number in range(20, 40):
             _batch(store, number, 150)
@@ -110,7 +117,7 @@ def _sqlite(directory: Path, *, restarted: bool) -> Crashed:
     for number in range(1, BATCHES + 1):
         states.append(_batch(store, number, 150))
         frames = struct.unpack_from("=I", (live / "store-shm").read_bytes(), 16)[0]
-        ends.append(32 + frames * (512 + 24))
+        ends.append(32 + frames * (page_bytes + 24))
         logs.append(log_path(path).read_bytes())
     shutil.copytree(live, copy)
     store.close()
@@ -118,22 +125,22 @@ def _sqlite(directory: Path, *, restarted: bool) -> Crashed:
     assert restarted == (len(data) > ends[-1])
 
     def open_(path: Path) -> Store:
-        return SqliteStore(path, page_bytes=512, synchronous="OFF")
+        return SqliteStore(path, page_bytes=page_bytes, synchronous="OFF")
 
     return Crashed(copy, open_, Path("store-wal"), data, before, ends, states)
 
 
 def rocksdb_log(directory: Path) -> Crashed:
-    """Small batches of one fragment each."""
-    return _rocksdb(directory, first_bytes=0)
+    """Batches of one fragment each, over several sectors."""
+    return _rocksdb(directory, value_bytes=1_200)
 
 
 def rocksdb_block_border(directory: Path) -> Crashed:
     """The last three batches lie about the border of two blocks, and one is cut by it."""
-    return _rocksdb(directory, first_bytes=(32 << 10) - 600)
+    return _rocksdb(directory, value_bytes=90, first_bytes=(32 << 10) - 600)
 
 
-def _rocksdb(directory: Path, *, first_bytes: int) -> Crashed:
+def _rocksdb(directory: Path, *, value_bytes: int, first_bytes: int = 0) -> Crashed:
     live, copy = directory / "live", directory / "crashed"
     live.mkdir(parents=True)
     store = RocksStore(live / "store", sync=False)
@@ -142,7 +149,7 @@ def _rocksdb(directory: Path, *, first_bytes: int) -> Crashed:
     (log,) = find_logs(live / "store")
     ends, states, logs = [], [], []
     for number in range(1, BATCHES + 1):
-        states.append(_batch(store, number, 90))
+        states.append(_batch(store, number, value_bytes))
         ends.append(log.stat().st_size)
         logs.append(log.read_bytes())
     shutil.copytree(live, copy)
@@ -163,7 +170,9 @@ CASES: dict[str, Callable[[Path], Crashed]] = {
 }
 
 
-def flips(crashed: Crashed, places: range, masks: Callable[[int], list[int]]) -> Iterator[bytes]:
+def flips(
+    crashed: Crashed, places: Iterable[int], masks: Callable[[int], list[int]]
+) -> Iterator[bytes]:
     """The log with each of `places` flipped by each of the masks."""
     for at in places:
         for mask in masks(at):
@@ -173,14 +182,17 @@ def flips(crashed: Crashed, places: range, masks: Callable[[int], list[int]]) ->
 
 
 def tears(crashed: Crashed) -> Iterator[bytes]:
-    """The log with any set of the last batch's sectors as they were before it, or cut after one."""
+    """The log with any set of the last batch's sectors as they were before it, or cut at one.
+
+    Of more than 10 sectors, only one or two at a time are old, or all up to one, or from one on.
+    """
     first, end = crashed.last.start, crashed.last.stop
     sectors = [
         slice(max(at, first), min(at + SECTOR, end))
         for at in range(first - first % SECTOR, end, SECTOR)
     ]
     grows = len(crashed.before.rstrip(b"\0")) <= first
-    for lost in range(1, 1 << len(sectors)):
+    for lost in _sets(len(sectors)):
         torn = bytearray(crashed.data)
         for number, sector in enumerate(sectors):
             if lost >> number & 1:
@@ -189,3 +201,14 @@ def tears(crashed: Crashed) -> Iterator[bytes]:
         if grows:
             for sector in sectors[1:]:
                 yield bytes(torn[: sector.start])
+
+
+def _sets(size: int) -> Iterator[int]:
+    if size <= 10:
+        yield from range(1, 1 << size)
+        return
+    for one in range(size):
+        yield (2 << one) - 1
+        yield (1 << size) - (1 << one)
+        for two in range(one, size):
+            yield 1 << one | 1 << two

@@ -1,6 +1,7 @@
 """A damaged log is refused and a torn one is read: no acknowledged commit is dropped in silence."""
 
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,11 @@ def test_an_undamaged_log_brings_everything_back(
 def test_any_flipped_byte_of_the_last_three_commits_is_refused(
     powerless: Crashed, tmp_path: Path
 ) -> None:
+    # Every third byte; the acceptance run `durability` takes every bit of every one.
     whole = powerless.states[-1]
-    for log in flips(powerless, powerless.last_three, lambda at: [1 << at % 8 if at % 2 else 0xFF]):
+    for log in flips(
+        powerless, powerless.last_three[::3], lambda at: [1 << at % 8 if at % 2 else 0xFF]
+    ):
         assert powerless.outcome(log, tmp_path / "scratch") in (None, whole)
 
 
@@ -56,7 +60,7 @@ def test_a_last_commit_cut_at_any_byte_is_there_whole_or_not_at_all(
 def test_a_last_commit_of_which_any_sectors_are_old_is_not_taken_for_damage(
     powerless: Crashed, tmp_path: Path
 ) -> None:
-    for log in tears(powerless):
+    for log in islice(tears(powerless), 0, None, 5):
         assert powerless.outcome(log, tmp_path / "scratch") in powerless.states[-2:]
 
 
@@ -149,16 +153,15 @@ def test_a_stored_record_flipped_at_any_byte_is_unknown_and_never_returned(tmp_p
     assert data.count(stored) == 1
     first = data.index(stored)
     for at in range(first, first + len(stored)):
-        for mask in (1 << at % 8, 0xFF):
-            damaged = bytearray(data)
-            damaged[at] ^= mask
-            path.write_bytes(damaged)
-            store = SqliteStore(path, synchronous="OFF")
-            found = store.get(place, key)
-            store.close()
-            assert found is not None
-            with pytest.raises(CorruptRecord, match="precious"):
-                decode_stored(found, cluster_id=CLUSTER, key=key)
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << at % 8 if at % 2 else 0xFF
+        path.write_bytes(damaged)
+        store = SqliteStore(path, synchronous="OFF")
+        found = store.get(place, key)
+        store.close()
+        assert found is not None
+        with pytest.raises(CorruptRecord, match="precious"):
+            decode_stored(found, cluster_id=CLUSTER, key=key)
 
 
 def test_a_table_of_rocksdb_flipped_at_any_byte_never_returns_a_wrong_record(
@@ -173,7 +176,7 @@ def test_a_table_of_rocksdb_flipped_at_any_byte_never_returns_a_wrong_record(
     (table,) = path.glob("*.sst")
     data = table.read_bytes()
     unknown = 0
-    for at in range(0, len(data), 5):
+    for at in range(0, len(data), 9):
         damaged = bytearray(data)
         damaged[at] ^= 1 << at % 8
         shutil.copytree(path, tmp_path / "scratch")
@@ -187,4 +190,4 @@ def test_a_table_of_rocksdb_flipped_at_any_byte_never_returns_a_wrong_record(
         except (CorruptRecord, DataDirError):
             unknown += 1
         shutil.rmtree(tmp_path / "scratch")
-    assert unknown > len(stored) // 5
+    assert unknown > len(stored) // 9

@@ -99,7 +99,13 @@ class SimHost:
         if self.life is None and not self.is_lost:
             self._wires.down.discard(self.place)
             transport = SimTransport(self._wires, self.place, self._profile, self._on_point)
-            writer = SimWriter(self._world, transport, self._profile, self._on_point)
+            writer = SimWriter(
+                self._world,
+                transport,
+                self._profile,
+                point=self._on_point,
+                on_failed=lambda: self._on_failed(transport),
+            )
             self.life = Life(transport, writer)
             assert self.nursery is not None
             self.nursery.start_soon(self._live, self.life)
@@ -159,6 +165,15 @@ class SimHost:
             raise failure
         return "has stopped"
 
+    def _on_failed(self, transport: SimTransport) -> None:
+        self._watch.silence(transport)
+        self._world.after(1.0, self._check_stopped, transport)
+
+    def _check_stopped(self, transport: SimTransport) -> None:
+        self._world.verdicts.check(
+            "failed_stops", transport.is_dead, f"{self.place} goes on although its disk has failed"
+        )
+
     def _on_refused(self, exc: DataDirError) -> None:
         is_log = exc.message.startswith(f"{FILE_NAME}: damaged")
         self._check(self.is_rotten or not is_log, f"takes a sound log for damaged: {exc.message}")
@@ -212,6 +227,12 @@ class SimHost:
         assert self.life is not None
         assert self.life.data_dir is not None
         return self.life.data_dir.store.get(token_of(key), key)
+
+    def sees_up(self) -> set[NodeId]:
+        """Whom its agent believes to be up."""
+        agent = self.life.agent if self.life is not None else None
+        coordinator = agent.node.coordinator if agent is not None else None
+        return set(coordinator.up) if coordinator is not None else set()
 
     def check_nothing_left(self) -> None:
         """When all is quiet: no operation, no change, no link that is not whole."""

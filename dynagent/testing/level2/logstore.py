@@ -13,6 +13,7 @@ go: it must serve nothing that the disk does not hold.
 
 from __future__ import annotations
 
+import errno
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from dynagent.core.ports import Batch, Token
-from dynagent.errors import DataDirError, Refused, StoreFailed
+from dynagent.errors import DataDirError, DiskFull, Refused, StoreFailed
 from dynagent.testing.level2.disk import SimDisk
 from dynagent.testing.world import World
 
@@ -100,12 +101,21 @@ class LogStore:
         rows += [(Token(_META_ROW), name.encode(), stored) for name, stored in batch.meta]
         data = _encode(self._sequence + 1, rows)
         try:
-            self._disk.write(self._file, self._end, data)
-            self._disk.fsync(self._file)
+            self._append(data)
         except OSError as exc:
             self._failed = exc.strerror or str(exc)
             raise StoreFailed(f"{self._file}: batch {batch.number} failed: {exc.strerror}") from exc
         self._take(data, self._end)
+
+    def _append(self, data: bytes) -> None:
+        try:
+            self._disk.write(self._file, self._end, data)
+        except OSError as exc:
+            if exc.errno != errno.ENOSPC:
+                raise
+            self._disk.truncate(self._file, self._end)
+            raise DiskFull(f"{self._file}: no room for {len(data)} bytes") from exc
+        self._disk.fsync(self._file)
 
     def snapshot(self, path: Path) -> None:
         if path.exists():

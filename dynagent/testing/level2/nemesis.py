@@ -56,6 +56,7 @@ class Nemesis:
             "reset": self._reset,
             "half_open": self._half_open,
             "slow_disk": self._slow_disk,
+            "pause": self._pause,
             "slow_reader": self._slow_reader,
             "fsync_fails": self._fsync_fails,
             "disk_full": self._disk_full,
@@ -114,6 +115,14 @@ class Nemesis:
         if host.life is not None:
             self._world.fault("clean_stop", host.place)
             host.stop_cleanly()
+
+    def _pause(self) -> None:
+        """An agent's loop does not come round for a while; its deadlines pass meanwhile."""
+        life = self._one().life
+        if life is not None:
+            pause_s = self._dice.choice((0.05, 0.5, 1.5))
+            self._world.fault("pause", f"{life.transport.place} for {pause_s} s")
+            life.transport.paused_until = self._world.now + pause_s
 
     # --- the network -----------------------------------------------------------------------------
 

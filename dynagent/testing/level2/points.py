@@ -15,20 +15,20 @@ from dynagent.testing.world import Stream, World
 
 # Point → how often a run passes it, about: an armed point strikes once or twice in a run.
 POINTS = {
-    "submit.before": 150,
-    "submit.after": 150,
-    "write.before": 170,
-    "write.after": 170,
-    "fsync.before": 190,
-    "fsync.after": 190,
-    "identity.before": 40,
-    "identity.after": 40,
-    "start.before": 8,
-    "start.after": 8,
-    "adoption.before": 4,
-    "adoption.after": 4,
-    "ack.before": 150,
-    "ack.after": 150,
+    "submit.before": 80,
+    "submit.after": 80,
+    "write.before": 130,
+    "write.after": 130,
+    "fsync.before": 150,
+    "fsync.after": 150,
+    "identity.before": 60,
+    "identity.after": 60,
+    "start.before": 25,
+    "start.after": 25,
+    "adoption.before": 8,
+    "adoption.after": 8,
+    "ack.before": 80,
+    "ack.after": 80,
 }
 STRIKES = ("kill", "power_cut", "power_cut_all")
 

@@ -20,6 +20,7 @@ NEMESES = {
     "reset": 2.0,
     "half_open": 1.5,
     "slow_disk": 1.5,
+    "pause": 1.0,
     "slow_reader": 1.5,
     "fsync_fails": 1.0,
     "disk_full": 1.0,
@@ -84,6 +85,6 @@ def draw(world: World) -> Profile:
         weight *= maybe(0.4, 0.3, 2.0)
         if weight:
             profile.nemeses[kind] = weight
-    for point in dice.sample(sorted(POINTS), dice.randint(0, 4)):
+    for point in dice.sample(sorted(POINTS), dice.randint(0, 6)):
         profile.armed[point] = dice.choice((1.0, 2.0))
     return profile

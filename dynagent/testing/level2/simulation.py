@@ -166,8 +166,13 @@ class Simulation:
         for key, final in finals.items():
             await self._audit(auditor, ring, key, final)
         await trio.sleep(SETTLE_S)
+        running = {host.node_id for host in self.hosts if host.life is not None}
         for host in self.hosts:
             host.check_nothing_left()
+            if host.life is not None:
+                self._heals(
+                    host.sees_up() == running, f"{host.place} has a wrong view of its peers"
+                )
         self.watch.check_all_answered(self.wires.open_lines())
 
     def _client(self, ring: Ring, number: int, profile: Profile) -> FrameClient:

@@ -16,7 +16,7 @@ import trio
 
 from dynagent import limits
 from dynagent.env import Accept
-from dynagent.errors import DynagentError, Unreachable
+from dynagent.errors import DynagentError, StoreFailed, Unreachable
 from dynagent.testing.level2.disk import Gone
 from dynagent.testing.level2.profile import Profile
 from dynagent.testing.level2.wires import End, Wires
@@ -34,6 +34,7 @@ class SimTransport:
         self.place = place
         self.is_dead = False
         self.turns = 0
+        self.paused_until = 0.0  # its loop is busy with something else
         self.ends: dict[End, None] = {}
         self._wires = wires
         self._world = wires.world
@@ -116,7 +117,8 @@ class SimTransport:
     def _wake(self) -> None:
         if not self._is_waking and not self.is_dead:
             self._is_waking = True
-            self._world.after(self._turn_s * self._dice.random() ** 3, self._rise)
+            wait_s = max(0.0, self.paused_until - self._world.now)
+            self._world.after(wait_s + self._turn_s * self._dice.random() ** 3, self._rise)
 
     def _rise(self) -> None:
         self._is_waking = False
@@ -191,7 +193,13 @@ class SimWriter:
     """The commit thread: one job after the other, each takes its time."""
 
     def __init__(
-        self, world: World, transport: SimTransport, profile: Profile, point: Callable[[str], None]
+        self,
+        world: World,
+        transport: SimTransport,
+        profile: Profile,
+        *,
+        point: Callable[[str], None],
+        on_failed: Callable[[], None],
     ) -> None:
         self.slowness = 1.0
         self.is_dead = False
@@ -199,6 +207,7 @@ class SimWriter:
         self._transport = transport
         self._job_s = profile.disk_s
         self._point = point
+        self._on_failed = on_failed  # the agent has just been told that its disk has failed
         self._dice = world.stream(f"jobs {transport.place}")
         self._jobs: deque[tuple[Callable[[], None], Callable[[BaseException | None], None]]]
         self._jobs = deque()
@@ -246,9 +255,16 @@ class SimWriter:
             return
         self._jobs.popleft()
         self._has_run = False
-        self._transport.call_soon(lambda: done(error))
+        self._transport.call_soon(lambda: self._tell(done, error))
         if self._jobs:
             self._begin()
+
+    def _tell(
+        self, done: Callable[[BaseException | None], None], error: BaseException | None
+    ) -> None:
+        done(error)
+        if isinstance(error, StoreFailed):
+            self._on_failed()
 
     def close(self) -> None:
         """The job that is running ends; the rest is dropped."""

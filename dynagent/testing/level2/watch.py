@@ -4,7 +4,7 @@ What agents and clients write is decoded once more here, on its way, so the chec
 an instant see the same as in level 1: a dot when it is first sent, an acknowledgement when it is
 about to be told. Four more checkers live here:
 
-- answered_once: a request is answered once, a peer's and a client's; and, at the end, was answered;
+- answered_once: a request is answered once, a client's by its deadline; and, at the end, each was;
 - failed_is_silent: once an agent knows that its disk has failed it acknowledges nothing any more;
 - bad_frame_costs_one: an agent closes no connection but that of who sent it nonsense;
 - unreadable_is_unknown: a rotten copy is neither a value nor its absence.
@@ -12,7 +12,7 @@ about to be told. Four more checkers live here:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 
 from dynagent.core.entry import ABSENT, decode_context, decode_stored
 from dynagent.core.messages import (
@@ -41,6 +41,7 @@ from dynagent.testing.level2.wires import End, Line
 from dynagent.testing.world import World
 from dynagent.wire.codec import Frame, decode_frame
 
+LATE_S = 0.01  # a timer fires up to that late, see clock.py
 # Why an agent may close a connection although nothing bad came: it never said Hello.
 _INNOCENT = "no Hello in time"
 _FIRST, _LAST = Token(bytes(16)), Token(b"\xff" * 16)
@@ -52,6 +53,8 @@ class Talk:
     def __init__(self) -> None:
         self.requests: dict[int, list[Message]] = {}
         self.replies: Counter[int] = Counter()
+        self.on_the_way: deque[tuple[int, int, int]] = deque()  # end in the stream, id, budget
+        self.due: dict[int, float] = {}  # when an answer is due
 
 
 class Watch:
@@ -59,11 +62,11 @@ class Watch:
 
     def __init__(self, world: World, ledger: Ledger, keys: list[bytes]) -> None:
         self.ring: Ring | None = None
-        self.silenced: dict[SimTransport, int] = {}  # knows since which turn that its disk failed
         self.ledger = ledger
         self.keys = keys
         self.world = world
         self._talks: dict[int, Talk] = {}
+        self._silenced: dict[SimTransport, int] = {}  # since which turn it knows of its failed disk
 
     @property
     def cluster_id(self) -> bytes:
@@ -93,10 +96,21 @@ class Watch:
         talk = self._talks.setdefault(end.line.number, Talk())
         if end.is_dialler:
             talk.requests.setdefault(frame.request_id, []).append(message)
+            if isinstance(message, Get | Put):
+                place = (end.written_bytes, frame.request_id, frame.budget_ms)
+                talk.on_the_way.append(place)
             if isinstance(message, Merge):
                 self._see_entries(NodeId(end.owner.place), message)
         else:
             self._on_reply(end, talk, frame.request_id, message)
+
+    def on_read(self, end: End) -> None:
+        """An agent has taken bytes: from here on the deadlines of the requests in them run."""
+        talk = self._talks.get(end.line.number)
+        if talk is not None and not end.is_dialler:
+            while talk.on_the_way and talk.on_the_way[0][0] <= end.read_bytes:
+                _, request_id, budget_ms = talk.on_the_way.popleft()
+                talk.due[request_id] = self.world.now + budget_ms / 1000 + LATE_S
 
     def _see_entries(self, node: NodeId, merge: Merge) -> None:
         for entry in merge.entries:
@@ -114,6 +128,10 @@ class Watch:
             return
         node = NodeId(end.owner.place)
         request = requests[-1]
+        due = talk.due.pop(request_id, None)
+        self._answered_once(
+            due is None or self.world.now <= due, f"{where}: answered too late: {reply}"
+        )
         if isinstance(reply, MergeAck | PutReply):
             end.will_ack = True
             self._failed_is_silent(end)
@@ -135,9 +153,13 @@ class Watch:
     def _answered_once(self, holds: bool, what: str) -> None:
         self.world.verdicts.check("answered_once", holds, what)
 
+    def silence(self, transport: SimTransport) -> None:
+        """This agent has just been told that its disk has failed."""
+        self._silenced[transport] = transport.turns
+
     def _failed_is_silent(self, end: End) -> None:
         assert isinstance(end.owner, SimTransport)
-        since = self.silenced.get(end.owner)
+        since = self._silenced.get(end.owner)
         self.world.verdicts.check(
             "failed_is_silent",
             since is None or end.owner.turns <= since,

@@ -44,6 +44,8 @@ class Watcher(Protocol):
 
     def on_write(self, end: End, data: bytes) -> None: ...
 
+    def on_read(self, end: End) -> None: ...
+
     def on_close(self, end: End, reason: str) -> None: ...
 
 
@@ -63,7 +65,8 @@ class End:
 
     __slots__ = (
         "_wires", "broken", "closing", "handler", "held", "inbox", "is_gone", "last_arrival",
-        "line", "out", "owner", "transit", "transit_bytes", "will_ack",
+        "line", "out", "owner", "read_bytes", "transit", "transit_bytes", "will_ack",
+        "written_bytes",
     )  # fmt: skip
 
     def __init__(self, wires: Wires, line: Line, owner: Owner) -> None:
@@ -80,6 +83,8 @@ class End:
         self.closing = ""
         self.broken = ""
         self.is_gone = False
+        self.written_bytes = 0  # in all
+        self.read_bytes = 0
         self.will_ack = False  # an acknowledgement waits in `out`
 
     @property
@@ -100,6 +105,7 @@ class End:
         if self.closing or self.is_gone or self.owner.is_dead:
             return
         self.out += data
+        self.written_bytes += len(data)
         self._wires.watcher.on_write(self, data)
         self.owner.touch(self)
 
@@ -122,6 +128,8 @@ class End:
                 size = wires.dice.randint(1, size)
             data = bytes(self.inbox[:size])
             del self.inbox[:size]
+            self.read_bytes += size
+            wires.watcher.on_read(self)
             if self.inbox or self.broken:
                 self.owner.on_ready(self)
             if self.other.out:

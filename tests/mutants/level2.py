@@ -1,0 +1,156 @@
+"""Mistakes outside the core, which only level 2 can see: sessions, links, turns, disk, client."""
+
+from __future__ import annotations
+
+from tests.mutants.table import Mutant, Patch
+
+
+def _mutant(name: str, what: str, file: str, old: str, new: str, seed: int) -> Mutant:
+    patches = (Patch(file=file, old=old, new=new),)
+    return Mutant(name=name, what=what, patches=patches, seeds=(seed,), level=2)
+
+
+LEVEL_2_MUTANTS = (
+    _mutant(
+        "B1",
+        "a batch whose write failed is acknowledged",
+        "agent/agent.py",
+        "        elif error is not None:\n            self._stop_failed(error)\n"
+        "        else:\n            self.node.on_committed",
+        "        else:\n            self.node.on_committed",
+        2,
+    ),
+    _mutant(
+        "B2",
+        "an agent goes on after its disk has failed",
+        "agent/agent.py",
+        "        self._failure = error\n        self.stop()",
+        "        self._failure = error",
+        2,
+    ),
+    _mutant(
+        "B3",
+        "every stop counts as clean",
+        "agent/agent.py",
+        "is_clean = self._drained and self._failure is None",
+        "is_clean = True",
+        124,
+    ),
+    _mutant(
+        "B4",
+        "the runs before a crash count as joined to the present one",
+        "store/identity.py",
+        "identity.clean_from_run if identity.clean_stop else run",
+        "identity.clean_from_run",
+        1,
+    ),
+    _mutant(
+        "B5",
+        "the cluster id is made durable before the ring",
+        "agent/agent.py",
+        "        self.data_dir.store.write(batch)\n"
+        "        file = self.data_dir.identity_file\n"
+        "        file.write(replace(file.value, cluster_id=ring.cluster_id))",
+        "        file = self.data_dir.identity_file\n"
+        "        file.write(replace(file.value, cluster_id=ring.cluster_id))\n"
+        "        self.data_dir.store.write(batch)",
+        2,
+    ),
+    _mutant(
+        "B6",
+        "the identity is written into one of its slots only",
+        "store/identity.py",
+        "for index in (self._first_slot, 1 - self._first_slot):",
+        "for index in (0,):",
+        52,
+    ),
+    _mutant(
+        "B7",
+        "bytes behind a whole frame are forgotten",
+        "wire/framing.py",
+        "            del self._rest[:start]",
+        "            self._rest.clear()",
+        0,
+    ),
+    _mutant(
+        "B8",
+        "a bad frame ends the agent",
+        "agent/links.py",
+        "        except DynagentError as error:\n            self.end(error)\n"
+        "        except Exception:",
+        "        except ZeroDivisionError:",
+        0,
+    ),
+    _mutant(
+        "B9",
+        "a greeted connection stays among those that are not",
+        "agent/links.py",
+        "                self._links.greeting.pop(self.id, None)\n",
+        "",
+        0,
+    ),
+    _mutant(
+        "B10",
+        "a closed connection is not forgotten",
+        "agent/links.py",
+        "        self._links.by_id.pop(self.id, None)\n",
+        "",
+        0,
+    ),
+    _mutant(
+        "B11",
+        "a new connection gets the id of an older one: answers go to the wrong client",
+        "agent/links.py",
+        "        self._last_id += 1\n",
+        "        self._last_id = len(self.by_id) + 1\n",
+        0,
+    ),
+    _mutant(
+        "B12",
+        "a batch is submitted while another is under way",
+        "agent/agent.py",
+        "if self._in_flight is None and self._failure is None:",
+        "if self._failure is None:",
+        0,
+    ),
+    _mutant(
+        "B13",
+        "the timer is armed once and never moved",
+        "agent/agent.py",
+        "        if due < self._timer_scope.deadline:",
+        "        if False:",
+        9,
+    ),
+    _mutant(
+        "B14",
+        "a peer that has been lost is not dialled again",
+        "agent/peers.py",
+        "                await link.closed.wait()\n",
+        "                await link.closed.wait()\n                return\n",
+        2,
+    ),
+    _mutant(
+        "B15",
+        "a connection that never says Hello stays",
+        "agent/links.py",
+        "            if now - link.opened > limits.HELLO_S_MAX:",
+        "            if False:",
+        27,
+    ),
+    _mutant(
+        "B16",
+        "a client repeats a put of unknown outcome as if it were the first attempt",
+        "client/routing.py",
+        "            self.attempt += 1\n",
+        "            pass\n",
+        8,
+    ),
+    _mutant(
+        "B17",
+        "a client reports its last try's definite error although an earlier one may have worked",
+        "client/routing.py",
+        "        if self._indefinite is None or not last.definite:",
+        "        if True:",
+        0,
+    ),
+)
