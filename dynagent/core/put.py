@@ -273,10 +273,15 @@ class PutOperation(Operation):
         self._replicate(now, asked, record, number)
 
     def _complete_own(self, now: float) -> None:
-        # The look may have waited for the others: what we held then can have rotted since, and
-        # what has been merged into it afterwards does not make it the write again.
-        if self.coordinator.replica.newest(self.put.key, self.token).unknown:
+        # The look may have waited for the others. What we held then can have rotted since, and what
+        # has been merged into it afterwards does not make it the write again; or it was not yet
+        # committed, and a full disk has refused it.
+        own = self.coordinator.replica.newest(self.put.key, self.token)
+        if own.unknown:
             self._unknown("this node's copy, which held the write, has become unreadable")
+            self.finish()
+        elif op_state(own, self.put.op_id) not in (OP_PRESENT, OP_SUPERSEDED):
+            self._unknown("this node's copy held the write, and holds it no more")
             self.finish()
         else:
             self._complete(now)

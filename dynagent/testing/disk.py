@@ -29,6 +29,7 @@ class Disk:
         self.store = MemoryStore()
         self.slowness = 1.0
         self.is_busy = False
+        self.is_full = False
         self._world = world
         self._ledger = ledger
         self._node = node
@@ -38,8 +39,11 @@ class Disk:
         self._under_way: tuple[Batch, list[tuple[bytes, Record]]] | None = None
         self._generation = 0
 
-    def submit(self, batch: Batch, done: Callable[[Batch], None]) -> None:
-        """Makes `batch` durable, then calls `done` unless the node has died meanwhile."""
+    def submit(
+        self, batch: Batch, done: Callable[[Batch], None], refused: Callable[[], None]
+    ) -> None:
+        """Makes `batch` durable, then calls `done`; or `refused` if there is no room for it, and
+        nothing of it is there. Neither, if the node has died meanwhile."""
         assert not self.is_busy
         self.is_busy = True
         records = []
@@ -49,11 +53,19 @@ class Disk:
             records.append((key, record))
         self._under_way = (batch, records)
         delay_s = min(SLOWEST_S, self._batch_s * self.slowness * (0.5 + self._dice.random()))
-        self._world.after(delay_s, self._written, self._generation, done)
+        self._world.after(delay_s, self._written, self._generation, done, refused)
 
-    def _written(self, generation: int, done: Callable[[Batch], None]) -> None:
+    def _written(
+        self, generation: int, done: Callable[[Batch], None], refused: Callable[[], None]
+    ) -> None:
         if generation == self._generation and self._under_way is not None:
             batch = self._under_way[0]
+            if self.is_full:
+                self._under_way = None
+                self.is_busy = False
+                self._world.fault("disk_full", f"{self._node[:2]} batch {batch.number}")
+                refused()
+                return
             self._land()
             # The commit thread's news waits for the event loop's next turn.
             turn_s = self._dice.random() * 0.001

@@ -54,6 +54,7 @@ class Profile:
     skew_ms: int = 0  # wall clocks are off by up to that much
     calm_s: float = 0.8  # mean time between two nemeses
     nemeses: dict[str, float] = field(default_factory=dict)
+    fills_s: float = 0.0  # mean time between two times that a disk is full; 0: never
 
     @property
     def longest_delay_s(self) -> float:
@@ -91,6 +92,10 @@ def draw(world: World) -> Profile:
         skew_ms=dice.choice((0, 0, 1_000, 3_600_000)),
         calm_s=dice.choice((0.15, 0.4, 1.0)),
     )
+    # From its own stream: a new kind of fault must not reshuffle every known seed.
+    fills = world.stream("full disk profile")
+    if fills.random() < 0.2:
+        profile.fills_s = fills.choice((0.3, 1.0, 3.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:

@@ -133,7 +133,7 @@ class SimNode:
         if life != self.life or self.node is None:
             return
         if self.node.is_idle and not self.disk.is_busy:
-            self._was_clean = True
+            self._was_clean = not self.node.replica.has_burnt
             self._world.log(f"{self.id[:2]} has stopped cleanly")
             self._end(lands=1.0)
             self._network.on_death(self.id, detected_s=(0.001, 0.01))
@@ -192,11 +192,16 @@ class SimNode:
             return
         self._is_polling = False
         if not self.disk.is_busy and (batch := self.node.take_batch()) is not None:
-            self.disk.submit(batch, self._on_committed)
+            self.disk.submit(batch, self._on_committed, self._on_refused)
 
     def _on_committed(self, batch: Batch) -> None:
         if self.node is not None:
             self.node.on_committed(self._world.now, batch)
+            self._after_turn()
+
+    def _on_refused(self) -> None:
+        if self.node is not None:
+            self.node.on_refused(self._world.now)
             self._after_turn()
 
     def _arm(self) -> None:
@@ -242,7 +247,8 @@ class SimNode:
     # --- manners ---------------------------------------------------------------------------------
 
     def _watch(self, link: LinkId, request_id: int, message: Message) -> None:
-        if isinstance(message, MergeAck):
+        is_late_no = isinstance(message, Error) and self._handling is None
+        if isinstance(message, MergeAck) or (is_late_no and self._merges.get((link, request_id))):
             self._merges[link, request_id] -= 1
             self._answered_once(self._merges[link, request_id] >= 0, "a Merge is answered twice")
         elif isinstance(message, ReadReply):

@@ -135,7 +135,7 @@ class Simulation:
         world.run(until=0.3)  # links come up
         for client in self.clients:
             client.think()
-        self.nemesis.rest()
+        self.nemesis.begin()
         world.run(until=horizon_s, unless=self._is_work_done)
         world.log("=== phase 1 is over: mend everything")
         for client in self.clients:

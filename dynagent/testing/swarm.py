@@ -37,6 +37,7 @@ class Nemesis:
         self._profile = profile
         self._keys = keys
         self._dice: Stream = world.stream("nemesis")
+        self._fill_dice: Stream = world.stream("full disk")
         self._ack_dice: Stream = world.stream("power cut at ack")
         self._rotten: set[bytes] = set()
         self._rots_at_retry: dict[bytes, SimNode] = {}  # keys that rot there at the next retry
@@ -55,8 +56,12 @@ class Nemesis:
             "rot": self._rot,
         }
 
-    def rest(self) -> None:
-        """Waits until the next fault."""
+    def begin(self) -> None:
+        """Faults from now on."""
+        self._rest()
+        self._rest_filling()
+
+    def _rest(self) -> None:
         if self._profile.nemeses:
             delay_s = self._dice.expovariate(1 / self._profile.calm_s)
             self._world.after(delay_s, self._strike)
@@ -65,7 +70,7 @@ class Nemesis:
         if not self._is_over:
             kinds, weights = zip(*self._profile.nemeses.items(), strict=True)
             self._actions[self._dice.choices(kinds, weights)[0]]()
-            self.rest()
+            self._rest()
 
     def heal_everything(self) -> None:
         """No more faults; what is broken is mended, who is dead starts. Rot stays."""
@@ -74,6 +79,7 @@ class Nemesis:
         network.loss = network.duplication = network.tail = 0.0
         for node in self._nodes:
             node.disk.slowness = 1.0
+            node.disk.is_full = False
             node.start()
         network.heal(list(network.cuts))
 
@@ -166,6 +172,21 @@ class Nemesis:
         node.disk.slowness = self._dice.choice((5.0, 30.0, 100.0))
         self._world.fault("slow_disk", f"{node.id[:2]} ×{node.disk.slowness:.0f}")
         self._world.after(self._dice.uniform(0.2, 2.0), self._mend_disk, node)
+
+    def _rest_filling(self) -> None:
+        if self._profile.fills_s and not self._is_over:
+            delay_s = self._fill_dice.expovariate(1 / self._profile.fills_s)
+            self._world.after(delay_s, self._fill)
+
+    def _fill(self) -> None:
+        if not self._is_over:
+            node = self._fill_dice.choice(list(self._nodes))
+            node.disk.is_full = True
+            self._world.after(self._fill_dice.uniform(0.1, 2.0), self._free, node)
+            self._rest_filling()
+
+    def _free(self, node: SimNode) -> None:
+        node.disk.is_full = False
 
     def _mend_disk(self, node: SimNode) -> None:
         node.disk.slowness = 1.0

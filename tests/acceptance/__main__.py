@@ -38,6 +38,7 @@ def main() -> int:
     print(f"acceptance {options.points}: all points hold")
     if options.share == 1.0:
         path = ROOT / "docs" / "acceptance" / f"{options.points}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         document = {"points": options.points, **_circumstances(), "figures": figures}
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         print(f"written: {path.relative_to(ROOT)}")

@@ -26,7 +26,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "        self._failure = error\n        self.stop()",
         "        self._failure = error",
-        2,
+        15,
     ),
     _mutant(
         "B3",
@@ -42,7 +42,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "identity.clean_from_run if identity.clean_stop else run",
         "identity.clean_from_run",
-        1,
+        10,
     ),
     _mutant(
         "B5",
@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        52,
+        30,
     ),
     _mutant(
         "B7",
@@ -119,7 +119,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "        if due < self._timer_scope.deadline:",
         "        if False:",
-        9,
+        8,
     ),
     _mutant(
         "B14",
@@ -135,7 +135,7 @@ LEVEL_2_MUTANTS = (
         "agent/links.py",
         "            if now - link.opened > limits.HELLO_S_MAX:",
         "            if False:",
-        27,
+        56,
     ),
     _mutant(
         "B16",
@@ -143,7 +143,7 @@ LEVEL_2_MUTANTS = (
         "client/routing.py",
         "            self.attempt += 1\n",
         "            pass\n",
-        8,
+        6,
     ),
     _mutant(
         "B17",
@@ -152,5 +152,13 @@ LEVEL_2_MUTANTS = (
         "        if self._indefinite is None or not last.definite:",
         "        if True:",
         0,
+    ),
+    _mutant(
+        "B18",
+        "a retry found in the own copy is acknowledged although a full disk has refused that copy",
+        "core/put.py",
+        "        elif op_state(own, self.put.op_id) not in (OP_PRESENT, OP_SUPERSEDED):\n",
+        "        elif False:\n",
+        2036,
     ),
 )

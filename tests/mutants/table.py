@@ -311,4 +311,14 @@ MUTANTS = (
         ),
         seeds=(71, 201, 235),
     ),
+    _mutant(
+        "A17",
+        "after a full disk refused a batch, its dots are minted again",
+        (
+            "core/replica.py",
+            "self.clean_from_run <= run <= self.run and actor not in self._burnt",
+            "self.clean_from_run <= run <= self.run",
+        ),
+        seeds=(30, 57, 73),
+    ),
 )

@@ -73,3 +73,26 @@ def test_an_overwrite_that_its_own_retry_has_overtaken_does_not_overwrite_again(
     got = cluster.ask(B, Get(KEY))
     assert isinstance(got, GetReply)
     assert [Version(data).value for data in got.siblings] == [b"new"]
+
+
+def test_a_retry_is_not_acknowledged_by_a_copy_that_a_full_disk_has_refused_meanwhile() -> None:
+    """Level 2. The coordinator finds the write in its own copy, which is not yet committed, and
+    waits for a second owner; then its disk is full and that copy is gone. It took what was left for
+    the write, found it superseded there, and acknowledged it."""
+    cluster = Cluster(make_ring(3))
+    earlier = cluster.ask(A, Put(KEY, b"earlier", MODE_CONTEXT, b"", b"e" * 16))
+    assert isinstance(earlier, PutReply)
+    cluster.answers.clear()
+    cluster.request(A, _put(1))
+    assert cluster.nodes[A].take_batch() is not None
+    cluster.wire.clear()  # the others never hear of it
+    cluster.tick(1.0)
+    assert isinstance(cluster.answers.pop()[1], Error)
+
+    cluster.request(A, _put(2))
+    cluster.nodes[A].on_refused(1.0)
+    cluster.tick(1.9)  # there is room again, and the look is answered
+    cluster.settle()
+    [(_, answer)] = cluster.answers
+    assert isinstance(answer, Error)
+    assert answer.error == WriteOutcomeUnknown.code

@@ -35,6 +35,8 @@ FAULTS = {
     "reorder": 9_000,
     # Batches that gather, and reads between writing and fsync.
     "slow_disk": 1_800,
+    # In a fifth of the seeds; each is one refused batch.
+    "disk_full": 600,
     # At most one copy of each key, see the fault budget in dynagent/testing/swarm.py.
     "rot": 340,
     # Wall clocks decide nothing; half of the seeds have them wrong.

@@ -209,7 +209,7 @@ class SimHost:
                 if self._timing.random() < 0.7:  # else only when it is spoken to, or in the end
                     delay_s = self._timing.uniform(0.02, 0.7)
                     self._world.after(delay_s, self._wires.reset, end.other)
-        delay_s = self._timing.choice((0.02, 0.2, 1.0)) * (0.5 + self._timing.random())
+        delay_s = self._timing.choice((0.02, 0.2, 0.2, 1.0, 4.0)) * (0.5 + self._timing.random())
         self._world.after(delay_s, self.start)
 
     def stop_cleanly(self) -> None:

@@ -147,9 +147,8 @@ class Nemesis:
         pairs = list(pairs)
         self._world.fault(kind, ", ".join(f"{one}→{other}" for one, other in pairs))
         self._wires.stall(pairs)
-        duration_s = min(
-            STALL_S_MAX, self._dice.choice((0.1, 0.5, 1.5)) * self._dice.uniform(0.5, 1.5)
-        )
+        duration_s = self._dice.choice((0.1, 0.5, 0.5, 1.5, 4.0)) * self._dice.uniform(0.5, 1.5)
+        assert duration_s < STALL_S_MAX
         self._world.after(duration_s, self._wires.flow, pairs)
 
     def _reset(self) -> None:

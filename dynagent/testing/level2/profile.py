@@ -48,7 +48,7 @@ class Profile(Level1Profile):
         return 2 * (STALL_S_MAX + self.tail_s + 1.5 * self.delay_s) + 0.1
 
 
-STALL_S_MAX = 2.3
+STALL_S_MAX = 6.1  # longer than a connection may take to say Hello
 
 
 def draw(world: World) -> Profile:

@@ -43,7 +43,7 @@ from dynagent.testing.world import World
 N, R, W = 3, 2, 2
 PARTITIONS = 8
 PHASE_1_S = 60.0  # should the clients not get through their work
-SETTLE_S = 8.0  # longer than any deadline, delay, slow job or restart still under way
+SETTLE_S = 10.0  # longer than any deadline, delay, slow job or restart still under way
 AUDIT_S = 20.0
 HORIZON_S = 400.0  # of the whole run: nothing in it can take that long
 _POLL_S = 0.05
