@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 from tests.sim.levels import LEVELS
 from tests.sim.pairs import check_pairs
+from tests.sim.shrink import keep, shrink_run
 from tests.sim.totals import Totals
 
 CHUNK = 10  # seeds that a worker runs before it reports
@@ -30,6 +31,8 @@ def main() -> int:
     arguments = _parse()
     if arguments.pairs is not None:
         return check_pairs(arguments.level, arguments.pairs)
+    if arguments.seed is not None and arguments.shrink:
+        return _shrink(arguments.level, arguments.seed, arguments.keep)
     if arguments.seed is not None:
         return _run_one(arguments.level, arguments.seed, with_trace=arguments.trace)
     return _run_many(arguments)
@@ -43,6 +46,8 @@ def _parse() -> argparse.Namespace:
     which.add_argument("--pairs", type=int, help="run that many twice, and compare their traces")
     parser.add_argument("--level", type=int, choices=sorted(LEVELS), default=1)
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
+    parser.add_argument("--shrink", action="store_true", help="with --seed: make the failure small")
+    parser.add_argument("--keep", metavar="NAME", help="with --shrink: keep it as a scenario")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--cpu-seconds", type=float, help="start no more seeds after that much")
     parser.add_argument(
@@ -62,6 +67,18 @@ def _run_one(level: int, seed: int, *, with_trace: bool) -> int:
     for violation in report.violations:
         print(f"VIOLATION {violation}")
     return 1 if report.violations else 0
+
+
+def _shrink(level: int, seed: int, name: str | None) -> int:
+    found = shrink_run(level, seed)
+    if found is None:
+        print(f"seed {seed} violates nothing")
+        return 0
+    checker, profile = found
+    print(f"{checker} is still violated by seed {seed} under {profile}")
+    if name:
+        print(f"kept: {keep(name, level=level, seed=seed, checker=checker, profile=profile)}")
+    return 1
 
 
 def _run_many(arguments: argparse.Namespace) -> int:
