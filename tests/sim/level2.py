@@ -44,7 +44,7 @@ FAULTS = {
 }
 
 POINTS_STRUCK = 81  # for each failure point: processes that have ended exactly there
-STRIKES_OF_A_KIND = 380  # of kills, power cuts, power cuts of all: at all points together
+STRIKES_OF_A_KIND = 300  # of kills, power cuts, power cuts of all: at all points together
 
 EVALUATIONS = {
     "ack_is_durable": 26_000,

@@ -12,23 +12,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from traceback import format_exc
 
 import trio
 
-from dynagent.client.routing import Plan
 from dynagent.core.entry import decode_stored
-from dynagent.core.messages import MODE_CONTEXT, Install, Installed, Message
+from dynagent.core.messages import MODE_CONTEXT
 from dynagent.core.ports import NodeId
-from dynagent.core.ring import Member, Ring
+from dynagent.core.ring import Ring
 from dynagent.core.siblings import Dot
-from dynagent.errors import CorruptRecord, DynagentError
+from dynagent.errors import CorruptRecord
 from dynagent.testing.checkers import Copy, Judge, merge_copies
 from dynagent.testing.history import GET, PUT, History, Operation
 from dynagent.testing.ledger import Ledger
-from dynagent.testing.level2.clients import Caller, FrameClient
+from dynagent.testing.level2.bootstrap import N, bootstrap, until
+from dynagent.testing.level2.clients import FrameClient
 from dynagent.testing.level2.clock import SimClock, seeded_scheduling
 from dynagent.testing.level2.host import LogTap, SimHost
 from dynagent.testing.level2.hostile import HostileClient
@@ -40,13 +39,10 @@ from dynagent.testing.level2.wires import Wires
 from dynagent.testing.simulation import Report as Level1Report
 from dynagent.testing.world import World
 
-N, R, W = 3, 2, 2
-PARTITIONS = 8
 PHASE_1_S = 60.0  # should the clients not get through their work
 SETTLE_S = 10.0  # longer than any deadline, delay, slow job or restart still under way
 AUDIT_S = 20.0
 HORIZON_S = 400.0  # of the whole run: nothing in it can take that long
-_POLL_S = 0.05
 
 
 @dataclass(slots=True, kw_only=True)
@@ -141,7 +137,7 @@ class Simulation:
 
     async def _play(self) -> None:
         world, profile = self.world, self.profile
-        ring = await self._bootstrap()
+        ring = await bootstrap(world, self.wires, self.watch, self.hosts)
         clients = [self._client(ring, number, profile) for number in range(1, profile.clients + 1)]
         self.nemesis.clients = clients
         hostile = HostileClient(world, self.wires, [host.address for host in self.hosts], profile)
@@ -185,38 +181,6 @@ class Simulation:
             profile=profile,
             keys=self.keys,
         )
-
-    # --- bootstrap -------------------------------------------------------------------------------
-
-    async def _bootstrap(self) -> Ring:
-        """Every host gets its first ring, however often that takes."""
-        await until(lambda: all(host.node_id for host in self.hosts))
-        ring = self.watch.ring = make_ring(self.hosts)
-        operator = Caller(self.world, self.wires, "operator")
-        for host in self.hosts:
-            while True:
-                if await self._install(operator, host, ring):
-                    break
-                await trio.sleep(_POLL_S)
-        return ring
-
-    async def _install(self, operator: Caller, host: SimHost, ring: Ring) -> bool:
-        answered = trio.Event()
-        results: list[Message | DynagentError] = []
-
-        def outcome(result: Message | DynagentError) -> None:
-            results.append(result)
-            answered.set()
-
-        operator.run(
-            Plan([host.address], deadline=self.world.now + 2.0, is_write=False),
-            Install(ring.encode()),
-            outcome=outcome,
-            on_try=lambda _address, _timeout_s: None,
-            on_failed=lambda error: self.world.log(f"operator is told {error.message}"),
-        )
-        await answered.wait()
-        return isinstance(results[0], Installed)
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -285,40 +249,6 @@ class Simulation:
 
     def _heals(self, holds: bool, what: str) -> None:
         self.world.verdicts.check("heals", holds, what)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Waits for something that does not know that anybody waits for it."""
-    while not holds():  # noqa: ASYNC110 - virtual time: looking costs next to nothing
-        await trio.sleep(_POLL_S)
-
-
-def make_ring(hosts: list[SimHost]) -> Ring:
-    """A ring of these hosts; with more than N, each owns some keys and routes the others."""
-    ids = [host.node_id for host in hosts]
-    members = [
-        Member(
-            id=host.node_id,
-            name=host.place,
-            address=host.address,
-            zone="",
-            host=host.place,
-            capacity=1,
-        )
-        for host in hosts
-    ]
-    return Ring(
-        epoch=1,
-        cluster_id=b"simulated world.",
-        n=N,
-        r=R,
-        w=W,
-        members=tuple(sorted(members, key=lambda member: member.id)),
-        lists=tuple(
-            tuple(ids[(partition + place) % len(ids)] for place in range(N))
-            for partition in range(PARTITIONS)
-        ),
-    )
 
 
 def run(seed: int, *, profile: Profile | None = None, keep_trace: bool = False) -> Report:
