@@ -1,7 +1,8 @@
 """CRC-32C (Castagnoli), which no module of the standard library has, and its syndromes.
 
-Plain Python, 2 bytes a step: about 40 ns a byte. It reads the log of a store that was not stopped
-cleanly, which `rocksdb` keeps below a few tens of MiB; nothing on the path of a request uses it.
+Plain Python, 4 bytes a step: 65 ns a byte (byte by byte 92; a table of 65,536 entries for two at
+once 95). It reads the log of a store that was not stopped cleanly, which `rocksdb` keeps below a
+few tens of MiB; nothing on the path of a request uses it.
 """
 
 import struct
@@ -12,27 +13,24 @@ _ALL = 0xFFFFFFFF
 
 
 @cache
-def _table() -> list[int]:
-    """The register after each value of the last byte, and of the last two bytes."""
-    table = []
+def _tables() -> tuple[list[int], ...]:
+    """The register after a byte, and after that byte and 1, 2 and 3 zero bytes."""
+    first = []
     for value in range(256):
         for _ in range(8):
             value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-@cache
-def _wide_table() -> list[int]:
-    table = _table()
-    return [table[(low := table[word & 255] ^ word >> 8) & 255] ^ low >> 8 for word in range(65536)]
+        first.append(value)
+    tables = [first]
+    for _ in range(3):
+        tables.append([first[value & 255] ^ value >> 8 for value in tables[-1]])
+    return tuple(tables)
 
 
 @cache
 def _byte_above() -> list[int]:
     """The index of the table's entry with each highest byte: they are all different."""
     places = [0] * 256
-    for index, entry in enumerate(_table()):
+    for index, entry in enumerate(_tables()[0]):
         places[entry >> 24] = index
     return places
 
@@ -40,11 +38,15 @@ def _byte_above() -> list[int]:
 def crc32c(data: bytes, before: int = 0) -> int:
     """The checksum of `data`, or of all so far if `before` is that of what came before it."""
     register = before ^ _ALL
-    wide = _wide_table()
-    for word in struct.unpack(f"<{len(data) // 2}H", data[: len(data) & ~1]):
-        register = wide[(register ^ word) & 0xFFFF] ^ register >> 16
-    if len(data) & 1:
-        register = _table()[(register ^ data[-1]) & 255] ^ register >> 8
+    none, one, two, three = _tables()
+    whole = len(data) & ~3
+    for word in struct.unpack(f"<{whole // 4}I", data[:whole]):
+        word ^= register
+        register = (
+            three[word & 255] ^ two[word >> 8 & 255] ^ one[word >> 16 & 255] ^ none[word >> 24]
+        )
+    for byte in data[whole:]:
+        register = none[(register ^ byte) & 255] ^ register >> 8
     return register ^ _ALL
 
 
@@ -54,7 +56,7 @@ def is_one_byte(syndrome: int, size: int) -> bool:
     The checksum is linear, so the effect of a byte depends on what follows it only by how much that
     is: the steps are undone from the last byte back, until the rest is the effect of one byte.
     """
-    table, places = _table(), _byte_above()
+    table, places = _tables()[0], _byte_above()
     effects = frozenset(table[1:])
     for _ in range(size):
         if syndrome in effects:

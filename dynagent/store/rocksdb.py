@@ -45,7 +45,7 @@ from dynagent.store.seen import SeenFile, read_seen
 
 OpenDb = Callable[[str, Options], Rdict]  # Rdict, or a test's that injects faults
 
-# Logs hold what is not yet in tables: this bounds them, and the walk after a crash to a second.
+# Logs hold what is not yet in tables: this bounds them, and the walk after a crash: 1 to 2 s.
 _WRITE_BUFFER_BYTES = 16 * limits.MIB
 _CACHE_BYTES = 16 * limits.MIB
 _BLOOM_BITS = 10  # a key: a miss of 1 % reads a block in vain

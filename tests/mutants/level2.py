@@ -161,4 +161,49 @@ LEVEL_2_MUTANTS = (
         "        elif False:\n",
         2036,
     ),
+    _mutant(
+        "M14",
+        "bytes are read from the disk, and handed to others, without looking at their checksum",
+        "core/entry.py",
+        '    if crc32(body, crc32(key, crc32(cluster_id))).to_bytes(4, "big") != stored[:4]:',
+        "    if not body:",
+        0,
+    ),
+    _mutant(
+        "M15",
+        "the log is cut at its first bad batch, whatever stands behind it",
+        "testing/level2/logstore.py",
+        "            if _whole_batch(data, at, None):",
+        "            if False:",
+        0,
+    ),
+    _mutant(
+        "M16",
+        "a failed fsync is tried again",
+        "testing/level2/logstore.py",
+        "        self._disk.fsync(self._file)\n\n    def snapshot",
+        "        try:\n"
+        "            self._disk.fsync(self._file)\n"
+        "        except OSError:\n"
+        "            self._disk.fsync(self._file)\n\n    def snapshot",
+        2,
+    ),
+    _mutant(
+        "M21",
+        "cbor2 runs with its default options",
+        "core/encoding.py",
+        "            allow_indefinite=False,\n            allow_duplicate_keys=False,\n",
+        "",
+        0,
+    ),
+    _mutant(
+        "M24",
+        "the wall clock decides about time-outs",
+        "agent/agent.py",
+        "        self.config = config\n        self.env = env\n",
+        "        self.config = config\n"
+        "        wall_ms = env.wall_ms\n"
+        "        self.env = env = replace(env, monotonic=lambda: wall_ms() / 1000)\n",
+        14,
+    ),
 )

@@ -41,6 +41,7 @@ FAULTS = {
     "clock_jump": 600,
     # Bent frames of the hostile client.
     "hostile_frame": 16_000,
+    "poison_frame": 3_000,
 }
 
 POINTS_STRUCK = 81  # for each failure point: processes that have ended exactly there
@@ -59,6 +60,7 @@ EVALUATIONS = {
     "fresh": 130_000,
     "heals": 7_400,
     "no_lost_write": 11_000,
+    "poison_is_refused": 15_000,
     "no_phantom": 49_000,
     "nothing_left": 1_700,
     "read_is_durable": 23_000,

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rocksdict import Options, Rdict
+
 from dynagent.errors import DataDirError
 from dynagent.store.protocol import Store
 from dynagent.store.rocksdb import RocksStore
@@ -143,7 +145,7 @@ def rocksdb_block_border(directory: Path) -> Crashed:
 def _rocksdb(directory: Path, *, value_bytes: int, first_bytes: int = 0) -> Crashed:
     live, copy = directory / "live", directory / "crashed"
     live.mkdir(parents=True)
-    store = RocksStore(live / "store", sync=False)
+    store = _open_quiet(live / "store")
     if first_bytes:
         write(store, (token(99), b"large", b"\xa5" * first_bytes))
     (log,) = find_logs(live / "store")
@@ -155,11 +157,17 @@ def _rocksdb(directory: Path, *, value_bytes: int, first_bytes: int = 0) -> Cras
     shutil.copytree(live, copy)
     store.close()
     data, before = logs[-1], logs[-2].ljust(len(logs[-1]), b"\0")
+    return Crashed(copy, _open_quiet, log.relative_to(live), data, before, ends, states)
 
-    def open_(path: Path) -> Store:
-        return RocksStore(path, sync=False)
 
-    return Crashed(copy, open_, log.relative_to(live), data, before, ends, states)
+def _open_quiet(path: Path) -> RocksStore:
+    """Without compactions in the background: under a copy that is being made, files would go."""
+
+    def open_db(directory: str, options: Options) -> Rdict:
+        options.set_disable_auto_compactions(True)
+        return Rdict(directory, options)
+
+    return RocksStore(path, sync=False, open_db=open_db)
 
 
 CASES: dict[str, Callable[[Path], Crashed]] = {

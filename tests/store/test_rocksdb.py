@@ -12,6 +12,7 @@ import pytest
 from rocksdict import Options, Rdict
 
 from dynagent.errors import CorruptRecord, DataDirError, DynagentError, StoreFailed
+from dynagent.store.crc32c import crc32c, is_one_byte
 from dynagent.store.rocksdb import RocksStore
 from dynagent.store.rocksdb_log import check_logs, find_logs
 from dynagent.store.seen import SeenFile, read_seen
@@ -94,6 +95,24 @@ def test_a_failure_of_any_operation_stops_the_store_and_leaves_no_half_batch(
         assert contents(store) in states[acknowledged : acknowledged + (2 if struck else 1)]
         store.close()
     assert fail_at == 7
+
+
+def test_the_checksum_is_castagnolis_in_whole_and_in_parts() -> None:
+    assert crc32c(b"123456789") == 0xE3069283  # the check value of its catalogue entry
+    data = bytes(range(256))
+    for cut in range(20):
+        assert crc32c(data[cut:], crc32c(data[:cut])) == crc32c(data)
+
+
+def test_one_wrong_byte_shows_in_the_checksum_and_two_do_not() -> None:
+    data = bytes(range(100))
+    for at in range(100):
+        one, two = bytearray(data), bytearray(data)
+        one[at] ^= at + 1
+        two[at] ^= at + 1
+        two[(at + 37) % 100] ^= 0x40
+        assert is_one_byte(crc32c(bytes(one)) ^ crc32c(data), 100)
+        assert not is_one_byte(crc32c(bytes(two)) ^ crc32c(data), 100)
 
 
 def test_every_batch_is_synced(tmp_path: Path) -> None:

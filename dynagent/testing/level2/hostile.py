@@ -1,6 +1,10 @@
 """A client that says nonsense: real frames, then bent, cut, doubled or mixed up.
 
 What it writes, should a bent frame still be one, goes to keys of its own. It never speaks as peer.
+
+Some frames are **poison**: requests in CBOR that our protocol does not know (indefinite lengths,
+doubled map keys), which a decoder left at its defaults would take. An answer to one is a violation
+of `poison_is_refused`.
 """
 
 from __future__ import annotations
@@ -23,9 +27,11 @@ from dynagent.testing.level2.clients import Port
 from dynagent.testing.level2.profile import Profile
 from dynagent.testing.level2.wires import End, Wires
 from dynagent.testing.world import Stream, World
-from dynagent.wire.codec import encode_frame
+from dynagent.wire.codec import decode_frame, encode_frame
+from dynagent.wire.framing import FrameBuffer
 from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
 
+_POISON = 600  # request ids from here on are of poison; all others are below 6
 KEY = b"hostile"  # no bent bit turns it into a key of the others
 
 
@@ -39,6 +45,9 @@ class HostileClient:
         self._addresses = addresses
         self._pause_s = profile.hostile
         self._dice: Stream = world.stream("hostile")
+        self._poison_dice: Stream = world.stream("poison")
+        self._poisoned = 0  # poison frames sent on this connection
+        self._heard = FrameBuffer(limits.DATA_FRAME_BYTES_MAX)
         self._port = Port(wires, "hostile")
         self._end: End | None = None
 
@@ -68,6 +77,8 @@ class HostileClient:
         result.line.is_hostile = True
         result.handler = self
         self._end = result
+        self._poisoned = 0
+        self._heard = FrameBuffer(limits.DATA_FRAME_BYTES_MAX)
         self._port.on_ready(result)
         if self._dice.random() < 0.8:
             self._write(self._hello())
@@ -76,6 +87,8 @@ class HostileClient:
 
     def _say(self) -> None:
         data = b"".join(self._bent(self._frame()) for _ in range(self._dice.randint(1, 3)))
+        if self._poison_dice.random() < 0.2:
+            data = self._poison()
         self.frames += 1
         self._world.faults["hostile_frame"] += 1
         self._write(data)
@@ -85,10 +98,18 @@ class HostileClient:
             self._end.write(data)
 
     def on_bytes(self, data: bytes) -> None:
-        pass
+        for body in self._heard.feed(data):
+            frame = decode_frame(body)
+            self._world.verdicts.check(
+                "poison_is_refused",
+                frame.request_id < _POISON,
+                f"an agent answers {frame.message} to a frame in forbidden CBOR",
+            )
 
     def on_closed(self, reason: str) -> None:
         self._end = None
+        if self._poisoned:
+            self._world.verdicts.check("poison_is_refused", True, "")
 
     def stop(self) -> None:
         self.is_over = True
@@ -117,6 +138,19 @@ class HostileClient:
         ]
         message = dice.choice(messages)
         return encode_frame(message, request_id=dice.randint(0, 5), budget_ms=dice.randint(0, 900))
+
+    def _poison(self) -> bytes:
+        self._poisoned += 1
+        self._world.faults["poison_frame"] += 1
+        request_id = (_POISON + self._poisoned).to_bytes(2, "big")
+        if self._poison_dice.random() < 0.5:  # a Get whose key is a string of indefinite length
+            body = b"\x85\x0a\x19" + request_id + b"\x00\xf6" + b"\x5f\x44host\x43ile\xff"
+        else:  # a Put whose headers have one name twice
+            put = Put(KEY, b"", MODE_OVERWRITE, b"", bytes(16), meta={b"a": b"1"})
+            body = encode_frame(put, request_id=_POISON, budget_ms=0)[4:]
+            body = body.replace(_POISON.to_bytes(2, "big"), request_id, 1)
+            body = body.replace(b"\xa1\x41a\x411", b"\xa2\x41a\x411\x41a\x412")
+        return len(body).to_bytes(4, "big") + body
 
     def _bent(self, frame: bytes) -> bytes:
         dice = self._dice
