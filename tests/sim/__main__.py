@@ -14,17 +14,14 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
+from tests.sim.chunks import CHUNK, Chunk, run_chunk
 from tests.sim.levels import LEVELS
 from tests.sim.pairs import check_pairs
 from tests.sim.shrink import keep, shrink_run
 from tests.sim.totals import Totals
-
-CHUNK = 10  # seeds that a worker runs before it reports
-
-Chunk = tuple[int, int, int, bool]  # level, first seed, end, stop at the first violation
 
 
 def main() -> int:
@@ -107,23 +104,14 @@ def _run_many(arguments: argparse.Namespace) -> int:
 
 def _results(chunks: list[Chunk], jobs: int) -> Iterator[Totals]:
     if jobs == 1:
-        yield from map(_run_chunk, chunks)
+        yield from map(run_chunk, chunks)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(_run_chunk, chunks)
-
-
-def _run_chunk(chunk: Chunk) -> Totals:
-    level, start, end, stops_at_first = chunk
-    run, new_totals = LEVELS[level]()
-    totals = new_totals()
-    began = time.process_time()
-    for seed in range(start, end):
-        totals.add(run(seed))
-        if totals.violations and stops_at_first:
-            break
-    totals.cpu_s = time.process_time() - began
-    return totals
+    # Not multiprocessing.Pool: that waits for ever for the chunk of a worker that died.
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield from pool.map(run_chunk, chunks)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 if __name__ == "__main__":
