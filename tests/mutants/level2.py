@@ -119,7 +119,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "        if due < self._timer_scope.deadline:",
         "        if False:",
-        8,
+        0,
     ),
     _mutant(
         "B14",
@@ -128,14 +128,6 @@ LEVEL_2_MUTANTS = (
         "                await link.closed.wait()\n",
         "                await link.closed.wait()\n                return\n",
         2,
-    ),
-    _mutant(
-        "B15",
-        "a connection that never says Hello stays",
-        "agent/links.py",
-        "            if now - link.opened > limits.HELLO_S_MAX:",
-        "            if False:",
-        56,
     ),
     _mutant(
         "B16",
@@ -154,20 +146,12 @@ LEVEL_2_MUTANTS = (
         0,
     ),
     _mutant(
-        "B18",
-        "a retry found in the own copy is acknowledged although a full disk has refused that copy",
-        "core/put.py",
-        "        elif op_state(own, self.put.op_id) not in (OP_PRESENT, OP_SUPERSEDED):\n",
-        "        elif False:\n",
-        2036,
-    ),
-    _mutant(
         "M14",
         "bytes are read from the disk, and handed to others, without looking at their checksum",
         "core/entry.py",
         '    if crc32(body, crc32(key, crc32(cluster_id))).to_bytes(4, "big") != stored[:4]:',
         "    if not body:",
-        0,
+        16,
     ),
     _mutant(
         "M15",
@@ -204,6 +188,6 @@ LEVEL_2_MUTANTS = (
         "        self.config = config\n"
         "        wall_ms = env.wall_ms\n"
         "        self.env = env = replace(env, monotonic=lambda: wall_ms() / 1000)\n",
-        14,
+        36,
     ),
 )

@@ -35,8 +35,32 @@ _POISON = 600  # request ids from here on are of poison; all others are below 6
 KEY = b"hostile"  # no bent bit turns it into a key of the others
 
 
+class _Ear:
+    """What comes back on one of its connections (`env.Handler`)."""
+
+    def __init__(self, client: HostileClient, world: World) -> None:
+        self.poisoned = 0  # poison frames sent on this connection
+        self._client = client
+        self._world = world
+        self._heard = FrameBuffer(limits.DATA_FRAME_BYTES_MAX)
+
+    def on_bytes(self, data: bytes) -> None:
+        for body in self._heard.feed(data):
+            frame = decode_frame(body)
+            self._world.verdicts.check(
+                "poison_is_refused",
+                frame.request_id < _POISON,
+                f"an agent answers {frame.message} to a frame in forbidden CBOR",
+            )
+
+    def on_closed(self, reason: str) -> None:
+        if self.poisoned:
+            self._world.verdicts.check("poison_is_refused", True, "")
+        self._client.on_gone(self)
+
+
 class HostileClient:
-    """One connection after the other, to any agent (`env.Handler` of all of them)."""
+    """One connection after the other, to any agent."""
 
     def __init__(self, world: World, wires: Wires, addresses: list[str], profile: Profile) -> None:
         self.is_over = False
@@ -46,8 +70,7 @@ class HostileClient:
         self._pause_s = profile.hostile
         self._dice: Stream = world.stream("hostile")
         self._poison_dice: Stream = world.stream("poison")
-        self._poisoned = 0  # poison frames sent on this connection
-        self._heard = FrameBuffer(limits.DATA_FRAME_BYTES_MAX)
+        self._ear = _Ear(self, world)  # of the present connection
         self._port = Port(wires, "hostile")
         self._end: End | None = None
 
@@ -70,15 +93,13 @@ class HostileClient:
     def _on_dialled(self, result: End | str) -> None:
         if isinstance(result, str) or self.is_over or self._end is not None:
             if isinstance(result, End):
-                result.handler = self
+                result.handler = _Ear(self, self._world)
                 result.line.is_hostile = True
                 result.close("not wanted")
             return
         result.line.is_hostile = True
-        result.handler = self
+        result.handler = self._ear = _Ear(self, self._world)
         self._end = result
-        self._poisoned = 0
-        self._heard = FrameBuffer(limits.DATA_FRAME_BYTES_MAX)
         self._port.on_ready(result)
         if self._dice.random() < 0.8:
             self._write(self._hello())
@@ -97,19 +118,9 @@ class HostileClient:
         if self._end is not None and data:
             self._end.write(data)
 
-    def on_bytes(self, data: bytes) -> None:
-        for body in self._heard.feed(data):
-            frame = decode_frame(body)
-            self._world.verdicts.check(
-                "poison_is_refused",
-                frame.request_id < _POISON,
-                f"an agent answers {frame.message} to a frame in forbidden CBOR",
-            )
-
-    def on_closed(self, reason: str) -> None:
-        self._end = None
-        if self._poisoned:
-            self._world.verdicts.check("poison_is_refused", True, "")
+    def on_gone(self, ear: _Ear) -> None:
+        if ear is self._ear:
+            self._end = None
 
     def stop(self) -> None:
         self.is_over = True
@@ -140,9 +151,9 @@ class HostileClient:
         return encode_frame(message, request_id=dice.randint(0, 5), budget_ms=dice.randint(0, 900))
 
     def _poison(self) -> bytes:
-        self._poisoned += 1
+        self._ear.poisoned += 1
         self._world.faults["poison_frame"] += 1
-        request_id = (_POISON + self._poisoned).to_bytes(2, "big")
+        request_id = (_POISON + self._ear.poisoned).to_bytes(2, "big")
         if self._poison_dice.random() < 0.5:  # a Get whose key is a string of indefinite length
             body = b"\x85\x0a\x19" + request_id + b"\x00\xf6" + b"\x5f\x44host\x43ile\xff"
         else:  # a Put whose headers have one name twice
