@@ -86,7 +86,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = ""
     engine: Annotated[
         str,
-        Meta(description="The storage engine of a new data directory: sqlite."),
+        Meta(
+            description="The storage engine of a new data directory: sqlite, or rocksdb (needs the "
+            "extra: pip install 'dynctl[rocksdb]'). An old directory keeps its own."
+        ),
     ] = "sqlite"
     value_bytes_max: Annotated[
         int,
