@@ -273,7 +273,9 @@ def _check(
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"  # where an ordinary PATH does not reach
+    tools = {**os.environ, "PATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=tools)
     if done.returncode:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout.strip()
