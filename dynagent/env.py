@@ -70,7 +70,7 @@ class Writer(Protocol):
         """`done(error)` is called on the loop, in a turn."""
 
     def close(self) -> None:
-        """Waits for the job that is running; drops the rest."""
+        """Waits for the job that is running; what waits behind it may or may not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import trio
 
 from dynagent import limits
-from dynagent.core.messages import Hello
+from dynagent.core.messages import Hello, Message
 from dynagent.core.node import Node
 from dynagent.core.ports import Dice, NodeId
 from dynagent.core.ring import Member, Ring
@@ -100,8 +100,8 @@ class Peers:
         if link is not None:
             link.connection.write(frame)
 
-    def on_reply(self, node: NodeId, request_id: int, message: object) -> None:
-        self._node.on_reply(self._monotonic(), node, request_id, message)  # type: ignore[arg-type]
+    def on_reply(self, node: NodeId, request_id: int, message: Message) -> None:
+        self._node.on_reply(self._monotonic(), node, request_id, message)
 
     def on_up(self, link: PeerLink) -> None:
         self._up[link.member.id] = link

@@ -153,11 +153,6 @@ def join(one: Clock, other: Clock) -> Clock:
     return joined
 
 
-def covers(one: Clock, other: Clock) -> bool:
-    """Does `one` claim every dot that `other` claims?"""
-    return all(counter <= one.get(actor, 0) for actor, counter in other.items())
-
-
 def _sorted(siblings: Iterable[Sibling]) -> tuple[Sibling, ...]:
     return tuple(sorted(siblings, key=lambda s: (s.actor, s.counter)))
 

@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynagent.core.entry import Record, decode_sibling, encode_entry, encode_sibling
-from dynagent.core.siblings import EMPTY, Clock, Dot, Sibling, Siblings, covers, join
+from dynagent.core.siblings import EMPTY, Clock, Dot, Sibling, Siblings, join
 from dynagent.core.version import Version
+
+
+def covers(one: Clock, other: Clock) -> bool:
+    """Does `one` claim every dot that `other` claims?"""
+    return all(counter <= one.get(actor, 0) for actor, counter in other.items())
 
 
 def sibling(dot: Dot, value: bytes | None = None) -> Sibling:
