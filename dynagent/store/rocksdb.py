@@ -10,12 +10,17 @@ snapshot for single keys and an iterator for ranges, because the iterators of ro
 (0.3.29) are not of the snapshot. Until the next commit the view keeps tables from being deleted
 that a compaction has replaced.
 
+A write that meets a full disk may leave RocksDB with half a batch in its log and no way back but a
+restart. So a batch is refused while it could still be taken: what a flush and its compaction may
+need is kept in reserve. Only somebody else who takes that last room too stops the agent.
+
 RocksDB raises plain `Exception` for everything; it is translated here. The log is walked before
 RocksDB opens it (`rocksdb_log`); a whole one is then opened so that RocksDB must find no fault in
 it, a torn one so that it stops at the tear. Either way its content moves to tables at once, and a
 new log begins.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -38,7 +43,14 @@ from rocksdict import (
 
 from dynagent import limits
 from dynagent.core.ports import Batch, Token
-from dynagent.errors import CorruptRecord, DataDirError, DynagentError, Refused, StoreFailed
+from dynagent.errors import (
+    CorruptRecord,
+    DataDirError,
+    DiskFull,
+    DynagentError,
+    Refused,
+    StoreFailed,
+)
 from dynagent.store.files import fsync_path
 from dynagent.store.rocksdb_log import check_logs
 from dynagent.store.seen import SeenFile, read_seen
@@ -47,6 +59,7 @@ OpenDb = Callable[[str, Options], Rdict]  # Rdict, or a test's that injects faul
 
 # Logs hold what is not yet in tables: this bounds them, and the walk after a crash: 1 to 2 s.
 _WRITE_BUFFER_BYTES = 16 * limits.MIB
+_RESERVE_BYTES = 3 * _WRITE_BUFFER_BYTES  # one flush, and a compaction of two tables with it
 _CACHE_BYTES = 16 * limits.MIB
 _BLOOM_BITS = 10  # a key: a miss of 1 % reads a block in vain
 _SCAN_ROWS = 512
@@ -152,6 +165,11 @@ class RocksStore:
     def write(self, batch: Batch) -> None:
         if self._failed is not None:
             raise StoreFailed(f"{self._path}: an earlier write failed ({self._failed}); restart")
+        if (room := self._room()) < _RESERVE_BYTES:
+            raise DiskFull(
+                f"{self._path}: no room for batch {batch.number}: {room:,} bytes are free, and"
+                f" {_RESERVE_BYTES:,} are kept in reserve"
+            )
         changes = WriteBatch(raw_mode=True)
         for token, key, stored in batch.records:
             if stored:
@@ -204,6 +222,11 @@ class RocksStore:
     def _close_db(self) -> None:
         self._view = None  # it keeps the database open
         self._db.close()
+
+    def _room(self) -> int:
+        """The bytes that we may still write on the disk (2 µs)."""
+        disk = os.statvfs(self._path)
+        return disk.f_bavail * disk.f_frsize
 
     def _make_view(self) -> _View:
         return _View(self._db.snapshot(), self._db.iter())

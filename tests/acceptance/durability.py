@@ -1,6 +1,6 @@
-"""No acknowledged write is lost by one disk, and no damage to it passes in silence: the logs of
-both engines with every byte of the last three commits flipped, cut and torn, and power cuts of a
-store on a real file system."""
+"""No acknowledged write is lost, and no damage to a disk passes in silence: agents killed under
+load, the logs of both engines with every byte of the last three commits flipped, cut and torn, and
+power cuts of a store on a real file system."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.mutants.runner import patched
+from tests.mutants.table import MUTANTS
+from tests.real import killloop
 from tests.real.powercut import Figures, cut_power_often, fail_once, is_possible
 from tests.store.crashed import CASES, Crashed, State, flips, sqlite_large_pages, tears
 
+KILL_CYCLES = 100
+KILL_RUNS_MAX = 5  # of the loop that must lose
 POWER_CUTS = 200  # of each engine
 POWER_CUTS_WITHOUT_FSYNC = 20
 ENGINES = ("sqlite", "rocksdb")
@@ -29,6 +34,8 @@ def run(share: float, say: Say) -> dict[str, object]:
     if not is_possible():
         raise Failed("power cuts need root and loop devices")
     figures: dict[str, object] = {}
+    figures["kill -9"] = _kill(max(2, round(KILL_CYCLES * share)), say)
+    figures["kill -9, acknowledged before submitted"] = _kill_early(say)
     step = max(1, round(1 / share / 4))  # with 2 of 9 masks: a fiftieth
     masks = [1 << bit for bit in range(8)] if share == 1.0 else [0x10]
     for name, make in {**CASES, "sqlite, pages of 4 KiB": sqlite_large_pages}.items():
@@ -42,6 +49,27 @@ def run(share: float, say: Say) -> dict[str, object]:
         figures[f"power cuts without fsync: {engine}"] = _bite(engine, share, say)
         figures[f"read-only: {engine}"] = _fail(engine, say)
     return figures
+
+
+def _kill(cycles: int, say: Say) -> dict[str, int]:
+    outcome = killloop.run(cycles, lambda _: None)
+    if outcome["lost"]:
+        raise Failed(f"kill -9: {outcome['lost']} acknowledged writes lost")
+    say(f"kill -9: {cycles} cycles, {outcome['acknowledged']:,} acknowledged, none lost")
+    return {"cycles": cycles, **outcome}
+
+
+def _kill_early(say: Say) -> dict[str, int]:
+    """Agents that acknowledge before they submit must lose something, or the loop is blind."""
+    early = next(mutant for mutant in MUTANTS if mutant.name == "M1-submit")
+    with patched(early) as source:
+        for run_number in range(1, KILL_RUNS_MAX + 1):
+            outcome = killloop.run(4, lambda _: None, source=source)
+            if outcome["lost"]:
+                lost = f"{outcome['lost']} of {outcome['acknowledged']:,}"
+                say(f"kill -9, acknowledged before submitted: {lost} lost, as must be")
+                return {"cycles": 4 * run_number, **outcome}
+    raise Failed(f"kill -9: an early acknowledgement lost nothing in {KILL_RUNS_MAX} runs")
 
 
 def _damage(

@@ -181,6 +181,15 @@ LEVEL_2_MUTANTS = (
         0,
     ),
     _mutant(
+        "M22",
+        "a new connection goes on with the half-received frame of the one before it",
+        "agent/peers.py",
+        "        self._session = Session(peers.hello(), dialled=True)\n",
+        "        self._session = peers.__dict__.setdefault(\n"
+        "            member.id, Session(peers.hello(), dialled=True)\n        )\n",
+        0,
+    ),
+    _mutant(
         "M24",
         "the wall clock decides about time-outs",
         "agent/agent.py",
