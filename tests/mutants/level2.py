@@ -187,7 +187,7 @@ LEVEL_2_MUTANTS = (
         "        self._session = Session(peers.hello(), dialled=True)\n",
         "        self._session = peers.__dict__.setdefault(\n"
         "            member.id, Session(peers.hello(), dialled=True)\n        )\n",
-        0,
+        14,
     ),
     _mutant(
         "M24",
