@@ -32,7 +32,7 @@ changes are refused up front; the next batch after that finds out whether there 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from dynagent import limits
 from dynagent.core.entry import ABSENT, Record, decode_stored, encode_sibling, encode_stored
@@ -112,17 +112,28 @@ class Replica:
         token = token_of(key)
         old = self.newest(key, token)
         value = old.value.merge(incoming.value)
-        op_ids = _newest_op_ids(
-            old.op_ids, incoming.op_ids, _superseded(value, old.value, incoming.value)
-        )
-        if clashes := old.value.clashes(incoming.value):
-            self._effects.note("record.clash", key=key, dots=clashes)
+        if value is incoming.value:
+            content = incoming.content
+            gone = [sibling.op_id for sibling in old.value.siblings]
+        else:
+            content = None
+            gone = _superseded(value, old.value, incoming.value)
+            if clashes := old.value.clashes(incoming.value):
+                self._effects.note("record.clash", key=key, dots=clashes)
+        op_ids = _newest_op_ids(old.op_ids, incoming.op_ids, gone)
         if value == old.value and op_ids == old.op_ids:
             return self.batch_of(key)
         return self._keep(
             key,
             token,
-            Record(value, op_ids=op_ids, mark=old.mark, since=old.since, unknown=old.unknown),
+            Record(
+                value,
+                op_ids=op_ids,
+                mark=old.mark,
+                since=old.since,
+                unknown=old.unknown,
+                content=content,
+            ),
         )
 
     def write(self, put: Put, token: Token, context: Clock, wall_ms: int) -> tuple[Record, int]:
@@ -134,7 +145,7 @@ class Replica:
         mark = old.mark
         if put.value is None:
             value = old.value.delete(context)
-            own_op_id: tuple[bytes, ...] = (put.op_id,)
+            own_op_id = [put.op_id]
             if not value.clock:
                 return old, DURABLE
         else:
@@ -150,7 +161,7 @@ class Replica:
                 value=put.value,
             )
             value = old.value.write(context, sibling)
-            own_op_id = ()
+            own_op_id = []
         op_ids = _newest_op_ids(old.op_ids, _superseded(value, old.value), own_op_id)
         new = Record(value, op_ids=op_ids, mark=mark, since=old.since, unknown=old.unknown)
         return new, self._keep(put.key, token, new)
@@ -233,13 +244,16 @@ class Replica:
         return bool(self._burnt)
 
 
-def _superseded(now: Siblings, *before: Siblings) -> tuple[bytes, ...]:
+def _superseded(now: Siblings, *before: Siblings) -> list[bytes]:
     """The op-ids of siblings that were there before and are gone now."""
     left = {sibling.dot for sibling in now.siblings}
-    return tuple(s.op_id for value in before for s in value.siblings if s.dot not in left)
+    return [s.op_id for value in before for s in value.siblings if s.dot not in left]
 
 
-def _newest_op_ids(*lists: tuple[bytes, ...]) -> tuple[bytes, ...]:
+def _newest_op_ids(
+    first: Sequence[bytes], second: Sequence[bytes], third: Sequence[bytes]
+) -> tuple[bytes, ...]:
     """One list without repetitions, oldest first, cut to the newest `limits.OP_IDS_KEPT`."""
-    merged = dict.fromkeys(op_id for op_ids in lists for op_id in op_ids if op_id)
+    merged = dict.fromkeys((*first, *second, *third))
+    merged.pop(b"", None)
     return tuple(merged)[-limits.OP_IDS_KEPT :]

@@ -82,7 +82,12 @@ class Siblings:
         return [(sibling.actor, sibling.counter) for sibling in self.siblings]
 
     def merge(self, other: Siblings) -> Siblings:
-        """Everything that either knows; nothing that either knows to be superseded."""
+        """Everything that either knows; nothing that either knows to be superseded.
+
+        Returns `other` itself where that is the outcome because it has seen all of this value.
+        """
+        if other._supersedes(self):
+            return other
         mine = {(s.actor, s.counter): s for s in self.siblings}
         theirs = {(s.actor, s.counter): s for s in other.siblings}
         kept: dict[Dot, Sibling] = {}
@@ -108,6 +113,18 @@ class Siblings:
             kept[rescued.dot] = rescued
         return Siblings(clock, _sorted(kept.values()))
 
+    def _supersedes(self, old: Siblings) -> bool:
+        """Has this value seen all of `old`, which has nothing of it? The usual case of a merge."""
+        clock = self.clock
+        for actor, counter in old.clock.items():
+            if counter > clock.get(actor, 0):
+                return False
+        seen = old.clock
+        for sibling in self.siblings:
+            if sibling.counter <= seen.get(sibling.actor, 0):
+                return False
+        return True
+
     def clashes(self, other: Siblings) -> int:
         """Dots that both have with different bytes: a cloned store or a bug, never concurrency."""
         theirs = {(s.actor, s.counter): s.data for s in other.siblings}
@@ -117,7 +134,8 @@ class Siblings:
         """A put: `sibling` joins, what `context` has seen goes."""
         clock = join(self.clock, context)
         clock[sibling.actor] = sibling.counter
-        return Siblings(clock, _sorted([*self._unseen(context), sibling]))
+        kept = self._unseen(context)
+        return Siblings(clock, _sorted([*kept, sibling]) if kept else (sibling,))
 
     def delete(self, context: Clock) -> Siblings:
         """A put of nothing: what `context` has seen goes."""

@@ -154,7 +154,7 @@ SIBLINGS = [
     encode([7, 2, 1_000, 0, 1, 0, b"o" * 16, {b"type": b"text"}, b"value"]),
     encode([9, 1, 1_000, 0, 0, 0, b"p" * 16, {}, b""]),
 ]
-ENTRY = [b"key", [7, 2, 9, 1], SIBLINGS, [b"q" * 16]]
+ENTRY = [b"key", encode([[7, 2, 9, 1], SIBLINGS]), [b"q" * 16]]
 MERGE = encode([20, 5, 1_000, None, 1, 2, 0, [ENTRY]])
 MESSAGES = [SIBLINGS[0], encode(ENTRY), MERGE, make_ring(3).encode()]
 

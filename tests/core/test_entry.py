@@ -164,36 +164,48 @@ def test_unknown_trailing_fields_of_an_entry_are_skipped() -> None:
 
 ENTRY = encode_entry(b"key", RECORD)
 CLOCK, DATAS = [7, 2, 9, 1], [s.data for s in RECORD.value.siblings]
+
+
+def entry_of(clock: object, datas: object) -> list[object]:
+    return [b"key", encode([clock, datas]), []]
+
+
 MALFORMED: dict[str, list[object]] = {
     "nothing": [],
-    "three fields": ENTRY[:3],
+    "two fields": ENTRY[:2],
     "key is text": ["key", *ENTRY[1:]],
     "key is empty": [b"", *ENTRY[1:]],
     "key is over its limit": [b"k" * 1_025, *ENTRY[1:]],
-    "clock is a map": [b"key", {b"a": 1}, DATAS, []],
-    "clock is odd": [b"key", [7, 2, 9], DATAS, []],
-    "clock has a zero": [b"key", [7, 2, 9, 1, 5, 0], DATAS, []],
-    "clock has a negative actor": [b"key", [7, 2, 9, 1, -5, 1], DATAS, []],
-    "clock has a text": [b"key", [7, 2, 9, 1, "a", 1], DATAS, []],
-    "clock has a float": [b"key", [7, 2, 9, 1.0], DATAS, []],
-    "clock has a truth value": [b"key", [7, 2, 9, True], DATAS, []],
-    "clock does not claim a sibling": [b"key", [7, 1, 9, 1], DATAS, []],
-    "clock lacks an actor": [b"key", [7, 2], DATAS, []],
-    "siblings are not sorted": [b"key", CLOCK, DATAS[::-1], []],
-    "a dot is there twice": [b"key", CLOCK, [DATAS[0], DATAS[0]], []],
-    "a dot is there twice with different values": [
-        b"key",
-        CLOCK,
-        [DATAS[0], sibling(value=b"other").data],
-        [],
-    ],
-    "siblings are one byte string": [b"key", CLOCK, b"".join(DATAS), []],
-    "a sibling is a list": [b"key", CLOCK, [decode_list(DATAS[0])], []],
-    "a sibling has trailing garbage": [b"key", CLOCK, [DATAS[0] + b"\x00"], []],
-    "a sibling is cut": [b"key", CLOCK, [DATAS[0][:-1]], []],
-    "op-ids are none": [b"key", CLOCK, DATAS, None],
-    "an op-id is text": [b"key", CLOCK, DATAS, ["o" * 16]],
-    "too many op-ids": [b"key", CLOCK, DATAS, [b"o" * 16] * (limits.OP_IDS_KEPT + 1)],
+    "content is text": [b"key", "content", []],
+    "content is empty": [b"key", b"", []],
+    "content is cut": [b"key", encode([CLOCK, DATAS])[:-1], []],
+    "content has trailing garbage": [b"key", encode([CLOCK, DATAS]) + b"\x00", []],
+    "content is a map": [b"key", encode({"clock": CLOCK}), []],
+    "content has no siblings": [b"key", encode([CLOCK]), []],
+    "content has three parts": [b"key", encode([CLOCK, DATAS, []]), []],
+    "clock is a map": entry_of({b"a": 1}, DATAS),
+    "clock is odd": entry_of([7, 2, 9], DATAS),
+    "clock has a zero": entry_of([5, 0, 7, 2, 9, 1], DATAS),
+    "clock has a negative actor": entry_of([-5, 1, 7, 2, 9, 1], DATAS),
+    "clock has a text": entry_of([7, 2, 9, 1, "a", 1], DATAS),
+    "clock has a float": entry_of([7, 2, 9, 1.0], DATAS),
+    "clock has a truth value": entry_of([7, 2, 9, True], DATAS),
+    "clock is not sorted": entry_of([9, 1, 7, 2], DATAS),
+    "an actor is there twice": entry_of([7, 1, 7, 2, 9, 1], DATAS),
+    "clock does not claim a sibling": entry_of([7, 1, 9, 1], DATAS),
+    "clock lacks an actor": entry_of([7, 2], DATAS),
+    "siblings are not sorted": entry_of(CLOCK, DATAS[::-1]),
+    "a dot is there twice": entry_of(CLOCK, [DATAS[0], DATAS[0]]),
+    "a dot is there twice with different values": entry_of(
+        CLOCK, [DATAS[0], sibling(value=b"other").data]
+    ),
+    "siblings are one byte string": entry_of(CLOCK, b"".join(DATAS)),
+    "a sibling is a list": entry_of(CLOCK, [decode_list(DATAS[0])]),
+    "a sibling has trailing garbage": entry_of(CLOCK, [DATAS[0] + b"\x00"]),
+    "a sibling is cut": entry_of(CLOCK, [DATAS[0][:-1]]),
+    "op-ids are none": [*ENTRY[:2], None],
+    "an op-id is text": [*ENTRY[:2], ["o" * 16]],
+    "too many op-ids": [*ENTRY[:2], [b"o" * 16] * (limits.OP_IDS_KEPT + 1)],
 }
 
 
@@ -217,6 +229,24 @@ def test_any_list_is_an_entry_or_a_protocol_error(parts: list[object], valid: in
         decode_entry([*ENTRY[:valid], *parts])
     except ProtocolError:
         pass
+
+
+@settings(max_examples=500)
+@given(st.lists(junk, max_size=3), st.integers(0, 2))
+def test_any_content_is_one_or_a_protocol_error(parts: list[object], valid: int) -> None:
+    try:
+        decode_entry([b"key", encode([*[CLOCK, DATAS][:valid], *parts]), []])
+    except ProtocolError:
+        pass
+
+
+@given(keys, records())
+def test_content_is_passed_on_byte_for_byte(key: bytes, record: Record) -> None:
+    _key, got = decode_entry(encode_entry(key, record))
+    stored = decode_stored(
+        encode_stored(got, cluster_id=CLUSTER_ID, key=key), cluster_id=CLUSTER_ID, key=key
+    )
+    assert stored.content == got.content == Record(record.value).content
 
 
 # --- the stored form -----------------------------------------------------------------------------
