@@ -12,7 +12,7 @@ from dynagent import limits
 from dynagent.core.encoding import decode
 from dynagent.core.messages import Message
 from dynagent.errors import ProtocolError, TooLarge
-from dynagent.wire.registry import REGISTRY
+from dynagent.wire.registry import HEADER_FIELDS, REGISTRY
 
 Ext = list[object] | None
 
@@ -45,24 +45,34 @@ def encode_frame(message: Message, *, request_id: int, budget_ms: int, ext: Ext 
 
 def decode_frame(body: bytes) -> Frame:
     """A frame without its length; raises `ProtocolError` if it is malformed or over its bound."""
-    code = _peek_code(body)
-    row = REGISTRY.get(code)
-    bytes_max = row.bytes_max if row is not None else limits.CONTROL_FRAME_BYTES_MAX
-    if len(body) > bytes_max:
-        name = row.cls.__name__ if row is not None else f"message {code}"
-        raise ProtocolError(f"a {name} of {len(body):,} bytes; the limit is {bytes_max:,}")
+    if len(body) > limits.CONTROL_FRAME_BYTES_MAX:
+        _check_size(_peek_code(body), body)  # before anything of it is decoded
     fields = decode(body)
-    if type(fields) is not list or len(fields) < 4:
+    if type(fields) is not list or len(fields) < HEADER_FIELDS:
         raise ProtocolError("a frame that is not an array of at least 4")
-    request_id, budget_ms, ext = fields[1:4]
+    code, request_id, budget_ms, ext = fields[:HEADER_FIELDS]
+    if type(code) is not int:
+        raise ProtocolError("a frame that does not start with a message code")
     if type(request_id) is not int or not 0 <= request_id < 2**63:
         raise ProtocolError("a frame with a malformed request id")
     if type(budget_ms) is not int or not 0 <= budget_ms <= limits.BUDGET_MS_MAX:
         raise ProtocolError(f"a frame with a budget over {limits.BUDGET_MS_MAX} ms")
     if ext is not None and type(ext) is not list:
         raise ProtocolError("a frame with a malformed ext")
-    message = row.build(fields[4:]) if row is not None else None
-    return Frame(code, request_id, budget_ms, ext, message)
+    row = REGISTRY.get(code)
+    if row is None:
+        return Frame(code, request_id, budget_ms, ext, None)
+    if len(body) > row.bytes_max:
+        _check_size(code, body)
+    return Frame(code, request_id, budget_ms, ext, row.build(fields))
+
+
+def _check_size(code: int, body: bytes) -> None:
+    row = REGISTRY.get(code)
+    bytes_max = row.bytes_max if row is not None else limits.CONTROL_FRAME_BYTES_MAX
+    if len(body) > bytes_max:
+        name = row.cls.__name__ if row is not None else f"message {code}"
+        raise ProtocolError(f"a {name} of {len(body):,} bytes; the limit is {bytes_max:,}")
 
 
 def _peek_code(body: bytes) -> int:

@@ -24,8 +24,14 @@ from dynagent.core.messages import (
 )
 from dynagent.errors import ProtocolError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 VERSION_MIN = 1
 VERSION_MAX = 1
+
+HEADER_FIELDS = 4  # code, request id, budget ms, ext: before the message's own
 
 _U64 = 2**64 - 1
 _DATA = limits.DATA_FRAME_BYTES_MAX
@@ -98,7 +104,7 @@ PEER_ONLY: frozenset[type[Message]] = frozenset({Merge, Read})  # refused on lin
 class Row:
     """One message: how to take it apart, check it and put it together again."""
 
-    __slots__ = ("bytes_max", "cls", "code", "defaults", "parts", "required", "schemas")
+    __slots__ = ("build", "bytes_max", "cls", "code", "parts", "required", "schemas")
 
     def __init__(self, cls: type[Message]) -> None:
         self.cls = cls
@@ -106,31 +112,64 @@ class Row:
         self.bytes_max = _LARGE.get(cls, limits.CONTROL_FRAME_BYTES_MAX)
         self.schemas = [(name, SCHEMAS[schema]) for name, schema in _fields(cls)]
         self.required = len(cls.field_names) - len(cls.defaults)
-        self.defaults = cls.defaults
         self.parts = _taker(cls.field_names)
+        self.build = _builder(self)
 
-    def build(self, fields: list[object]) -> Message:
-        """The message of these fields; raises `ProtocolError` where one is not of its schema.
+    def fit(self, fields: list[object]) -> list[object]:
+        """Missing trailing fields take their defaults, unknown ones are skipped.
 
-        Missing trailing fields take their defaults, unknown ones are skipped.
+        Raises `ProtocolError` if one is missing that has no default.
         """
-        schemas = self.schemas
-        given = len(fields)
+        given = len(fields) - HEADER_FIELDS
         if given < self.required:
             raise ProtocolError(f"{self.cls.__name__} has {given} fields, not {self.required}")
-        for (name, schema), value in zip(schemas, fields, strict=False):
-            if type(value) not in schema.kinds:
-                raise ProtocolError(f"{self.cls.__name__}.{name} is a {type(value).__name__}")
-            if type(value) is int:
-                if not 0 <= value <= schema.high:
-                    raise ProtocolError(f"{self.cls.__name__}.{name} is out of range")
-            elif type(value) is not bool and value is not None:
-                _check_size(self.cls, name, schema, value)
-        if given < len(schemas):
-            fields = [*fields, *self.defaults[given - self.required :]]
-        elif given > len(schemas):
-            del fields[len(schemas) :]
-        return self.cls(*fields)
+        fields = [*fields, *self.cls.defaults[given - self.required :]]
+        return fields[: HEADER_FIELDS + len(self.schemas)]
+
+    def check(self, place: int, value: object) -> None:
+        """Raises `ProtocolError` if the value of that field is not of its schema."""
+        name, schema = self.schemas[place]
+        if type(value) not in schema.kinds:
+            raise ProtocolError(f"{self.cls.__name__}.{name} is a {type(value).__name__}")
+        if type(value) is int:
+            if not 0 <= value <= schema.high:
+                raise ProtocolError(f"{self.cls.__name__}.{name} is out of range")
+        elif type(value) is not bool and value is not None:
+            _check_size(self.cls, name, schema, value)
+
+
+def _builder(row: Row) -> Callable[[list[object]], Message]:
+    """From the fields of a frame, header included, to the message; raises `ProtocolError`.
+
+    Written out for each message: the loop over its schemas cost 4 µs a put, a sixth of its frames.
+    """
+    lines = [
+        "def build(fields):",
+        f"    if len(fields) != {HEADER_FIELDS + len(row.schemas)}:",
+        "        fields = fit(fields)",
+        f"    {', '.join(['_'] * HEADER_FIELDS + list(row.cls.field_names))} = fields",
+    ]
+    for place, (name, schema) in enumerate(row.schemas):
+        lines.append(f"    if not ({_is_surely_right(name, schema)}):")
+        lines.append(f"        check({place}, {name})")
+    lines.append(f"    return cls({', '.join(row.cls.field_names)})")
+    scope: dict[str, Any] = {"cls": row.cls, "fit": row.fit, "check": row.check}
+    exec("\n".join(lines), scope)
+    build: Callable[[list[object]], Message] = scope["build"]
+    return build
+
+
+def _is_surely_right(name: str, schema: Schema) -> str:
+    """An expression that is true only for values of the schema; `Row.check` looks at the rest."""
+    if int in schema.kinds:
+        return f"type({name}) is int and 0 <= {name} <= {schema.high}"
+    if bool in schema.kinds:
+        return f"type({name}) is bool"
+    if bytes in schema.kinds and schema.high >= _DATA:  # the frame bounds it
+        return f"type({name}) is bytes"
+    if _NONE in schema.kinds:
+        return f"{name} is None"
+    return f"not {name} and type({name}) in ({', '.join(kind.__name__ for kind in schema.kinds)},)"
 
 
 def _check_size(cls: type[Message], name: str, schema: Schema, value: object) -> None:
