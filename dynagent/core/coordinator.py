@@ -30,7 +30,16 @@ _STALE_DEADLINES_MAX = 1_024  # of finished operations, before the heap is made 
 class Operation:
     """One request under way. Subclasses override what concerns them."""
 
-    __slots__ = ("answered", "coordinator", "deadline", "link", "number", "request_id", "size")
+    __slots__ = (
+        "answered",
+        "coordinator",
+        "deadline",
+        "due",
+        "link",
+        "number",
+        "request_id",
+        "size",
+    )
 
     def __init__(
         self,
@@ -38,12 +47,15 @@ class Operation:
         link: LinkId,
         request_id: int,
         deadline: float,
+        *,
         size: int = 0,
+        due: float | None = None,
     ) -> None:
         self.coordinator = coordinator
         self.link = link
         self.request_id = request_id
         self.deadline = deadline
+        self.due = deadline if due is None or due > deadline else due  # when to wake it
         self.answered = False
         self.size = size  # bytes of user data that it keeps alive
         self.number = coordinator.admit(self)
@@ -56,6 +68,9 @@ class Operation:
 
     def on_durable(self, now: float) -> None:
         """Our own copy of this operation's write is fsynced."""
+
+    def on_hedge(self, now: float) -> None:
+        """The answer is late, but there is time left."""
 
     def on_deadline(self, now: float) -> None:
         """Time is up: answer, if that has not happened."""
@@ -122,7 +137,7 @@ class Coordinator:
         if self.operations.pop(operation.number, None) is not None:
             self._bytes -= operation.size
         if len(self._deadlines) > 2 * len(self.operations) + _STALE_DEADLINES_MAX:
-            self._deadlines = [(op.deadline, number) for number, op in self.operations.items()]
+            self._deadlines = [(op.due, number) for number, op in self.operations.items()]
             heapify(self._deadlines)
 
     def renumber(self, operation: Operation) -> None:
@@ -134,7 +149,7 @@ class Coordinator:
         self._last_number += 1
         operation.number = self._last_number
         self.operations[self._last_number] = operation
-        heappush(self._deadlines, (operation.deadline, self._last_number))
+        heappush(self._deadlines, (operation.due, self._last_number))
         return self._last_number
 
     def next_deadline(self) -> float | None:
@@ -146,9 +161,15 @@ class Coordinator:
 
     def on_tick(self, now: float) -> None:
         while (due := self.next_deadline()) is not None and due <= now:
-            operation = self.operations[heappop(self._deadlines)[1]]
-            self.release(operation)
-            operation.on_deadline(now)
+            _, number = heappop(self._deadlines)
+            operation = self.operations[number]
+            if operation.due < operation.deadline:
+                operation.due = operation.deadline
+                heappush(self._deadlines, (operation.due, number))
+                operation.on_hedge(now)
+            else:
+                self.release(operation)
+                operation.on_deadline(now)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:
         self.up.discard(node)
@@ -171,8 +192,13 @@ class Coordinator:
         return asked or default
 
     def reachable(self, owners: tuple[NodeId, ...], name: str, needed: int) -> list[NodeId]:
-        """The owners that are up, ourselves first; raises `QuorumNotMet` if they are too few."""
-        up = [node for node in owners if node in self.up and node != self.node_id]
+        """The owners that are up, ourselves first, the others in the order in which we ask them:
+        from our own place in the list onward, so that each owner is asked as often as any other.
+
+        Raises `QuorumNotMet` if they are too few.
+        """
+        place = owners.index(self.node_id)
+        up = [node for node in owners[place + 1 :] + owners[:place] if node in self.up]
         if len(up) + 1 < needed:
             down = [node for node in owners if node not in self.up]
             raise QuorumNotMet(

@@ -1,10 +1,12 @@
-"""A get at its coordinator (Dynamo §4.5, §5): own copy plus digests of the other owners.
+"""A get at its coordinator (Dynamo §4.5, §5): own copy plus the digests of R−1 other owners.
 
-The value travels only where digests differ. It answers at R and stays in the table for the rest.
+The value travels only where digests differ. An owner that fails is replaced by the next; when the
+answer is late the remaining owners are asked too, and the first R to answer decide.
 """
 
 from __future__ import annotations
 
+from dynagent import limits
 from dynagent.core.coordinator import SETTLED, Coordinator, Operation
 from dynagent.core.entry import encode_context
 from dynagent.core.messages import WANT_DIGEST, WANT_VALUE, Get, GetReply, Message, Read, ReadReply
@@ -25,30 +27,25 @@ class GetOperation(Operation):
         coordinator: Coordinator,
         link: LinkId,
         request_id: int,
+        now: float,
         deadline: float,
         get: Get,
         owners: tuple[NodeId, ...],
     ) -> None:
         r = coordinator.needed("R", get.r, coordinator.ring.r)
-        asked = coordinator.reachable(owners, "R", r)
-        super().__init__(coordinator, link, request_id, deadline)
+        own, *others = coordinator.reachable(owners, "R", r)
+        super().__init__(coordinator, link, request_id, deadline, due=now + limits.HEDGE_S)
         self.get = get
         self.owners = owners
-        self.tally = GetQuorum(asked, r)
+        self.tally = GetQuorum([own], r, others)
 
     def start(self, now: float, token: Token) -> None:
         coordinator = self.coordinator
-        tally = self.tally
-        tally.add_own(coordinator.node_id, coordinator.replica.read(self.get.key, token))
-        if len(tally.counted) < tally.needed and tally.waiting:
-            self._ask(now, list(tally.waiting), WANT_DIGEST)
-        else:
-            tally.waiting.clear()  # R=1: nobody else is asked
-        self._conclude()
+        self.tally.add_own(coordinator.node_id, coordinator.replica.read(self.get.key, token))
+        self._conclude(now)
 
     def _ask(self, now: float, targets: list[NodeId], want: int) -> None:
         coordinator = self.coordinator
-        targets.sort()  # a set has no order, and a run must be a function of its seed
         coordinator.effects.send(
             targets,
             self.number,
@@ -72,23 +69,31 @@ class GetOperation(Operation):
             self.tally.add_failure(source)  # differs, but too late for this answer
         elif fetch:
             self._ask(now, [source], WANT_VALUE)
-        self._conclude()
+        self._conclude(now)
 
     def on_failure(self, now: float, source: NodeId) -> None:
         self.tally.add_failure(source)
-        self._conclude()
+        self._conclude(now)
+
+    def on_hedge(self, now: float) -> None:
+        if not self.answered and (targets := self.tally.hedge(self.coordinator.up)):
+            self._ask(now, targets, WANT_DIGEST)
 
     def on_deadline(self, now: float) -> None:
         if not self.answered:
             self._miss()
 
-    def _conclude(self) -> None:
-        outcome = self.tally.take_reply()
-        if outcome == DONE:
-            self.answer(self._reply())
-        elif outcome == MISSED:
-            self._miss()
-        if self.tally.is_complete:
+    def _conclude(self, now: float) -> None:
+        tally = self.tally
+        if not self.answered:
+            if targets := tally.take_targets(self.coordinator.up):
+                self._ask(now, targets, WANT_DIGEST)
+            outcome = tally.take_reply()
+            if outcome == DONE:
+                self.answer(self._reply())
+            elif outcome == MISSED:
+                self._miss()
+        if tally.is_complete:
             self.finish()
 
     def _reply(self) -> GetReply:

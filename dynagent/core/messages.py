@@ -32,6 +32,7 @@ Text = str
 Blob = bytes
 Texts = list[str]
 Meta = dict[bytes, bytes]
+RequestIds = list[int]
 Flat = list[int]  # a clock or a set of dots: actor, counter, actor, counter, …
 SiblingBytes = list[bytes]  # each the one encoding of a sibling (core/entry.py)
 Entries = list[list[object]]  # whole records: [key, clock, siblings, op-ids]
@@ -197,7 +198,9 @@ class Merge(Message, code=20):
 
 
 class MergeAck(Message, code=21):
-    """Everything in that Merge is fsynced here."""
+    """Everything in that Merge is fsynced here, and in those of the other request ids."""
+
+    also: RequestIds = []  # noqa: RUF012 - never changed; one frame answers a whole group commit
 
 
 WANT_DIGEST, WANT_VALUE = 0, 1

@@ -134,9 +134,15 @@ class Node:
 
     def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
         """A peer's answer; one that comes after its operation has ended is dropped."""
-        operation = self.coordinator and self.coordinator.operations.get(request_id)
-        if operation:
+        if self.coordinator is None:
+            return
+        operations = self.coordinator.operations
+        if (operation := operations.get(request_id)) is not None:
             operation.on_reply(now, source, message)
+        if type(message) is MergeAck:
+            for also in message.also:
+                if (operation := operations.get(also)) is not None:
+                    operation.on_reply(now, source, message)
 
     def on_peer_up(self, now: float, node: NodeId) -> None:
         if self.coordinator is not None:
@@ -151,13 +157,18 @@ class Node:
         return self.replica.take_batch()
 
     def on_committed(self, now: float, batch: Batch) -> None:
+        acks: dict[LinkId, list[int]] = {}  # one frame for all that a peer waits for
         for link, request_id in self.replica.on_committed(batch):
             if link is not None:
-                self._effects.answer(link, request_id, MergeAck())
+                acks.setdefault(link, []).append(request_id)
             elif self.coordinator is not None and (
                 operation := self.coordinator.operations.get(request_id)
             ):
                 operation.on_durable(now)
+        for link, ids in acks.items():
+            for start in range(0, len(ids), limits.ACKS_MAX):
+                first, *also = ids[start : start + limits.ACKS_MAX]
+                self._effects.answer(link, first, MergeAck(also))
 
     def on_refused(self, now: float) -> None:
         """The disk has no room for the batch that was taken; nothing of it is there."""
@@ -208,14 +219,14 @@ class Node:
         coordinator.check_key(message.key)
         token = token_of(message.key)
         owners = coordinator.ring.lists[coordinator.ring.partition_of(token)]
-        place = (coordinator, link, request_id, now + budget_ms / 1000)
+        deadline = now + budget_ms / 1000
         operation: GetOperation | PutOperation | ForwardOperation
         if self.node_id not in owners:
-            operation = ForwardOperation(*place, message, owners)
+            operation = ForwardOperation(coordinator, link, request_id, deadline, message, owners)
         elif isinstance(message, Get):
-            operation = GetOperation(*place, message, owners)
+            operation = GetOperation(coordinator, link, request_id, now, deadline, message, owners)
         else:
-            operation = PutOperation(*place, message, owners)
+            operation = PutOperation(coordinator, link, request_id, now, deadline, message, owners)
         operation.start(now, token)
 
     # --- requests of peers -----------------------------------------------------------------------
@@ -229,7 +240,7 @@ class Node:
         self.replica.check_room(now)
         number = self.replica.merge([decode_entry(entry) for entry in message.entries])
         if not self.replica.when_durable(number, (link, request_id)):
-            self._effects.answer(link, request_id, MergeAck())
+            self._effects.answer(link, request_id, MergeAck([]))
 
     def _on_read(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message

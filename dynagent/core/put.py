@@ -71,6 +71,7 @@ class PutOperation(Operation):
         coordinator: Coordinator,
         link: LinkId,
         request_id: int,
+        now: float,
         deadline: float,
         put: Put,
         owners: tuple[NodeId, ...],
@@ -80,12 +81,16 @@ class PutOperation(Operation):
         coordinator.reachable(owners, "W", self.w)
         self.context: Clock = decode_context(put.context, key=put.key)
         self.look: ContextQuorum | None = None
+        due = deadline
         if put.mode == MODE_OVERWRITE or put.attempt > 1:
             r = coordinator.needed("R", put.r, coordinator.ring.r)
             if put.attempt > 1:  # it must meet every write that reached this W, whatever its R
                 r = max(r, len(owners) - self.w + 1)
-            self.look = ContextQuorum(coordinator.reachable(owners, "R", r), r)
-        super().__init__(coordinator, link, request_id, deadline, len(put.value or b""))
+            own, *others = coordinator.reachable(owners, "R", r)
+            self.look = ContextQuorum([own], r, others)
+            due = now + limits.HEDGE_S
+        size = len(put.value) if put.value is not None else 0
+        super().__init__(coordinator, link, request_id, deadline, size=size, due=due)
         self.put = put
         self.owners = owners
         self.fetching: NodeId | None = None  # the owner asked for the record with the found write
@@ -104,8 +109,6 @@ class PutOperation(Operation):
             clock=own.value.clock,
             op_state=op_state(own, self._asked_op_id()),
         )
-        if len(self.look.counted) < self.look.needed:
-            self._ask(now, sorted(self.look.waiting), WANT_DIGEST)
         self._conclude_look(now)
 
     def on_reply(self, now: float, source: NodeId, message: Message) -> None:
@@ -132,6 +135,11 @@ class PutOperation(Operation):
         elif self.look is not None and not self.answered and source == self.fetching:
             del self.look.op_states[source]
             self._fetch(now)
+
+    def on_hedge(self, now: float) -> None:
+        look = self.look
+        if look is not None and not look.replied and (more := look.hedge(self.coordinator.up)):
+            self._ask(now, more, WANT_DIGEST)
 
     def on_durable(self, now: float) -> None:
         assert self.tally is not None
@@ -175,6 +183,8 @@ class PutOperation(Operation):
 
     def _conclude_look(self, now: float) -> None:
         assert self.look is not None
+        if not self.look.replied and (targets := self.look.take_targets(self.coordinator.up)):
+            self._ask(now, targets, WANT_DIGEST)
         outcome = self.look.take_reply()
         if outcome == MISSED:
             self._miss_look()
@@ -269,7 +279,7 @@ class PutOperation(Operation):
             self.fail(refusal)
             self.finish()
             return
-        record, number = replica.write(put, self.token, context, coordinator.wall_ms())
+        record, number = replica.write(put, self.token, old, context, coordinator.wall_ms())
         self._replicate(now, asked, record, number)
 
     def _complete_own(self, now: float) -> None:
@@ -320,11 +330,12 @@ class PutOperation(Operation):
 
     def _reply_of(self, record: Record) -> PutReply:
         """A context only where it claims no sibling that this writer has not seen."""
-        own = [s for s in record.value.siblings if s.op_id == self.put.op_id]
-        alone = len(own) == len(record.value.siblings)
+        siblings = record.value.siblings
+        own = [sibling for sibling in siblings if sibling.op_id == self.put.op_id]
+        alone = len(own) == len(siblings)
         context = encode_context(record.value.clock, key=self.put.key) if alone else b""
-        dot = b"".join(number.to_bytes(8, "big") for number in own[0].dot) if own else b""
-        return PutReply(context, len(record.value.siblings), dot)
+        dot = own[0].actor.to_bytes(8, "big") + own[0].counter.to_bytes(8, "big") if own else b""
+        return PutReply(context, len(siblings), dot)
 
     def _conclude_write(self) -> None:
         assert self.tally is not None and self.reply is not None
@@ -366,6 +377,8 @@ def _check(put: Put, coordinator: Coordinator) -> None:
             f"the value has {len(put.value):,} bytes; "
             f"the limit of this cluster is {coordinator.value_bytes_max:,}"
         )
+    if not put.meta:
+        return
     meta_bytes = sum(len(name) + len(value) for name, value in put.meta.items())
     if meta_bytes > limits.META_BYTES_MAX:
         raise TooLarge(
@@ -375,7 +388,7 @@ def _check(put: Put, coordinator: Coordinator) -> None:
 
 def _check_room(put: Put, old: Record, context: Clock) -> None:
     """Raises `TooLarge` if the siblings that would stay leave no room for this value."""
-    if put.value is None:
+    if put.value is None or not old.value.siblings:
         return
     kept = [s for s in old.value.siblings if s.counter > context.get(s.actor, 0)]
     size = len(put.value) + sum(len(sibling.data) for sibling in kept)
@@ -390,8 +403,9 @@ def op_state(record: Record, op_id: bytes) -> int:
     """What a copy knows of a client's write (`OP_*`); `op_id` empty: not asked."""
     if not op_id:
         return OP_NOT_ASKED
-    if any(sibling.op_id == op_id for sibling in record.value.siblings):
-        return OP_PRESENT
+    for sibling in record.value.siblings:
+        if sibling.op_id == op_id:
+            return OP_PRESENT
     if op_id in record.op_ids:
         return OP_SUPERSEDED
     return OP_FORGOTTEN if len(record.op_ids) >= limits.OP_IDS_KEPT else OP_UNKNOWN

@@ -5,14 +5,18 @@ A *tally* is short-lived and pure (the cut of riak_kv_put_core and riak_kv_get_c
 `is_complete`, because a late answer still matters. W and R count distinct nodes; a second answer
 from one node never counts twice (Dynamo §4.5).
 
-    waiting ──answer that counts──▶ counted     DONE at `needed` counted
-       │ └──failure, unreadable──▶ failed       MISSED once counted + waiting < needed
-       └──digest with news──▶ waiting, fetching   (GetQuorum: counts when its value is in hand)
+    reserve ──asked──▶ waiting ──answer that counts──▶ counted     DONE at `needed` counted
+                         │ └──failure, unreadable──▶ failed        MISSED once fewer are left
+                         └──digest with news──▶ waiting, fetching
+                            (GetQuorum: counts when its value is in hand)
+
+A read asks as many as it needs and keeps the others in reserve: one takes the place of each that
+fails, and all of them are asked when the answer is late (`hedge`, decision 0006).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 
 from dynagent.core.entry import Record, decode_entry, unflatten
 from dynagent.core.messages import STATE_ABSENT, STATE_UNREADABLE, ReadReply
@@ -23,12 +27,15 @@ PENDING, DONE, MISSED = 0, 1, 2
 
 
 class Quorum:
-    """`needed` distinct nodes out of those asked (1 ≤ needed ≤ len(asked))."""
+    """`needed` distinct nodes out of those asked and in reserve."""
 
-    __slots__ = ("counted", "failed", "needed", "replied", "waiting")
+    __slots__ = ("counted", "failed", "needed", "replied", "reserve", "waiting")
 
-    def __init__(self, asked: Iterable[NodeId], needed: int) -> None:
+    def __init__(
+        self, asked: Sequence[NodeId], needed: int, reserve: Sequence[NodeId] = ()
+    ) -> None:
         self.waiting = set(asked)
+        self.reserve = list(reserve)
         self.needed = needed
         self.counted: list[NodeId] = []
         self.failed: list[NodeId] = []
@@ -39,6 +46,23 @@ class Quorum:
             self.waiting.remove(node)
             self.failed.append(node)
 
+    def take_targets(self, up: Collection[NodeId]) -> list[NodeId]:
+        """Who of the reserve must be asked now, so that the answer may come; `up` can be."""
+        targets: list[NodeId] = []
+        while self.reserve and len(self.counted) + len(self.waiting) < self.needed:
+            node = self.reserve.pop(0)
+            if node in up:
+                self.waiting.add(node)
+                targets.append(node)
+        return targets
+
+    def hedge(self, up: Collection[NodeId]) -> list[NodeId]:
+        """The answer is late: asks the whole reserve too (Dean & Barroso 2013, hedged requests)."""
+        targets = [node for node in self.reserve if node in up]
+        self.reserve.clear()
+        self.waiting.update(targets)
+        return targets
+
     def take_reply(self) -> int:
         """DONE or MISSED, once; PENDING before and after."""
         if self.replied:
@@ -46,7 +70,7 @@ class Quorum:
         if len(self.counted) >= self.needed:
             self.replied = True
             return DONE
-        if len(self.counted) + len(self.waiting) < self.needed:
+        if len(self.counted) + len(self.waiting) + len(self.reserve) < self.needed:
             self.replied = True
             return MISSED
         return PENDING
@@ -80,8 +104,10 @@ class GetQuorum(Quorum):
 
     __slots__ = ("_known", "fetching", "merged")
 
-    def __init__(self, asked: Iterable[NodeId], needed: int) -> None:
-        super().__init__(asked, needed)
+    def __init__(
+        self, asked: Sequence[NodeId], needed: int, reserve: Sequence[NodeId] = ()
+    ) -> None:
+        super().__init__(asked, needed, reserve)
         self.merged = EMPTY
         self.fetching: set[NodeId] = set()
         self._known: set[bytes] = set()  # digests of copies that are merged already
@@ -133,8 +159,10 @@ class ContextQuorum(Quorum):
 
     __slots__ = ("clock", "op_states")
 
-    def __init__(self, asked: Iterable[NodeId], needed: int) -> None:
-        super().__init__(asked, needed)
+    def __init__(
+        self, asked: Sequence[NodeId], needed: int, reserve: Sequence[NodeId] = ()
+    ) -> None:
+        super().__init__(asked, needed, reserve)
         self.clock: Clock = {}
         self.op_states: dict[NodeId, int] = {}
 

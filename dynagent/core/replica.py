@@ -136,12 +136,14 @@ class Replica:
             ),
         )
 
-    def write(self, put: Put, token: Token, context: Clock, wall_ms: int) -> tuple[Record, int]:
+    def write(
+        self, put: Put, token: Token, old: Record, context: Clock, wall_ms: int
+    ) -> tuple[Record, int]:
         """The coordinator's own put or delete; returns the new copy and its batch number.
 
-        `context` is what the put supersedes. A delete that meets nothing changes nothing.
+        `old` is what `newest` returned in this same call; `context` is what the put supersedes. A
+        delete that meets nothing changes nothing.
         """
-        old = self.newest(put.key, token)
         mark = old.mark
         if put.value is None:
             value = old.value.delete(context)

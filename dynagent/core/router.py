@@ -31,7 +31,7 @@ class ForwardOperation(Operation):
         if not self.candidates:
             raise QuorumNotMet(f"no owner of this key is up ({coordinator.names(owners)})")
         size = len(message.value or b"") if isinstance(message, Put) else 0
-        super().__init__(coordinator, link, request_id, deadline, size)
+        super().__init__(coordinator, link, request_id, deadline, size=size)
         self.message = message
         self.owners = owners
         self.target = self.candidates.pop(0)

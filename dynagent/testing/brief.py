@@ -6,7 +6,7 @@ Dots and clocks appear as `ab12c:3` (the first five digits of the actor, the cou
 
 from __future__ import annotations
 
-from dynagent.core.entry import unflatten
+from dynagent.core.entry import decode_entry, encode_clock, unflatten
 from dynagent.core.messages import (
     STATE_ABSENT,
     STATE_UNREADABLE,
@@ -68,10 +68,10 @@ def _state(reply: ReadReply) -> str:
 
 
 def _entry(entry: list[object]) -> str:
-    key, clock, datas = entry[:3]
-    assert isinstance(key, bytes)
-    assert isinstance(datas, list)
-    return f"{key.decode()} {_clock(clock)} {_siblings(datas)}"
+    key, record = decode_entry(entry)
+    value = record.value
+    datas = [sibling.data for sibling in value.siblings]
+    return f"{key.decode()} {_clock(encode_clock(value.clock))} {_siblings(datas)}"
 
 
 def _clock(numbers: object) -> str:

@@ -11,7 +11,7 @@ an instant: a dot is one write (`dots_unique`), an acknowledgement means W durab
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.core.entry import Record, unflatten
+from dynagent.core.entry import Record, decode_entry, unflatten
 from dynagent.core.messages import Put, PutReply
 from dynagent.core.ports import NodeId
 from dynagent.core.siblings import Clock, Dot
@@ -75,12 +75,10 @@ class Ledger:
 
     def see_entry(self, node: NodeId, entry: list[object]) -> None:
         """A whole record in a message that `node` sends."""
-        key, clock, datas, op_ids = entry[:4]
-        assert isinstance(key, bytes)
-        assert isinstance(datas, list)
-        assert isinstance(op_ids, list)
-        forgets = len(op_ids) >= limits.OP_IDS_KEPT
-        self.see(key, datas, clock, minter=None if forgets else node)
+        key, record = decode_entry(entry)
+        forgets = len(record.op_ids) >= limits.OP_IDS_KEPT
+        datas = [sibling.data for sibling in record.value.siblings]
+        self.see(key, datas, record.value.clock, minter=None if forgets else node)
 
     def see(
         self, key: bytes, datas: list[bytes], clock: object, *, minter: NodeId | None = None

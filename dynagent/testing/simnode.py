@@ -249,8 +249,10 @@ class SimNode:
     def _watch(self, link: LinkId, request_id: int, message: Message) -> None:
         is_late_no = isinstance(message, Error) and self._handling is None
         if isinstance(message, MergeAck) or (is_late_no and self._merges.get((link, request_id))):
-            self._merges[link, request_id] -= 1
-            self._answered_once(self._merges[link, request_id] >= 0, "a Merge is answered twice")
+            also = message.also if isinstance(message, MergeAck) else []
+            for number in (request_id, *also):
+                self._merges[link, number] -= 1
+                self._answered_once(self._merges[link, number] >= 0, "a Merge is answered twice")
         elif isinstance(message, ReadReply):
             self._watch_read_reply(message)
         elif isinstance(message, Error) and isinstance(self._handling, Merge | Read):

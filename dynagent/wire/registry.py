@@ -78,6 +78,13 @@ SCHEMAS: dict[str, Schema] = {
     "Flat": Schema(
         list, high=65_536, items=(int,), cddl="[* uint]", doc="actor, counter, actor, counter, …"
     ),
+    "RequestIds": Schema(
+        list,
+        high=limits.ACKS_MAX,
+        items=(int,),
+        cddl="[* uint]",
+        doc="ids of further requests",
+    ),
     "SiblingBytes": Schema(
         list, high=65_536, items=(bytes,), cddl="[* bstr .cbor sibling]", doc="encoded siblings"
     ),

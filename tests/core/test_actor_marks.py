@@ -191,7 +191,7 @@ class Model:
         if step not in self.done:
             replica = self.replica(self.copies[base[0]], self.copies[base[1]], about)
             request = Put(KEY, b"value", MODE_BLIND, b"", b"put %012d" % put)
-            record, _batch = replica.write(request, TOKEN, {}, 1)
+            record, _batch = replica.write(request, TOKEN, replica.newest(KEY, TOKEN), {}, 1)
             _key, received = decode_entry(encode_entry(KEY, record))
             [dot] = [s.dot for s in record.value.siblings if s.op_id == request.op_id]
             dice = replica._dice

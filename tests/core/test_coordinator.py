@@ -347,9 +347,10 @@ def test_a_merge_is_acknowledged_only_when_it_is_durable_and_so_is_its_repetitio
     c.deliver(to_b)
     assert requests(c, MergeAck) == []
     c.finish(B, batch)
-    assert len(requests(c, MergeAck)) == 3
+    [ack] = requests(c, MergeAck)  # one frame for all three
+    assert isinstance(ack.message, MergeAck) and len(ack.message.also) == 2
     c.deliver(to_b)
-    assert len(requests(c, MergeAck)) == 4
+    assert len(requests(c, MergeAck)) == 2
 
 
 def test_a_put_is_answered_only_when_w_distinct_nodes_are_durable() -> None:
@@ -452,6 +453,7 @@ def test_a_retry_with_a_small_r_still_meets_a_write_that_reached_w_and_was_overw
                 c.deliver(packet)
             c.commit(A)
             c.commit(B)
+            c.tick(c.now + limits.HEDGE_S)  # the owner that was asked first does not answer
     c.wire.clear()
     again = c.ask(C, put(b"v1", 1, attempt=2, r=1))
     assert isinstance(again, PutReply)
@@ -515,6 +517,7 @@ def test_a_retry_fetches_from_another_holder_if_the_first_one_fails() -> None:
 def test_a_late_holder_does_not_hide_that_the_one_who_was_asked_has_failed() -> None:
     c = known_at_b_and_c()
     number = c.request(A, put(b"v", attempt=2))
+    c.tick(c.now + limits.HEDGE_S)
     [to_b, to_c] = requests(c, Read)
     c.deliver(to_c)
     c.deliver(c.wire[-1])  # C knows it, and is asked for it

@@ -6,8 +6,8 @@ steps were mixed; each state is entered once, and the orders that lead through i
 is checked at the moment of an answer is checked on every step that can give one.
 
 Events: a packet arrives (in any order, also on one link), a batch is committed, the coordinator's
-link to a peer breaks; and in every state once more, the deadline passes and everything that is
-still under way arrives late.
+link to a peer breaks, a late read asks the rest of the owners; and in every state once more, the
+deadline passes and everything that is still under way arrives late.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from itertools import combinations, product
 
 import pytest
 
+from dynagent import limits
 from dynagent.core.entry import ABSENT, Record, decode_context, encode_context
 from dynagent.core.messages import (
     MODE_BLIND,
@@ -185,11 +186,17 @@ class World:
             if node.replica.is_dirty:
                 found.append((id_, ("commit",)))
         found += [(A, ("break", id_)) for id_ in self.case.breaking - self.broken]
+        coordinator = self.cluster.nodes[A].coordinator
+        assert coordinator is not None
+        if any(op.due < op.deadline for op in coordinator.operations.values()):
+            found.append((A, ("hedge",)))
         return found
 
     def step(self, who: NodeId, event: Event) -> None:
         if event[0] == "commit":
             self.cluster.commit(who)
+        elif event[0] == "hedge":
+            self.cluster.tick(limits.HEDGE_S)
         elif event[0] == "break":
             [_, peer] = event
             self.broken.add(NodeId(str(peer)))

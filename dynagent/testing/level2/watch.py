@@ -102,7 +102,9 @@ class Watch:
             if isinstance(message, Merge):
                 self._see_entries(NodeId(end.owner.place), message)
         else:
-            self._on_reply(end, talk, frame.request_id, message)
+            also = message.also if isinstance(message, MergeAck) else []
+            for request_id in (frame.request_id, *also):
+                self._on_reply(end, talk, request_id, message)
 
     def on_read(self, end: End) -> None:
         """An agent has taken bytes: from here on the deadlines of the requests in them run."""
