@@ -187,9 +187,9 @@ def encode_stored(record: Record, *, cluster_id: bytes, key: bytes) -> bytes:
             FLAG_UNKNOWN if record.unknown else 0,
             record.digest,
             record.content,
-            [number for sibling in siblings for number in (sibling.actor, sibling.counter)],
+            flatten([(sibling.actor, sibling.counter) for sibling in siblings]),
             [sibling.op_id for sibling in siblings],
-            list(record.op_ids),
+            record.op_ids,
             *record.mark,
             record.since,
         ]
@@ -205,16 +205,14 @@ def decode_stored(stored: bytes, *, cluster_id: bytes, key: bytes) -> Record:
     try:
         # Plain `loads`: these are our own bytes, as the checksum has just shown.
         fields: Any = loads(body)
-        flags, digest, content, dots, sibling_op_ids, op_ids, actor, counter, run, since = fields[
-            :10
-        ]
-        clock, datas = loads(content)
-        siblings = [
-            Sibling(dots[2 * place], dots[2 * place + 1], sibling_op_ids[place], data)
-            for place, data in enumerate(datas)
-        ]
+        flags, digest, content, dots, ids, op_ids, actor, counter, run, since, *_newer = fields
+        numbers, datas = loads(content)
+        if len(datas) == 1:
+            siblings: tuple[Sibling, ...] = (Sibling(dots[0], dots[1], ids[0], datas[0]),)
+        else:
+            siblings = tuple(map(Sibling, dots[::2], dots[1::2], ids, datas))
         return Record(
-            Siblings(dict(zip(clock[::2], clock[1::2], strict=True)), tuple(siblings)),
+            Siblings(dict(zip(numbers[::2], numbers[1::2], strict=True)), siblings),
             op_ids=tuple(op_ids),
             mark=(actor, counter, run),
             since=since,

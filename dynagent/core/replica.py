@@ -180,7 +180,7 @@ class Replica:
         number = self._open.number
         self._overlay[key] = (record, number)
         self._open_keys[key] = token
-        self._open_bytes += sum(len(sibling.data) for sibling in record.value.siblings)
+        self._open_bytes += len(record.content)
         return number
 
     # --- group commit ----------------------------------------------------------------------------
