@@ -96,7 +96,9 @@ class Host:
             run=1,
             clean_from_run=1,
         )
-        self.links = Links(self.node, lambda: _hello(ROLE_PEER, node_id), lambda: 0.0)
+        self.links = Links(
+            self.node, lambda: _hello(ROLE_PEER, node_id), lambda: 0.0, self.store.read_ahead
+        )
         self.peers: dict[NodeId, Dialled] = {}
 
     def connect(self, peers: Sequence[Host]) -> None:
@@ -107,7 +109,8 @@ class Host:
 
     def turn(self) -> bool:
         """Everything that has come from the peers, then a commit; False if nothing was to do."""
-        busy = False
+        busy = bool(self.links.inbox)
+        self.links.dispatch()
         for node_id, peer in self.peers.items():
             for frame in peer.exchange():
                 assert frame.message is not None
@@ -201,7 +204,7 @@ class Cluster:
         for client, data in inbound:
             client.out.clear()
             client._link.on_bytes(data)
-        while any([host.turn() for host in self.hosts]):
+        while sum(host.turn() for host in self.hosts):  # each has its turn
             pass
         spent = time.thread_time() - start
         replies = [frame for client in self.clients for frame in client.exchange()]

@@ -65,7 +65,7 @@ class Agent:
             clean_from_run=identity.clean_from_run,
             value_bytes_max=config.value_bytes_max,
         )
-        self._links = Links(self.node, self._hello, env.monotonic)
+        self._links = Links(self.node, self._hello, env.monotonic, data_dir.store.read_ahead)
         self._peers = Peers(
             self.node,
             env.transport,
@@ -172,6 +172,7 @@ class Agent:
     # --- disk ------------------------------------------------------------------------------------
 
     def _end_turn(self) -> None:
+        self._links.dispatch()
         if self._in_flight is None and self._failure is None:
             batch = self.node.take_batch()
             if batch is not None:

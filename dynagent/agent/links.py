@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dynagent import limits
-from dynagent.core.messages import ROLE_PEER, Error, Hello
+from dynagent.core.messages import ROLE_PEER, Error, Get, Hello, Merge, Put, Read
 from dynagent.core.node import Node
-from dynagent.core.ports import LinkId
+from dynagent.core.ports import LinkId, Token
+from dynagent.core.ring import token_of
 from dynagent.env import Connection
 from dynagent.errors import BadRequest, DynagentError, Overloaded
 from dynagent.obs.log import log
@@ -18,15 +19,23 @@ from dynagent.wire.session import Session, farewell
 
 BUDGET_MS_DEFAULT = 5_000  # for a request that names none
 
+ReadAhead = Callable[[list[tuple[Token, bytes]]], None]  # `Store.read_ahead`
+
 
 class Links:
     """All accepted connections, by the id under which the node answers them."""
 
     def __init__(
-        self, node: Node, hello: Callable[[], Hello], monotonic: Callable[[], float]
+        self,
+        node: Node,
+        hello: Callable[[], Hello],
+        monotonic: Callable[[], float],
+        read_ahead: ReadAhead,
     ) -> None:
         self.node = node
         self.monotonic = monotonic
+        self.inbox: list[tuple[AcceptedLink, Frame]] = []  # requests of this turn
+        self._read_ahead = read_ahead
         self.by_id: dict[LinkId, AcceptedLink] = {}
         self.greeting: dict[LinkId, AcceptedLink] = {}  # those that have not said Hello yet
         self._hello = hello
@@ -42,6 +51,14 @@ class Links:
         if len(self.by_id) > limits.CONNECTIONS_MAX:
             link.end(Overloaded(f"{limits.CONNECTIONS_MAX} connections are open"))
         return link
+
+    def dispatch(self) -> None:
+        """Hands the requests of a turn to the node; their records are read in one go."""
+        inbox, self.inbox = self.inbox, []
+        self._read_ahead([(token_of(key), key) for _, frame in inbox for key in _keys(frame)])
+        for link, frame in inbox:
+            link.dispatch(frame)
+        self._read_ahead([])
 
     def drop_silent(self, now: float) -> None:
         """Closes connections that have not said Hello in time."""
@@ -70,8 +87,18 @@ class AcceptedLink:
             if hello := self._session.take_hello():
                 self._links.greeting.pop(self.id, None)
                 self.connection.write(hello)
-            for frame in frames:
-                self._dispatch(frame)
+        except DynagentError as error:
+            self.end(error)
+            return
+        inbox = self._links.inbox
+        inbox += [(self, frame) for frame in frames]
+        if len(inbox) >= limits.INBOX_REQUESTS_MAX:
+            self._links.dispatch()
+
+    def dispatch(self, frame: Frame) -> None:
+        """One request; raises nothing."""
+        try:
+            self._dispatch(frame)
         except DynagentError as error:
             self.end(error)
         except Exception:  # our own bug: it costs this connection, not the agent
@@ -109,3 +136,15 @@ class AcceptedLink:
     def on_closed(self, reason: str) -> None:
         self._links.by_id.pop(self.id, None)
         self._links.greeting.pop(self.id, None)
+
+
+def _keys(frame: Frame) -> Iterable[bytes]:
+    """The keys of the records that a request reads first; what is malformed is left to the node."""
+    message = frame.message
+    if isinstance(message, Get | Put | Read):
+        return (message.key,)
+    if isinstance(message, Merge):
+        return [
+            key for entry in message.entries if type(key := entry[0] if entry else b"") is bytes
+        ]
+    return ()

@@ -5,7 +5,7 @@ a simulated power cut is the simulator's business, not this file's.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -38,6 +38,9 @@ class MemoryStore:
 
     def get(self, token: Token, key: bytes) -> bytes | None:
         return self._records.get((token, key))
+
+    def read_ahead(self, places: Sequence[tuple[Token, bytes]]) -> None:
+        pass  # nothing to gain: a get is a look into a dict
 
     def get_meta(self, name: str) -> bytes | None:
         return self._meta.get(name)

@@ -49,7 +49,7 @@ class House:
             run=1,
             clean_from_run=1,
         )
-        self.links = Links(node, hello, lambda: self.now)
+        self.links = Links(node, hello, lambda: self.now, MemoryStore().read_ahead)
 
     def accept(self) -> tuple[Wire, AcceptedLink]:
         wire = Wire()

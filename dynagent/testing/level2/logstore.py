@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -66,6 +66,9 @@ class LogStore:
     def get(self, token: Token, key: bytes) -> bytes | None:
         place = self._records.get((token, key))
         return None if place is None else self._disk.read(self._file, *place)
+
+    def read_ahead(self, places: Sequence[tuple[Token, bytes]]) -> None:
+        pass  # nothing to gain: a get is a look into a dict
 
     def get_meta(self, name: str) -> bytes | None:
         place = self._meta.get(name)
