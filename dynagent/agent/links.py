@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from dynagent import limits
 from dynagent.core.messages import ROLE_PEER, Error, Get, Hello, Merge, Put, Read
@@ -55,7 +55,7 @@ class Links:
     def dispatch(self) -> None:
         """Hands the requests of a turn to the node; their records are read in one go."""
         inbox, self.inbox = self.inbox, []
-        self._read_ahead([(token_of(key), key) for _, frame in inbox for key in _keys(frame)])
+        self._read_ahead(_places(inbox))
         for link, frame in inbox:
             link.dispatch(frame)
         self._read_ahead([])
@@ -97,31 +97,25 @@ class AcceptedLink:
 
     def dispatch(self, frame: Frame) -> None:
         """One request; raises nothing."""
+        message, links, remote = frame.message, self._links, self._session.remote
+        assert remote is not None
         try:
-            self._dispatch(frame)
-        except DynagentError as error:
-            self.end(error)
+            if message is None:
+                self._refuse(
+                    frame,
+                    f"unknown message {frame.code}; this agent speaks protocol versions "
+                    f"{VERSION_MIN}..{VERSION_MAX}",
+                )
+            elif remote.role != ROLE_PEER and type(message) in PEER_ONLY:
+                self._refuse(frame, f"{type(message).__name__} is for peers only")
+            else:
+                budget_ms = frame.budget_ms or BUDGET_MS_DEFAULT
+                links.node.on_message(
+                    links.monotonic(), self.id, frame.request_id, budget_ms, message
+                )
         except Exception:  # our own bug: it costs this connection, not the agent
             logging.getLogger("dynagent").exception("link.crashed")
             self.end(DynagentError("internal error; see the agent's log"))
-
-    def _dispatch(self, frame: Frame) -> None:
-        message = frame.message
-        if message is None:
-            self._refuse(
-                frame,
-                f"unknown message {frame.code}; this agent speaks protocol versions "
-                f"{VERSION_MIN}..{VERSION_MAX}",
-            )
-            return
-        remote = self._session.remote
-        assert remote is not None
-        if type(message) in PEER_ONLY and remote.role != ROLE_PEER:
-            self._refuse(frame, f"{type(message).__name__} is for peers only")
-            return
-        links = self._links
-        budget_ms = frame.budget_ms or BUDGET_MS_DEFAULT
-        links.node.on_message(links.monotonic(), self.id, frame.request_id, budget_ms, message)
 
     def _refuse(self, frame: Frame, why: str) -> None:
         error = Error(BadRequest.code, why)
@@ -138,13 +132,13 @@ class AcceptedLink:
         self._links.greeting.pop(self.id, None)
 
 
-def _keys(frame: Frame) -> Iterable[bytes]:
-    """The keys of the records that a request reads first; what is malformed is left to the node."""
-    message = frame.message
-    if isinstance(message, Get | Put | Read):
-        return (message.key,)
-    if isinstance(message, Merge):
-        return [
-            key for entry in message.entries if type(key := entry[0] if entry else b"") is bytes
-        ]
-    return ()
+def _places(inbox: list[tuple[AcceptedLink, Frame]]) -> list[tuple[Token, bytes]]:
+    """Of the records that these requests read first; what is malformed is left to the node."""
+    keys: list[bytes] = []
+    for _, frame in inbox:
+        message = frame.message
+        if isinstance(message, Merge):
+            keys += [entry[0] for entry in message.entries if entry and type(entry[0]) is bytes]
+        elif isinstance(message, Get | Put | Read):
+            keys.append(message.key)
+    return [(token_of(key), key) for key in keys]

@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush
 
 from dynagent import limits
 from dynagent.core.messages import Error, Message
-from dynagent.core.ports import Effects, LinkId, NodeId
+from dynagent.core.ports import Effects, LinkId, NodeId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring
 from dynagent.errors import BadRequest, DynagentError, Overloaded, QuorumNotMet, TooLarge
@@ -116,6 +116,7 @@ class Coordinator:
         self.count_error = count_error
         self.up: set[NodeId] = {node_id}  # whose links are up; ourselves always
         self.operations: dict[int, Operation] = {}
+        self._shift = 33 - ring.partitions.bit_length()
         self._names = {member.id: member.name for member in ring.members}
         self._bytes = 0  # that the operations keep alive
         self._last_number = 0
@@ -177,6 +178,10 @@ class Coordinator:
             operation.on_failure(now, node)
 
     # --- what operations ask ---------------------------------------------------------------------
+
+    def owners_of(self, token: Token) -> tuple[NodeId, ...]:
+        """The preference list of a token: what `ring.partition_of` says, without its arithmetic."""
+        return self.ring.lists[int.from_bytes(token[:4], "big") >> self._shift]
 
     def check_key(self, key: bytes) -> None:
         """Raises `BadRequest` or `TooLarge`."""

@@ -48,7 +48,7 @@ NO_MARK: Mark = (0, 0, 0)
 class Record:
     """One node's copy of a key."""
 
-    __slots__ = ("_content", "_digest", "mark", "op_ids", "since", "unknown", "value")
+    __slots__ = ("_digest", "content", "mark", "op_ids", "since", "unknown", "value")
 
     def __init__(
         self,
@@ -66,17 +66,10 @@ class Record:
         self.mark = mark
         self.since = since
         self.unknown = unknown
-        self._content = content
+        if content is None:
+            content = encode([encode_clock(value.clock), [s.data for s in value.siblings]])
+        self.content = content  # clock and siblings as bytes: equal on equal copies
         self._digest = digest
-
-    @property
-    def content(self) -> bytes:
-        """Clock and siblings as bytes: equal on equal copies."""
-        if self._content is None:
-            value = self.value
-            datas = [sibling.data for sibling in value.siblings]
-            self._content = encode([encode_clock(value.clock), datas])
-        return self._content
 
     @property
     def digest(self) -> bytes:
@@ -84,9 +77,6 @@ class Record:
         if self._digest is None:
             self._digest = blake2b(self.content, digest_size=32).digest()
         return self._digest
-
-
-ABSENT = Record(EMPTY)
 
 
 # --- siblings ------------------------------------------------------------------------------------
@@ -136,6 +126,9 @@ def encode_clock(clock: Clock) -> list[int]:
     if len(clock) < 2:  # nothing to sort: 0.5 µs
         return [number for pair in clock.items() for number in pair]
     return flatten(sorted(clock.items()))
+
+
+ABSENT = Record(EMPTY)
 
 
 # --- entries -------------------------------------------------------------------------------------
@@ -194,13 +187,13 @@ def encode_stored(record: Record, *, cluster_id: bytes, key: bytes) -> bytes:
             record.since,
         ]
     )
-    return crc32(body, crc32(key, crc32(cluster_id))).to_bytes(4, "big") + body
+    return crc32(body, crc32(cluster_id + key)).to_bytes(4, "big") + body
 
 
 def decode_stored(stored: bytes, *, cluster_id: bytes, key: bytes) -> Record:
     """The record; raises `CorruptRecord` if the checksum does not hold or the form is unknown."""
     body = stored[4:]
-    if crc32(body, crc32(key, crc32(cluster_id))).to_bytes(4, "big") != stored[:4]:
+    if crc32(body, crc32(cluster_id + key)).to_bytes(4, "big") != stored[:4]:
         raise CorruptRecord(f"the record of key {key[:64]!r} does not match its checksum")
     try:
         # Plain `loads`: these are our own bytes, as the checksum has just shown.

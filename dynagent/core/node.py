@@ -218,7 +218,7 @@ class Node:
         coordinator = self._accepting()
         coordinator.check_key(message.key)
         token = token_of(message.key)
-        owners = coordinator.ring.lists[coordinator.ring.partition_of(token)]
+        owners = coordinator.owners_of(token)
         deadline = now + budget_ms / 1000
         operation: GetOperation | PutOperation | ForwardOperation
         if self.node_id not in owners:

@@ -64,7 +64,18 @@ class PutOperation(Operation):
     """One put or delete; raises `BadRequest`, `TooLarge`, `QuorumNotMet` or `Overloaded` on
     creation, when nothing has been done."""
 
-    __slots__ = ("context", "fetching", "look", "owners", "put", "reply", "tally", "token", "w")
+    __slots__ = (
+        "asked",
+        "context",
+        "fetching",
+        "look",
+        "owners",
+        "put",
+        "reply",
+        "tally",
+        "token",
+        "w",
+    )
 
     def __init__(
         self,
@@ -78,7 +89,7 @@ class PutOperation(Operation):
     ) -> None:
         _check(put, coordinator)
         self.w = coordinator.needed("W", put.w, coordinator.ring.w)
-        coordinator.reachable(owners, "W", self.w)
+        self.asked = coordinator.reachable(owners, "W", self.w)
         self.context: Clock = decode_context(put.context, key=put.key)
         self.look: ContextQuorum | None = None
         due = deadline
@@ -273,14 +284,15 @@ class PutOperation(Operation):
             context = join(context, old.value.clock)
         try:
             _check_room(put, old, context)
-            asked = coordinator.reachable(self.owners, "W", self.w)
+            if self.look is not None:  # time has passed since
+                self.asked = coordinator.reachable(self.owners, "W", self.w)
             replica.check_room(now)
         except (TooLarge, QuorumNotMet, Overloaded) as refusal:
             self.fail(refusal)
             self.finish()
             return
         record, number = replica.write(put, self.token, old, context, coordinator.wall_ms())
-        self._replicate(now, asked, record, number)
+        self._replicate(now, self.asked, record, number)
 
     def _complete_own(self, now: float) -> None:
         # The look may have waited for the others. What we held then can have rotted since, and what
@@ -339,12 +351,13 @@ class PutOperation(Operation):
 
     def _conclude_write(self) -> None:
         assert self.tally is not None and self.reply is not None
-        outcome = self.tally.take_reply()
+        tally = self.tally
+        outcome = tally.take_reply()
         if outcome == DONE:
             self.answer(self.reply)
         elif outcome == MISSED:
             self._miss()
-        if self.tally.is_complete:
+        if tally.replied and not tally.waiting:
             self.finish()
 
     def _miss(self) -> None:

@@ -54,11 +54,14 @@ class Quorum:
             if node in up:
                 self.waiting.add(node)
                 targets.append(node)
+            else:
+                self.failed.append(node)
         return targets
 
     def hedge(self, up: Collection[NodeId]) -> list[NodeId]:
         """The answer is late: asks the whole reserve too (Dean & Barroso 2013, hedged requests)."""
         targets = [node for node in self.reserve if node in up]
+        self.failed += [node for node in self.reserve if node not in up]
         self.reserve.clear()
         self.waiting.update(targets)
         return targets
@@ -67,10 +70,11 @@ class Quorum:
         """DONE or MISSED, once; PENDING before and after."""
         if self.replied:
             return PENDING
-        if len(self.counted) >= self.needed:
+        counted = len(self.counted)
+        if counted >= self.needed:
             self.replied = True
             return DONE
-        if len(self.counted) + len(self.waiting) + len(self.reserve) < self.needed:
+        if counted + len(self.waiting) + len(self.reserve) < self.needed:
             self.replied = True
             return MISSED
         return PENDING
