@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 
 import h11
 import trio
@@ -147,6 +148,7 @@ class _Conversation:
         self._http = h11.Connection(
             h11.SERVER, max_incomplete_event_size=limits.HTTP_HEAD_BYTES_MAX
         )
+        self._wants_body = True  # not after HEAD
         self._waiting = waiting
         waiting[self] = None
 
@@ -161,6 +163,7 @@ class _Conversation:
             if request is None:
                 return
             self._waiting.pop(self, None)
+            self._wants_body = request.method != b"HEAD"
             if not await self._send(self._page(request), keep=True):
                 return
             if self._http.our_state is not h11.DONE:
@@ -213,8 +216,13 @@ class _Conversation:
             headers.append(("Allow", "GET, HEAD"))
         if not keep:
             headers.append(("Connection", "close"))
-        parts = [h11.Response(status_code=status, headers=headers), h11.Data(body)]
-        data = b"".join(self._http.send(part) or b"" for part in (*parts, h11.EndOfMessage()))
+        phrase = HTTPStatus(status).phrase
+        parts: list[h11.Event] = [
+            h11.Response(status_code=status, headers=headers, reason=phrase.encode()),
+            h11.Data(body if self._wants_body else b""),
+            h11.EndOfMessage(),
+        ]
+        data = b"".join(self._http.send(part) or b"" for part in parts)
         with trio.move_on_after(limits.HTTP_SEND_S_MAX):
             await self.stream.send_all(data)
             return True
