@@ -76,9 +76,13 @@ class HttpServer:
         return format_address(*self._listeners[0].socket.getsockname()[:2])
 
     async def serve(self) -> None:
-        async with trio.open_nursery() as nursery:
+        try:
+            async with trio.open_nursery() as nursery:
+                for listener in self._listeners:
+                    nursery.start_soon(self._accept, listener, nursery)
+        finally:
             for listener in self._listeners:
-                nursery.start_soon(self._accept, listener, nursery)
+                listener.socket.close()
 
     async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
         while True:
@@ -163,7 +167,6 @@ class _Conversation:
             if request is None:
                 return
             self._waiting.pop(self, None)
-            self._wants_body = request.method != b"HEAD"
             if not await self._send(self._page(request), keep=True):
                 return
             if self._http.our_state is not h11.DONE:
@@ -173,6 +176,7 @@ class _Conversation:
     async def _next_request(self) -> h11.Request | None:
         """A whole and sound request; None if the client has gone or takes too long."""
         request: h11.Request | None = None
+        self._wants_body = True
         with trio.move_on_after(limits.HTTP_IDLE_S_MAX):
             while True:
                 try:
@@ -182,8 +186,9 @@ class _Conversation:
                 if event is h11.NEED_DATA:
                     self._http.receive_data(await self.stream.receive_some(_RECEIVE_BYTES))
                 elif isinstance(event, h11.Request):
-                    _check(event)
                     request = event
+                    self._wants_body = event.method != b"HEAD"
+                    _check(event)
                 elif isinstance(event, h11.EndOfMessage):
                     return request
                 else:
@@ -232,6 +237,8 @@ class _Conversation:
 def _check(request: h11.Request) -> None:
     """Raises `_BadHead` for what h11 lets pass and we do not."""
     headers = request.headers.raw_items()
+    if not request.http_version.startswith(b"1."):
+        raise _BadHead(505, "only versions 1.0 and 1.1 of HTTP")
     if len(request.target) > limits.HTTP_TARGET_BYTES_MAX:
         raise _BadHead(414, f"the target is over {limits.HTTP_TARGET_BYTES_MAX} bytes")
     if sum(len(name) + len(value) + 4 for name, value in headers) > limits.HTTP_HEAD_BYTES_MAX:

@@ -18,7 +18,7 @@ from dynagent.store.protocol import Directory
 COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 # Counting keys takes up to two milliseconds of the loop, sizes a system call a file; `dynctl wait`
 # asks 20 times a second.
-_STORE_KEPT_S = 5.0
+_STORE_KEPT_S = 1.0
 
 
 class Meter:

@@ -6,10 +6,10 @@ Two halves find it out:
 - **The loop measures.** Trio tells when it starts and stops waiting for events, the transport when
   a turn ends: each notes the time, so the length of a stall is exact, and none is missed. Waiting
   in epoll is no stall. This costs two clock readings an iteration of the loop, nothing a request.
-- **A thread looks.** It sleeps in the kernel and wakes every half `watchdog_stall_ms`. When the
-  present turn is half as old as a stall it notes the loop's stack, so each stall has been looked at
-  when it is told of. Two threads that both run Python stall each other: this one runs Python for
-  some microseconds 20 times a second.
+- **A thread looks.** It sleeps in the kernel for three quarters of `watchdog_stall_ms`; when it
+  finds a turn that is at least one quarter old it notes the loop's stack, so each stall has been
+  looked at when it is told of. Two threads that both run Python stall each other: this one runs
+  Python for some microseconds 13 times a second.
 
 When the stall is over one line `loop.stalled` names its length and the innermost frames; a loop
 that does not come back is told as `loop.stuck`, by the thread.
@@ -33,7 +33,7 @@ from dynagent.obs.pulse import Pulse
 
 _LOG_PAUSE_S = 10.0  # at most one line in this time; what lay between is counted in the next
 _STUCK_S = 10.0  # a turn of this age may never end: told while it lasts
-_LOOK_S_MIN = 0.01  # a lower threshold than 20 ms is not looked at more often
+_LOOK_S_MIN = 0.01  # below a threshold of 13 ms some stalls are told without their code
 _FRAMES_MAX = 4
 
 _PACKAGE = Path(dynagent.__file__).parent
@@ -108,11 +108,11 @@ class Watchdog(Pulse, trio.abc.Instrument):
     # --- the thread looks ------------------------------------------------------------------------
 
     def _look(self) -> None:
-        look_s = max(self._stall_s / 2, _LOOK_S_MIN)
+        look_s = max(self._stall_s * 3 / 4, _LOOK_S_MIN)
         while not self._stopped.acquire(timeout=look_s):
             begun = self._since
             age_s = self._monotonic() - begun
-            if self._is_waiting or age_s < self._stall_s / 2:
+            if self._is_waiting or age_s < self._stall_s / 4:
                 continue
             if self._seen[0] != begun:
                 self._is_stuck = False

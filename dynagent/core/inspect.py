@@ -18,7 +18,7 @@ uptime_s, cpu_s        since the start; user and system time of the process
 connections            accepted ones that are open
 commits                write and fsync of batches: a histogram, and records
 stalls                 turns of the event loop that were too long: a histogram
-store                  engine, keys (an estimate; absent if unknown), bytes; some seconds old
+store                  engine, keys (an estimate; absent if unknown), bytes; up to a second old
 
 A histogram has bounds_s (upper, ascending), counts (one more than bounds), sum_s and max_s.
 """

@@ -160,13 +160,13 @@ METRICS = (
     Metric(
         name="dynagent_store_keys",
         kind=GAUGE,
-        help="Records in the store, an estimate if there are many; some seconds old.",
+        help="Records in the store, an estimate if there are many; up to a second old.",
         read=_at("store", "keys"),
     ),
     Metric(
         name="dynagent_store_bytes",
         kind=GAUGE,
-        help="Size of the store's files, logs included; some seconds old.",
+        help="Size of the store's files, logs included; up to a second old.",
         read=_at("store", "bytes"),
     ),
     Metric(
