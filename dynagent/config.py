@@ -134,8 +134,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ge=0,
             le=60_000,
             description="A turn of the event loop that lasts this long is a stall: it is counted "
-            "(/metrics, dynctl stats) and logged as loop.stalled with the code that caused it. "
-            "0 turns the watchdog off.",
+            "(/metrics, dynctl stats) and logged as loop.stalled with the code that it was in "
+            "and the share of the time in which that code had a core (near 0 on a machine that is "
+            "short of them). 0 turns the watchdog off.",
         ),
     ] = 100
     log_level: Annotated[

@@ -12,7 +12,9 @@ Two halves find it out:
   Python for some microseconds 13 times a second.
 
 When the stall is over one line `loop.stalled` names its length and the innermost frames; a loop
-that does not come back is told as `loop.stuck`, by the thread.
+that does not come back is told as `loop.stuck`, by the thread. `cpu` is the share of the time since
+the look in which the loop had a core: near 1 that code computes; near 0 it waits, for a disk, or
+for a core on a machine that has none free, and then the code is innocent.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import trio
 
@@ -39,6 +42,15 @@ _FRAMES_MAX = 4
 _PACKAGE = Path(dynagent.__file__).parent
 
 
+class _Look(NamedTuple):
+    """What the thread found: the turn's begin, the time, the loop's CPU time, its stack."""
+
+    begun: float
+    at: float
+    cpu_s: float | None
+    where: str
+
+
 class Watchdog(Pulse, trio.abc.Instrument):
     """Watches the trio loop of the thread that calls `start`, until `stop`."""
 
@@ -48,7 +60,7 @@ class Watchdog(Pulse, trio.abc.Instrument):
         self._monotonic = monotonic
         self._since = monotonic()  # when the present turn began
         self._is_waiting = False  # the loop is in epoll
-        self._seen: tuple[float, str] = (0.0, "")  # the turn that the thread looked at, and where
+        self._seen = _Look(0.0, 0.0, 0.0, "")
         self._is_stuck = False
         self._silent_until = 0.0
         self._unlogged = 0
@@ -67,10 +79,10 @@ class Watchdog(Pulse, trio.abc.Instrument):
     def stop(self) -> None:
         if not self._loop_thread:
             return
-        self._loop_thread = 0
         trio.lowlevel.remove_instrument(self)
         self._stopped.release()
         self._thread.join()
+        self._loop_thread = 0
 
     # --- the loop measures -----------------------------------------------------------------------
 
@@ -94,16 +106,17 @@ class Watchdog(Pulse, trio.abc.Instrument):
             self._unlogged += 1
             return
         self._silent_until = now + _LOG_PAUSE_S
-        seen_turn, where = self._seen
-        more = {"unlogged": self._unlogged} if self._unlogged else {}
-        self._unlogged = 0
-        log(
-            logging.WARNING,
-            "loop.stalled",
-            ms=round((now - begun) * 1000),
-            at=where if seen_turn == begun else "unknown",  # nothing could run beside it
-            **more,
-        )
+        fields: dict[str, object] = {"ms": round((now - begun) * 1000)}
+        seen = self._seen
+        if seen.begun == begun:  # else nothing could run beside it
+            if seen.cpu_s is not None:
+                share = (time.thread_time() - seen.cpu_s) / max(now - seen.at, 0.001)
+                fields["cpu"] = round(min(max(share, 0.0), 1.0), 2)
+            fields["at"] = seen.where
+        if self._unlogged:
+            fields["unlogged"] = self._unlogged
+            self._unlogged = 0
+        log(logging.WARNING, "loop.stalled", **fields)
 
     # --- the thread looks ------------------------------------------------------------------------
 
@@ -111,17 +124,23 @@ class Watchdog(Pulse, trio.abc.Instrument):
         look_s = max(self._stall_s * 3 / 4, _LOOK_S_MIN)
         while not self._stopped.acquire(timeout=look_s):
             begun = self._since
-            age_s = self._monotonic() - begun
+            now = self._monotonic()
+            age_s = now - begun
             if self._is_waiting or age_s < self._stall_s / 4:
                 continue
-            if self._seen[0] != begun:
+            if self._seen.begun != begun:
                 self._is_stuck = False
-                where = self._where()
+                look = _Look(begun, now, self._loop_cpu_s(), self._where())
                 if self._since == begun:  # else the turn ended meanwhile
-                    self._seen = (begun, where)
+                    self._seen = look
             elif age_s >= _STUCK_S and not self._is_stuck:
                 self._is_stuck = True
                 log(logging.ERROR, "loop.stuck", ms=round(age_s * 1000), at=self._where())
+
+    def _loop_cpu_s(self) -> float | None:
+        if not hasattr(time, "pthread_getcpuclockid"):
+            return None  # macOS: no thread may ask for another's
+        return time.clock_gettime(time.pthread_getcpuclockid(self._loop_thread))
 
     def _where(self) -> str:
         """`dynagent/core/node.py:120 on_message < dynagent/agent/links.py:97 _dispatch < …`"""

@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from dynagent.core.inspect import status_fields
+from dynagent.core.messages import catalogue
 from dynagent.errors import BY_CODE
 from dynagent.obs.exposition import metrics_of
 from dynagent.obs.histogram import Histogram
@@ -58,8 +59,6 @@ def test_errors_and_requests_are_told_apart_by_name() -> None:
 
 
 def test_no_error_is_called_like_a_message() -> None:
-    from dynagent.core.messages import catalogue
-
     assert not {cls.__name__ for cls in catalogue()} & {cls.__name__ for cls in BY_CODE.values()}
 
 
