@@ -57,13 +57,19 @@ class LocalCluster:
     def choose_http(self, names: Iterable[str]) -> None:
         """Gives each of these agents, which do not run, a free address for HTTP."""
         for name in names:
-            _host, port = parse_address(self.addresses[name])
-            wanted = self.http.get(name, f"{HOST}:{port + _HTTP_OFFSET}")
-            self.http[name] = f"{HOST}:{free_port_near(int(wanted.rpartition(':')[2]))}"
+            wanted = _port(self.addresses[name]) + _HTTP_OFFSET
+            if name in self.http:
+                wanted = _port(self.http.pop(name))
+            owned = {_port(address) for address in (*self.endpoints, *self.http.values())}
+            self.http[name] = f"{HOST}:{free_port_near(wanted, not_in=owned)}"
 
     def holder(self, name: str) -> int | None:
         """The pid of the running agent, None if it does not run."""
         return read_lock_holder(self.directory / name)
+
+
+def _port(address: str) -> int:
+    return parse_address(address)[1]
 
 
 def load(directory: Path) -> LocalCluster | None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import dynagent
@@ -30,15 +30,17 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def free_port_near(wanted: int) -> int:
-    """That port of loopback if it is free, else any that is."""
+def free_port_near(wanted: int, *, not_in: Container[int] = ()) -> int:
+    """That port of loopback if it is free, else any that is; none of those that have an owner."""
+    while wanted in not_in:
+        [wanted] = free_ports(1)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, wanted))
             return wanted
         except (OSError, OverflowError):
-            return free_ports(1)[0]
+            return free_port_near(free_ports(1)[0], not_in=not_in)
 
 
 def check_ports(addresses: Mapping[str, str]) -> None:

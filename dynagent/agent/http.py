@@ -17,7 +17,7 @@ import h11
 import trio
 
 from dynagent import limits
-from dynagent.address import format_address, parse_address
+from dynagent.address import DEFAULT_HTTP_PORT, format_address, parse_address
 from dynagent.core.inspect import status_fields
 from dynagent.core.node import Node
 from dynagent.core.readiness import unready_reason
@@ -65,7 +65,7 @@ class HttpServer:
 
     async def listen(self, address: str) -> str:
         """Takes the address; returns it with the real port. Raises `StartError`."""
-        host, port = parse_address(address)
+        host, port = parse_address(address, default_port=DEFAULT_HTTP_PORT)
         try:
             self._listeners = await trio.open_tcp_listeners(port, host=host)
         except OSError as exc:
@@ -76,10 +76,13 @@ class HttpServer:
         return format_address(*self._listeners[0].socket.getsockname()[:2])
 
     async def serve(self) -> None:
+        """Until cancelled. If it fails it is gone, and the agent goes on."""
         try:
             async with trio.open_nursery() as nursery:
                 for listener in self._listeners:
                     nursery.start_soon(self._accept, listener, nursery)
+        except Exception:
+            logging.getLogger("dynagent").exception("http.failed")
         finally:
             for listener in self._listeners:
                 listener.socket.close()

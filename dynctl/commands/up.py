@@ -144,7 +144,7 @@ def _start(cluster: LocalCluster, *, is_new: bool, deadline: float) -> list[str]
     cluster.choose_http(stopped)
     started: list[Started] = []
     try:
-        if is_new or stopped:
+        if stopped:
             cluster.save()
         for name in stopped:
             home, http = cluster.directory / name, cluster.http[name]

@@ -128,5 +128,11 @@ def test_stats_of_no_cluster_says_what_to_do(bare: Dynctl) -> None:
     assert "no cluster is named" in bare.fails(7, "stats")
 
 
+def test_a_port_that_another_agent_owns_is_not_given_twice() -> None:
+    wanted = free_port_near(20_000)
+    assert free_port_near(wanted) == wanted
+    assert free_port_near(wanted, not_in={wanted}) != wanted
+
+
 def test_a_port_beyond_the_last_falls_back_to_any() -> None:
     assert 0 < free_port_near(70_000) < 65_536
