@@ -117,6 +117,30 @@ def test_a_second_stall_is_counted_at_once_and_told_with_the_next_line(lines: Li
     ]
 
 
+def test_a_loop_that_does_not_come_back_is_told_while_it_hangs(lines: Lines) -> None:
+    now = 100.0
+
+    def hang_until_told() -> None:
+        nonlocal now
+        for _ in range(6_000):
+            now += 1.0
+            if lines.told:
+                return
+            time.sleep(0.005)
+
+    async def main() -> None:
+        watchdog = Watchdog(STALL_S, monotonic=lambda: now)
+        watchdog.start()
+        await trio.lowlevel.checkpoint()
+        hang_until_told()
+        watchdog.stop()
+
+    trio.run(main)
+    event, fields = lines.told[0]
+    assert event == "loop.stuck"
+    assert "hang_until_told" in str(fields["at"])
+
+
 def test_a_watchdog_that_never_started_can_be_stopped() -> None:
     Watchdog(STALL_S).stop()
 
