@@ -5,13 +5,14 @@ from __future__ import annotations
 from dynagent.errors import BadRequest
 
 DEFAULT_PORT = 7411
+DEFAULT_HTTP_PORT = 7412
 
 
-def parse_address(text: str) -> tuple[str, int]:
+def parse_address(text: str, *, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
     """(host, port) of `host:port`, `host`, `:port` (loopback) or `[v6]:port`; else BadRequest."""
     host, colon, port = text.strip().rpartition(":")
     if not colon or (":" in host and not host.startswith("[")):  # no port: a name or a bare IPv6
-        host, port = text.strip(), str(DEFAULT_PORT)
+        host, port = text.strip(), str(default_port)
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
     if not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65_535:
         raise BadRequest(f"{text!r} is not an address; write host:port, port 0 to 65535")

@@ -43,6 +43,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "bootstrap. Empty: the address it listens on."
         ),
     ] = ""
+    http: Annotated[
+        str,
+        Meta(
+            description="host:port for /metrics (Prometheus), /healthz and /readyz over HTTP; "
+            "127.0.0.1:7412 is customary. Empty: off, so that no port is open that nobody asked "
+            "for, and agents that share a machine do not compete for one. Beyond loopback "
+            "insecure_bind rules as for listen."
+        ),
+    ] = ""
     insecure_bind: Annotated[
         bool,
         Meta(
@@ -119,6 +128,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "one refused connection each time.",
         ),
     ] = 1.0
+    watchdog_stall_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=60_000,
+            description="A turn of the event loop that lasts this long is a stall: it is counted "
+            "(/metrics, dynctl stats) and logged as loop.stalled with the code that it was in "
+            "and the share of the time in which that code had a core (near 0 on a machine that is "
+            "short of them). 0 turns the watchdog off.",
+        ),
+    ] = 100
     log_level: Annotated[
         str,
         Meta(pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."),
@@ -158,10 +178,15 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Config:
 def _check(config: Config, source: str) -> None:
     try:
         host, _port = parse_address(config.listen)
-        if config.advertise:
-            parse_address(config.advertise)
+        for address in filter(None, (config.advertise, config.http)):
+            parse_address(address)
     except BadRequest as exc:
         raise ConfigError(f"{source}: {exc.message}") from exc
+    if config.http and not is_loopback(parse_address(config.http)[0]) and not config.insecure_bind:
+        raise ConfigError(
+            f"refusing to serve HTTP on {config.http}: there is no encryption or authentication "
+            f"yet; serve it on 127.0.0.1, or say --insecure-bind if the network is trusted"
+        )
     if not is_loopback(host) and not config.insecure_bind:
         raise ConfigError(
             f"refusing to listen on {config.listen}: there is no encryption or authentication yet, "

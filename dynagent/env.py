@@ -7,10 +7,11 @@ in `dynagent.testing`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dynagent.core.ports import Dice
+from dynagent.obs.pulse import Pulse
 
 
 class Connection(Protocol):
@@ -82,3 +83,5 @@ class Env:
     dice: Callable[[str], Dice]  # a random stream by name
     transport: Transport
     writer: Writer
+    cpu_s: Callable[[], float] = float  # CPU time of the process; a simulated host uses none
+    pulse: Pulse = field(default_factory=Pulse)  # beats once a turn

@@ -44,6 +44,15 @@ BATCH_RECORDS_MAX = 4_096  # one store batch: bounds the time until the first of
 BATCH_BYTES_MAX = 32 * MIB  # and its memory
 DISK_FULL_PAUSE_S = 1.0  # between two tries to write to a disk that was full
 
+# --- its HTTP endpoint ---------------------------------------------------------------------------
+HTTP_CONNECTIONS_MAX = 32  # a few scrapers and probes; over it the one that idles longest must go
+HTTP_HEAD_BYTES_MAX = 8 * KIB  # what others allow, and 16 times what Prometheus sends
+HTTP_TARGET_BYTES_MAX = 1 * KIB  # our longest is /metrics; the rest is a stranger's query
+HTTP_IDLE_S_MAX = 30.0  # for a whole request head: scrapers come every 15 s and keep the connection
+HTTP_SEND_S_MAX = 5.0  # an answer is 20 KiB: a reader that takes longer does not read
+HTTP_LINGER_BYTES_MAX = 256 * KIB  # read after a refusal, so that the refusal itself arrives
+HTTP_LINGER_S_MAX = 1.0
+
 # --- client --------------------------------------------------------------------------------------
 CONNECT_S_MAX = 1.0  # a dead endpoint must not cost more than this
 CLIENT_ATTEMPTS_MAX = 4  # of one request over all members; more would hide an outage

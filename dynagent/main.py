@@ -20,18 +20,21 @@ import dynagent
 from dynagent import config as configuration
 from dynagent.agent.agent import Agent
 from dynagent.agent.notify import notify_supervisor
+from dynagent.agent.watchdog import Watchdog
 from dynagent.agent.writer import ThreadWriter
 from dynagent.config import Config, load
 from dynagent.env import Env
 from dynagent.errors import DynagentError
 from dynagent.net.tcp import TcpTransport
 from dynagent.obs import log
+from dynagent.obs.pulse import Pulse
 from dynagent.store.datadir import DataDir
 
 _FLAGS: dict[str, str] = {  # flags of `run` that set a knob of the same name
     "data_dir": "directory for this node's identity and records",
     "engine": "storage engine of a new data directory: sqlite or rocksdb",
     "listen": "host:port for clients and peers (default 127.0.0.1:7411)",
+    "http": "host:port for /metrics, /healthz and /readyz (default: off)",
     "advertise": "host:port by which others reach this agent",
     "name": "the node's name for people",
     "host": "label of the machine: copies go to distinct hosts",
@@ -111,19 +114,24 @@ async def _serve(
     config: Config, data_dir: DataDir, dice: random.Random, on_hangup: Callable[[], None]
 ) -> None:
     transport = TcpTransport()
+    stall_s = config.watchdog_stall_ms / 1000
+    watchdog = Watchdog(stall_s) if stall_s else None
     env = Env(
         monotonic=time.monotonic,
         wall_ms=lambda: time.time_ns() // 1_000_000,
         dice=lambda _name: dice,
         transport=transport,
         writer=ThreadWriter(transport),
+        cpu_s=time.process_time,
+        pulse=watchdog or Pulse(),
     )
     agent = Agent(config, env, data_dir)
     failure: DynagentError | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, agent, nursery, on_hangup)
         try:
-            await agent.run(_on_ready)
+            await _serve_http(agent, nursery)
+            await agent.run(partial(_on_ready, watchdog))
         except DynagentError as exc:
             failure = exc  # out of the nursery, which would wrap it in a group
         nursery.cancel_scope.cancel()
@@ -131,9 +139,22 @@ async def _serve(
         raise failure
 
 
-def _on_ready() -> None:
+async def _serve_http(agent: Agent, nursery: trio.Nursery) -> None:
+    """From before the agent serves until after it has drained: a probe always gets an answer."""
+    if agent.config.http:
+        from dynagent.agent.http import HttpServer  # 0.1 s, for those who want it
+
+        server = HttpServer(agent.node)
+        agent.meter.http = await server.listen(agent.config.http)
+        nursery.start_soon(server.serve)
+        log.log(logging.INFO, "http.ready", listen=agent.meter.http)
+
+
+def _on_ready(watchdog: Watchdog | None) -> None:
     gc.collect()
     gc.freeze()  # what start-up made lives for good; the collector need not look at it again
+    if watchdog is not None:
+        watchdog.start()  # after the long turns of starting
     notify_supervisor("READY=1")
 
 

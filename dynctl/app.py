@@ -33,6 +33,7 @@ _LAZY = {
     "ring": ("ring", "app"),
     "node": ("node", "app"),
     "health": ("cluster", "health"),
+    "stats": ("stats", "stats"),
     "wait": ("wait", "app"),
     "schema": ("about", "schema"),
     "completion": ("about", "completion"),

@@ -40,6 +40,14 @@ class LocalFailure(DynagentError):
     exit_status = 1
 
 
+class Partial(DynagentError):
+    """Some of what was asked could not be had; what could is printed."""
+
+    code = 0
+    definite = True
+    exit_status = 11
+
+
 class ReaderGone(Exception):
     """Whoever read our stdout has closed it. No OSError: Typer would take that for its own."""
 
@@ -48,6 +56,7 @@ class ReaderGone(Exception):
 _TOLD: dict[type[DynagentError], tuple[str, str]] = {
     DynagentError: ("", "the agent's log tells more"),
     LocalFailure: ("", ""),
+    Partial: ("partial: ", "see: dynctl health"),
     BadRequest: ("", "see: dynctl {verb} --help"),
     TooLarge: ("", "keep large objects elsewhere and their place here"),
     ConfigError: ("", "correct that line"),

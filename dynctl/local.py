@@ -1,6 +1,6 @@
 """A cluster of real agents on this machine's loopback, for `dynctl up` and `down`.
 
-    D/cluster             key=value: how many agents, and the address of each; also the lock
+    D/cluster             key=value: how many agents, the address of each, and that of its HTTP
     D/local-1/            the data directory of an agent, with its agent.log (`spawn` starts it)
 
 An agent runs while its data directory is locked: a pid counts only as long as the lock that it
@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,30 +23,53 @@ from dynagent.errors import BadRequest, ConfigError, Refused, TimedOut
 from dynagent.store.datadir import read_lock_holder
 from dynctl.faults import LocalFailure
 from dynctl.settings import read_pairs, write_pairs
-from dynctl.spawn import HOST, LOG, free_ports
+from dynctl.spawn import HOST, LOG, free_port_near, free_ports
 
 _FILE = "cluster"
 _POLL_S = 0.05
+_HTTP = ".http"
+_HTTP_OFFSET = 1_000  # an agent on 7411 serves HTTP on 8411, if that is free
 NODES_MAX = 32  # a machine, not a data centre
 
 
 class LocalCluster:
-    """The agents of one directory: their addresses by name, in order."""
+    """The agents of one directory: their addresses by name, in order.
 
-    def __init__(self, directory: Path, addresses: Mapping[str, str]) -> None:
+    Where they serve HTTP may change from start to start: a metrics port that somebody else has
+    taken must not keep a cluster down.
+    """
+
+    def __init__(
+        self, directory: Path, addresses: Mapping[str, str], http: Mapping[str, str]
+    ) -> None:
         self.directory = directory
         self.addresses = dict(addresses)
+        self.http = dict(http)
 
     @property
     def endpoints(self) -> list[str]:
         return list(self.addresses.values())
 
     def save(self) -> None:
-        write_pairs(str(self.directory / _FILE), {"format": "1", **self.addresses})
+        http = {name + _HTTP: address for name, address in self.http.items()}
+        write_pairs(str(self.directory / _FILE), {"format": "1", **self.addresses, **http})
+
+    def choose_http(self, names: Iterable[str]) -> None:
+        """Gives each of these agents, which do not run, a free address for HTTP."""
+        for name in names:
+            wanted = _port(self.addresses[name]) + _HTTP_OFFSET
+            if name in self.http:
+                wanted = _port(self.http.pop(name))
+            owned = {_port(address) for address in (*self.endpoints, *self.http.values())}
+            self.http[name] = f"{HOST}:{free_port_near(wanted, not_in=owned)}"
 
     def holder(self, name: str) -> int | None:
         """The pid of the running agent, None if it does not run."""
         return read_lock_holder(self.directory / name)
+
+
+def _port(address: str) -> int:
+    return parse_address(address)[1]
 
 
 def load(directory: Path) -> LocalCluster | None:
@@ -57,15 +80,17 @@ def load(directory: Path) -> LocalCluster | None:
         return None
     if pairs.pop("format", "") != "1" or not pairs:
         raise Refused(f"{path} was not written by this version of dynctl up; name another --dir")
-    for name, address in pairs.items():
+    for key, address in pairs.items():
+        name = key.removesuffix(_HTTP)
         stem, dash, number = name.partition("-")
         if (stem, dash) != ("local", "-") or not number.isdigit():
             raise ConfigError(f"{path}: {name!r} is not a name that dynctl up gives")
         try:
             parse_address(address)
         except BadRequest as exc:
-            raise ConfigError(f"{path}: {name}: {exc.message}") from exc
-    return LocalCluster(directory, pairs)
+            raise ConfigError(f"{path}: {key}: {exc.message}") from exc
+    http = {key.removesuffix(_HTTP): pairs.pop(key) for key in list(pairs) if key.endswith(_HTTP)}
+    return LocalCluster(directory, pairs, http)
 
 
 def plan(directory: Path, *, nodes: int, port: int) -> LocalCluster:
@@ -78,7 +103,7 @@ def plan(directory: Path, *, nodes: int, port: int) -> LocalCluster:
         raise Refused(f"{directory} holds {strange[0]!r} and no cluster; name an empty --dir")
     ports = free_ports(nodes) if port == 0 else range(port, port + nodes)
     return LocalCluster(
-        directory, {f"local-{i}": f"{HOST}:{port}" for i, port in enumerate(ports, 1)}
+        directory, {f"local-{i}": f"{HOST}:{port}" for i, port in enumerate(ports, 1)}, {}
     )
 
 

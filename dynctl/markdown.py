@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from dynagent import config
+from dynagent.obs.metrics import ALERTS, METRICS, PROCESS_METRICS
 from dynctl.reference import ENVIRONMENT, FILES, Page, Parameter, exit_statuses, pages
 from dynctl.views import DOCUMENTS
 
@@ -43,6 +44,32 @@ def configuration() -> str:
     for name, kind, default, doc in config.knobs():
         parts.append(f"## {name}\n\n{kind}, default `{default}`. {doc}\n")
     return "\n".join(parts)
+
+
+def metrics() -> str:
+    """docs/metrics.md."""
+    parts = [
+        _NOTICE,
+        "# Metrics\n",
+        "`dynagent run --http 127.0.0.1:7412` serves Prometheus text on `/metrics`; `dynctl up` "
+        "gives each agent such an address and prints it. `/healthz` answers 200 while the event "
+        "loop runs. `/readyz` answers 200 if the node should get requests: it belongs to a ring, "
+        "does not drain, and reaches R and W owners of at least half of the partitions; else 503 "
+        "and a JSON object with the reason.\n",
+        "`dynctl stats --prometheus` prints the first table without HTTP, for all agents at once, "
+        "with the label `node`.\n",
+        "## Of the agent\n",
+        "| metric | type | labels | meaning |\n| --- | --- | --- | --- |",
+    ]
+    rows = [(m.name, m.kind, ", ".join(m.labels), m.help) for m in METRICS]
+    parts.append("".join(f"| `{n}` | {k} | {labels} | {h} |\n" for n, k, labels, h in rows))
+    parts.append("## Of its process (HTTP only)\n")
+    parts.append("| metric | type | meaning |\n| --- | --- | --- |")
+    parts.append("".join(f"| `{n}` | {k} | {text} |\n" for n, k, text in PROCESS_METRICS))
+    parts.append("## Alerts worth having\n")
+    parts.append("| what | expression | why |\n| --- | --- | --- |")
+    parts.append("".join(f"| {what} | `{expr}` | {why} |\n" for what, expr, why in ALERTS))
+    return "\n".join(parts).removesuffix("\n")
 
 
 def exit_status() -> str:

@@ -14,7 +14,8 @@ from dynagent.client.bootstrap import status_of
 from dynagent.core.messages import RingReply, RingRequest
 from dynagent.core.ring import Member, Ring, decode_ring
 from dynagent.errors import DynagentError, NotReady, ProtocolError, Unreachable
-from dynctl.views import HealthRow, NodeRow, RingNodeRow
+from dynagent.obs.metrics import peers_known, peers_up, split_counters
+from dynctl.views import CountRow, HealthRow, NodeRow, RingNodeRow, StatsRow
 
 _ASKED_AT_ONCE = 32
 
@@ -134,6 +135,59 @@ def plain_node_rows(seen: Observation) -> list[NodeRow]:
         NodeRow(**{name: getattr(row, name) for name in NodeRow.__struct_fields__})
         for row in node_rows(seen)
     ]
+
+
+def stats_rows(answered: Sequence[Seen]) -> list[StatsRow]:
+    """What those that answered have counted."""
+    return [_stats_row(one.member, one.status) for one in answered if one.status is not None]
+
+
+def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
+    requests, errors = split_counters(status)
+    batch, store = status.get("batch", {}), status.get("store", {})
+    commits, stalls = status.get("commits", {}), status.get("stalls", {})
+    return StatsRow(
+        name=member.name,
+        id=member.id,
+        address=member.address,
+        http=status.get("http"),
+        version=status.get("version"),
+        state=status["state"],
+        epoch=status["epoch"],
+        run=status["run"],
+        uptime_s=_rounded(status, "uptime_s"),
+        cpu_s=_rounded(status, "cpu_s"),
+        gets=requests.get("Get", 0),
+        puts=requests.get("Put", 0),
+        errors=sum(errors.values()),
+        in_flight=status["in_flight"],
+        connections=status.get("connections"),
+        peers_up=peers_up(status),
+        peers_known=peers_known(status),
+        partitions_below_quorum=status.get("below_quorum"),
+        batch_records=batch.get("records"),
+        batch_bytes=batch.get("bytes"),
+        commits=sum(commits["counts"]) if commits else None,
+        committed_records=commits.get("records"),
+        commit_s=_rounded(commits, "sum_s"),
+        commit_s_max=_rounded(commits, "max_s"),
+        keys=store.get("keys"),
+        store_bytes=store.get("bytes"),
+        stalls=sum(stalls["counts"]) if stalls else None,
+        stall_s=_rounded(stalls, "sum_s"),
+        stall_s_max=_rounded(stalls, "max_s"),
+        requests_by_kind=_counts(requests),
+        errors_by_kind=_counts(errors),
+    )
+
+
+def _rounded(fields: dict[str, Any], name: str) -> float | None:
+    found = fields.get(name)
+    return None if found is None else round(found, 6)
+
+
+def _counts(counters: dict[str, int]) -> list[CountRow]:
+    return [CountRow(kind=kind, count=count) for kind, count in sorted(counters.items())]
 
 
 def _liveness(*, linked: bool, answered: bool) -> str:

@@ -3,6 +3,7 @@
     man/dynctl.1  docs/cli.md                        the command line, as Typer has it
     man/dynagent.8                                   the agent's flags, as argparse has them
     man/dynagent.toml.5  docs/configuration.md       the agent's knobs (`dynagent.config`)
+    docs/metrics.md                                  the table of `dynagent.obs.metrics`
     docs/exit-status.md                              the classes of `dynagent.errors`
     completions/…                                    Typer's scripts for bash, zsh and fish
 
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Exit statuses without an error class of their own.
 _OTHER_STATUSES = {
     0: "Everything asked for was done.",
+    11: "Some of what was asked could not be had; what could is printed.",
     130: "Interrupted (^C). A put or delete under way may still take effect.",
     141: "The reader of the output went away.",
 }
@@ -170,6 +172,7 @@ def files() -> dict[str, str]:
         "man/dynagent.toml.5": manual.dynagent_toml(),
         "docs/cli.md": markdown.cli(),
         "docs/configuration.md": markdown.configuration(),
+        "docs/metrics.md": markdown.metrics(),
         "docs/exit-status.md": markdown.exit_status(),
         "completions/dynctl.bash": completion_script("bash"),
         "completions/_dynctl": completion_script("zsh"),

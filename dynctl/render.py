@@ -73,7 +73,7 @@ def _tables(document: Document) -> list[_Table]:
     """(title, columns, rows): the rows of a document, or its fields and then its lists."""
     fields = msgspec.structs.asdict(document)
     if document.ROWS:
-        return [_rows(document.ROWS, fields[document.ROWS])]
+        return [_rows(document.ROWS, fields[document.ROWS], document.COLUMNS)]
     lists = {name: value for name, value in fields.items() if _is_rows(value)}
     singles = [
         [name, _cell(value)]
@@ -88,8 +88,8 @@ def _is_rows(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], msgspec.Struct)
 
 
-def _rows(title: str, rows: list[Any]) -> _Table:
-    columns = list(rows[0].__struct_fields__) if rows else []
+def _rows(title: str, rows: list[Any], chosen: tuple[str, ...] = ()) -> _Table:
+    columns = list(chosen or rows[0].__struct_fields__) if rows else []
     return title, columns, [[_cell(getattr(row, name)) for name in columns] for row in rows]
 
 

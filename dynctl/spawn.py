@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import dynagent
@@ -30,6 +30,19 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
+def free_port_near(wanted: int, *, not_in: Container[int] = ()) -> int:
+    """That port of loopback if it is free, else any that is; none of those that have an owner."""
+    while wanted in not_in:
+        [wanted] = free_ports(1)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted))
+            return wanted
+        except (OSError, OverflowError):
+            return free_port_near(free_ports(1)[0], not_in=not_in)
+
+
 def check_ports(addresses: Mapping[str, str]) -> None:
     """Raises `LocalFailure` if another process listens where one of these agents shall."""
     for name, listed in addresses.items():
@@ -49,13 +62,13 @@ def check_ports(addresses: Mapping[str, str]) -> None:
 class Started:
     """An agent that we have just started: it may die before it serves."""
 
-    def __init__(self, name: str, address: str, home: Path) -> None:
+    def __init__(self, name: str, address: str, http: str, home: Path) -> None:
         self.name = name
         home.mkdir(mode=0o700, exist_ok=True)
         self._log = home / LOG
         command = [sys.executable, "-P", "-m", "dynagent.main", "run"]
         command += ["--data-dir", str(home), "--listen", address]
-        command += ["--name", name, "--host", name]
+        command += ["--name", name, "--host", name, "--http", http]
         with self._log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(

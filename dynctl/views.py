@@ -41,6 +41,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
     ROWS: ClassVar[str] = ""
     LINE_FIELDS: ClassVar[tuple[str, ...]] = ("schema_version",)
+    COLUMNS: ClassVar[tuple[str, ...]] = ()  # of table and plain, if not all fields of a row
 
     schema_version: int = SCHEMA_VERSION
 
@@ -156,6 +157,61 @@ class HealthDocument(Document, frozen=True, kw_only=True):
     nodes: list[HealthRow]
 
 
+class CountRow(msgspec.Struct, frozen=True, kw_only=True):
+    """How often something of a kind happened."""
+
+    kind: str
+    count: int
+
+
+class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent has counted since its start. null: it does not tell (another version)."""
+
+    name: str
+    id: str
+    address: str
+    http: Annotated[str | None, Meta(description="where it serves /metrics; empty: nowhere")]
+    version: str | None
+    state: str
+    epoch: int
+    run: Annotated[int, Meta(description="how often it has been started")]
+    uptime_s: float | None
+    cpu_s: Annotated[float | None, Meta(description="user and system time of the process")]
+    gets: Annotated[int, Meta(description="that clients and other agents asked of it")]
+    puts: Annotated[int, Meta(description="deletes are puts too")]
+    errors: int
+    in_flight: Annotated[int, Meta(description="operations under way")]
+    connections: Annotated[int | None, Meta(description="accepted ones")]
+    peers_up: int
+    peers_known: int
+    partitions_below_quorum: int | None
+    batch_records: Annotated[int | None, Meta(description="waiting for the next commit")]
+    batch_bytes: int | None
+    commits: int | None
+    committed_records: int | None
+    commit_s: Annotated[float | None, Meta(description="write and fsync of all commits together")]
+    commit_s_max: float | None
+    keys: Annotated[int | None, Meta(description="in the store; an estimate")]
+    store_bytes: int | None
+    stalls: Annotated[int | None, Meta(description="turns of the event loop that were too long")]
+    stall_s: float | None
+    stall_s_max: float | None
+    requests_by_kind: list[CountRow]
+    errors_by_kind: list[CountRow]
+
+
+class StatsDocument(Document, frozen=True, kw_only=True):
+    """`stats`."""
+
+    ROWS: ClassVar[str] = "nodes"
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        *("name", "state", "gets", "puts", "errors", "in_flight", "commits", "keys"),
+        *("store_bytes", "cpu_s", "stalls"),
+    )
+
+    nodes: list[StatsRow]
+
+
 class BootstrapDocument(Document, frozen=True, kw_only=True):
     """`bootstrap`."""
 
@@ -176,6 +232,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "ring show": RingDocument,
     "node ls": NodesDocument,
     "health": HealthDocument,
+    "stats": StatsDocument,
 }
 
 

@@ -16,6 +16,7 @@ import trio
 
 from dynagent import limits
 from dynagent.agent.links import Links
+from dynagent.agent.meter import Meter
 from dynagent.agent.peers import Peers
 from dynagent.config import Config
 from dynagent.core.messages import ROLE_PEER, Error, Hello, Message
@@ -66,6 +67,8 @@ class Agent:
             value_bytes_max=config.value_bytes_max,
         )
         self._links = Links(self.node, self._hello, env.monotonic, data_dir.store.read_ahead)
+        self.meter = Meter(env, data_dir, connections=lambda: len(self._links.by_id))
+        self.node.measure = self.meter.document
         self._peers = Peers(
             self.node,
             env.transport,
@@ -93,6 +96,7 @@ class Agent:
                 self._announce()
                 on_ready()
         finally:
+            self.env.pulse.stop()
             self.env.writer.close()
             is_clean = self._drained and self._failure is None
             self.data_dir.close(clean=is_clean and not self.node.replica.has_burnt)
@@ -177,10 +181,11 @@ class Agent:
             batch = self.node.take_batch()
             if batch is not None:
                 self._in_flight = batch
-                self.env.writer.submit(partial(self.data_dir.store.write, batch), self._on_written)
+                self.env.writer.submit(partial(self.meter.write, batch), self._on_written)
             elif self.node.draining and self.node.is_idle:
                 self._idle.set()
         self._arm_timer()
+        self.env.pulse.beat()
 
     def _on_written(self, error: BaseException | None) -> None:
         batch, self._in_flight = self._in_flight, None

@@ -2,15 +2,31 @@
 
 node_id, run           identity and start counter
 cluster_id, epoch      of the ring; empty and 0 before bootstrap
+members                of the ring, this one too
 state                  "fresh" (no cluster yet), "serving" or "draining"
 up                     ids of the members whose links are up, as this node sees it, itself too
+below_quorum           partitions with fewer than R or W owners within this node's reach
 in_flight              operations under way
+batch                  what gathers for the next commit: records, bytes
+about                  name, address, zone, host, capacity: what bootstrap asks
 counters               name → count since start; names of messages and of errors
+
+The agent adds what only its shell knows (`agent.meter`):
+
+version, http          of the agent; where it serves metrics, empty if nowhere
+uptime_s, cpu_s        since the start; user and system time of the process
+connections            accepted ones that are open
+commits                write and fsync of batches: a histogram, and records
+stalls                 turns of the event loop that were too long: a histogram
+store                  engine, keys (an estimate; absent if unknown), bytes; up to a second old
+
+A histogram has bounds_s (upper, ascending), counts (one more than bounds), sum_s and max_s.
 """
 
 from __future__ import annotations
 
 from dynagent.core.encoding import decode, encode
+from dynagent.core.readiness import below_quorum
 from dynagent.errors import ProtocolError
 
 TYPE_CHECKING = False
@@ -21,21 +37,28 @@ if TYPE_CHECKING:
 
 
 def status_document(node: Node) -> bytes:
+    return encode(status_fields(node))
+
+
+def status_fields(node: Node) -> dict[str, Any]:
     ring, coordinator = node.ring, node.coordinator
     state = "fresh" if ring is None else "draining" if node.draining else "serving"
-    return encode(
-        {
-            "node_id": node.node_id,
-            "run": node.replica.run,
-            "cluster_id": ring.cluster_id if ring is not None else b"",
-            "epoch": ring.epoch if ring is not None else 0,
-            "state": state,
-            "up": sorted(coordinator.up) if coordinator is not None else [],
-            "in_flight": len(coordinator.operations) if coordinator is not None else 0,
-            "about": node.about,
-            "counters": dict(sorted(node.counters.items())),
-        }
-    )
+    records, size = node.replica.gathered
+    return {
+        "node_id": node.node_id,
+        "run": node.replica.run,
+        "cluster_id": ring.cluster_id if ring is not None else b"",
+        "epoch": ring.epoch if ring is not None else 0,
+        "members": len(ring.members) if ring is not None else 0,
+        "state": state,
+        "up": sorted(coordinator.up) if coordinator is not None else [],
+        "below_quorum": below_quorum(coordinator) if coordinator is not None else 0,
+        "in_flight": len(coordinator.operations) if coordinator is not None else 0,
+        "batch": {"records": records, "bytes": size},
+        "about": node.about,
+        "counters": dict(sorted(node.counters.items())),
+        **node.measure(),
+    }
 
 
 def decode_status(document: bytes) -> dict[str, Any]:

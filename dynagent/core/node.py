@@ -77,6 +77,7 @@ class Node:
         self._is_adopting = False
         self.about: dict[str, object] = {}  # name, address, zone, host, capacity: for bootstrap
         self.counters: dict[str, int] = {}
+        self.measure: Callable[[], dict[str, object]] = dict  # what the shell adds to our status
         self.replica = Replica(
             reader=reader,
             effects=effects,

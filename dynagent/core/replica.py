@@ -196,6 +196,11 @@ class Replica:
             raise Overloaded("the agent's open batch is full; try again later")
 
     @property
+    def gathered(self) -> tuple[int, int]:
+        """Records and bytes of the open batch."""
+        return len(self._open_keys), self._open_bytes
+
+    @property
     def is_dirty(self) -> bool:
         """Is anything not yet committed?"""
         return bool(self._overlay)

@@ -40,6 +40,8 @@ class _Logfmt(logging.Formatter):
         pairs.append(f"event={record.getMessage()}")
         fields: dict[str, object] = getattr(record, "fields", {})
         pairs += [f"{name}={_quoted(_plain(value))}" for name, value in fields.items()]
+        if record.exc_info:
+            pairs.append(f"trace={_quoted(self.formatException(record.exc_info))}")
         return " ".join(pairs)
 
 
@@ -49,6 +51,8 @@ class _Json(logging.Formatter):
         line: dict[str, object] = {"time": _time(record), "level": record.levelname.lower()}
         line["event"] = record.getMessage()
         line.update({name: _plain(value) for name, value in fields.items()})
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
 
 

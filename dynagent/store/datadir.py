@@ -25,7 +25,7 @@ from dynagent.core.ports import Dice
 from dynagent.errors import DataDirError, StoreFailed
 from dynagent.store import identity, rocksdb_log, sqlite_log
 from dynagent.store.binding import Mark, check_bound, write_mark
-from dynagent.store.files import fsync_path, reason
+from dynagent.store.files import fsync_path, reason, tree_bytes
 from dynagent.store.identity import IdentityFile, start_run, stop_clean
 from dynagent.store.protocol import Store
 from dynagent.store.sqlite import SqliteStore
@@ -102,6 +102,10 @@ class DataDir:
             identity_file.write(started)
             undo.pop_all()
             return cls(path, lock, identity_file, store)
+
+    def disk_bytes(self) -> int:
+        name = ENGINES[self.identity_file.value.engine].file_name
+        return sum(tree_bytes(found) for found in self.path.glob(f"{name}*"))
 
     def close(self, clean: bool) -> None:
         """Closes the store and lets go of the lock; a second call does nothing.

@@ -54,6 +54,16 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
+def tree_bytes(path: Path) -> int:
+    """The size of a file, or of all files below a directory. What goes away meanwhile counts 0."""
+    try:
+        if not path.is_dir():
+            return path.stat().st_size
+        return sum(tree_bytes(child) for child in path.iterdir())
+    except OSError:
+        return 0
+
+
 def reason(exc: OSError) -> str:
     """The system's words for an error, without the path that our own message names already."""
     return exc.strerror or str(exc)

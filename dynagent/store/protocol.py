@@ -58,5 +58,8 @@ class Directory(Protocol):
     identity_file: IdentityFile
     store: Store
 
+    def disk_bytes(self) -> int:
+        """What the records take on the disk, logs included; files that cannot be read count 0."""
+
     def close(self, clean: bool) -> None:
         """`clean`: all that was submitted is committed, so the next run may trust this one."""

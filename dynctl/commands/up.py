@@ -72,7 +72,8 @@ def up(
         write_pairs(cluster_path(), where)
     for name, address in cluster.addresses.items():
         was = "started" if name in started else "was running"
-        say(f"{name}  {address}  {was}  (pid {cluster.holder(name)})")
+        http = f"  metrics on http://{cluster.http[name]}" if name in cluster.http else ""
+        say(f"{name}  {address}  {was}  (pid {cluster.holder(name)}){http}")
     say(f"data and logs: {home}; stop it with: dynctl down{_dir_flag(directory)}")
     streams.emit_text(f"export DYNCTL_ENDPOINTS={','.join(cluster.endpoints)}\n")
 
@@ -140,12 +141,14 @@ def _start(cluster: LocalCluster, *, is_new: bool, deadline: float) -> list[str]
     """
     stopped = [name for name in cluster.addresses if cluster.holder(name) is None]
     check_ports({name: cluster.addresses[name] for name in stopped})
+    cluster.choose_http(stopped)
     started: list[Started] = []
     try:
-        if is_new:
+        if stopped:
             cluster.save()
         for name in stopped:
-            started.append(Started(name, cluster.addresses[name], cluster.directory / name))
+            home, http = cluster.directory / name, cluster.http[name]
+            started.append(Started(name, cluster.addresses[name], http, home))
         _make_ready(cluster, started, deadline)
     except BaseException:
         for agent in started:

@@ -10,7 +10,14 @@ import pytest
 from tests.dynctl.conftest import Cluster, Dynctl, Here
 from tests.dynctl.schemas import problems
 
-_RECORDS = [["node", "ls"], ["ring", "status"], ["ring", "show"], ["health"], ["get", "k", "--all"]]
+_RECORDS = [
+    ["node", "ls"],
+    ["ring", "status"],
+    ["ring", "show"],
+    ["health"],
+    ["stats"],
+    ["get", "k", "--all"],
+]
 
 
 def _schema(here: Here, words: list[str], form: str) -> dict[str, Any]:

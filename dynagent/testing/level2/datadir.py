@@ -21,10 +21,13 @@ from dynagent.testing.level2.logstore import FILE_NAME, LogStore
 class SimDataDir:
     """An open data directory (`store.protocol.Directory`)."""
 
-    def __init__(self, path: Path, identity_file: IdentityFile, log: LogStore) -> None:
+    def __init__(
+        self, path: Path, identity_file: IdentityFile, log: LogStore, disk: SimDisk
+    ) -> None:
         self.path = path
         self.identity_file = identity_file
         self.log = log
+        self._disk = disk
         self.store: Store = log
         self._is_open = True
 
@@ -44,7 +47,10 @@ class SimDataDir:
         log = engine(disk)
         file.write(start_run(file.value))
         disk.point("start.after")
-        return cls(path, file, log)
+        return cls(path, file, log, disk)
+
+    def disk_bytes(self) -> int:
+        return self._disk.size(FILE_NAME)
 
     def close(self, clean: bool) -> None:
         if self._is_open:

@@ -1,0 +1,248 @@
+"""Every metric of an agent, in one table: name, type, help, and where it stands in the status
+document (`core.inspect`). /metrics and `dynctl stats --prometheus` are made from it, and so is
+docs/metrics.md. Names follow Prometheus: base units, `_total` for counters.
+
+A document may come from an agent of another version: what it does not have is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dynagent.errors import BY_CODE
+
+COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+
+Status = dict[str, Any]
+Sample = tuple[tuple[str, ...], Any]  # values of the labels; a number, or a histogram's document
+
+_ERROR_KINDS = frozenset(cls.__name__ for cls in BY_CODE.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A metric. `labels`: their names; `read`: its samples in a status document."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+    read: Callable[[Status], list[Sample]]
+
+
+def _at(*path: str) -> Callable[[Status], list[Sample]]:
+    """The number at that place."""
+
+    def read(status: Status) -> list[Sample]:
+        found: Any = status
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        return [((), found)] if isinstance(found, int | float) else []
+
+    return read
+
+
+def _histogram(name: str) -> Callable[[Status], list[Sample]]:
+    def read(status: Status) -> list[Sample]:
+        found = status.get(name)
+        return [((), found)] if isinstance(found, dict) and "counts" in found else []
+
+    return read
+
+
+def split_counters(status: Status) -> tuple[dict[str, int], dict[str, int]]:
+    """(requests by kind, errors by kind): the document counts both in one map."""
+    counters: dict[str, int] = status.get("counters", {})
+    errors = {name: count for name, count in counters.items() if name in _ERROR_KINDS}
+    return {name: n for name, n in counters.items() if name not in errors}, errors
+
+
+def peers_up(status: Status) -> int:
+    """Links that are up to other members."""
+    return len(set(status["up"]) - {status["node_id"]})
+
+
+def peers_known(status: Status) -> int:
+    """Other members of the ring."""
+    return max(0, int(status.get("members", 0)) - 1)
+
+
+def _by_kind(place: int) -> Callable[[Status], list[Sample]]:
+    return lambda status: [
+        ((kind,), n) for kind, n in sorted(split_counters(status)[place].items())
+    ]
+
+
+def _info(status: Status) -> list[Sample]:
+    cluster: bytes = status["cluster_id"]
+    name = status.get("about", {}).get("name", "")
+    return [((str(status.get("version", "")), status["node_id"], str(name), cluster.hex()), 1)]
+
+
+METRICS = (
+    Metric(
+        name="dynagent_info",
+        kind=GAUGE,
+        help="Always 1; the labels tell which agent this is.",
+        labels=("version", "node_id", "name", "cluster_id"),
+        read=_info,
+    ),
+    Metric(
+        name="dynagent_serving",
+        kind=GAUGE,
+        help="1 if the agent belongs to a ring and is not draining.",
+        read=lambda status: [((), int(status["state"] == "serving"))],
+    ),
+    Metric(
+        name="dynagent_uptime_seconds",
+        kind=GAUGE,
+        help="Time since the agent's start.",
+        read=_at("uptime_s"),
+    ),
+    Metric(
+        name="dynagent_cpu_seconds_total",
+        kind=COUNTER,
+        help="User and system time of the agent's process.",
+        read=_at("cpu_s"),
+    ),
+    Metric(
+        name="dynagent_requests_total",
+        kind=COUNTER,
+        help="Requests that arrived, of clients and peers, by message.",
+        labels=("kind",),
+        read=_by_kind(0),
+    ),
+    Metric(
+        name="dynagent_errors_total",
+        kind=COUNTER,
+        help="Requests that were answered with an error, by its name in the protocol.",
+        labels=("kind",),
+        read=_by_kind(1),
+    ),
+    Metric(
+        name="dynagent_operations_in_flight",
+        kind=GAUGE,
+        help="Gets, puts and forwarded requests under way.",
+        read=_at("in_flight"),
+    ),
+    Metric(
+        name="dynagent_connections",
+        kind=GAUGE,
+        help="Open connections that clients and peers have made to this agent.",
+        read=_at("connections"),
+    ),
+    Metric(
+        name="dynagent_batch_records",
+        kind=GAUGE,
+        help="Records that have gathered for the next commit.",
+        read=_at("batch", "records"),
+    ),
+    Metric(
+        name="dynagent_batch_bytes",
+        kind=GAUGE,
+        help="Bytes of values that have gathered for the next commit.",
+        read=_at("batch", "bytes"),
+    ),
+    Metric(
+        name="dynagent_commit_duration_seconds",
+        kind=HISTOGRAM,
+        help="Write and fsync of one batch; _count is the number of commits.",
+        read=_histogram("commits"),
+    ),
+    Metric(
+        name="dynagent_committed_records_total",
+        kind=COUNTER,
+        help="Records made durable, those of other coordinators too.",
+        read=_at("commits", "records"),
+    ),
+    Metric(
+        name="dynagent_store_keys",
+        kind=GAUGE,
+        help="Records in the store, an estimate if there are many; up to a second old.",
+        read=_at("store", "keys"),
+    ),
+    Metric(
+        name="dynagent_store_bytes",
+        kind=GAUGE,
+        help="Size of the store's files, logs included; up to a second old.",
+        read=_at("store", "bytes"),
+    ),
+    Metric(
+        name="dynagent_ring_epoch",
+        kind=GAUGE,
+        help="Version of the ring that this agent has; 0 before bootstrap.",
+        read=_at("epoch"),
+    ),
+    Metric(
+        name="dynagent_peers_known",
+        kind=GAUGE,
+        help="Other members of the ring.",
+        read=lambda status: [((), peers_known(status))],
+    ),
+    Metric(
+        name="dynagent_peers_up",
+        kind=GAUGE,
+        help="Other members that this agent has a link to.",
+        read=lambda status: [((), peers_up(status))],
+    ),
+    Metric(
+        name="dynagent_partitions_below_quorum",
+        kind=GAUGE,
+        help="Partitions of which this agent reaches fewer than R or W owners.",
+        read=_at("below_quorum"),
+    ),
+    Metric(
+        name="dynagent_loop_stall_duration_seconds",
+        kind=HISTOGRAM,
+        help="Turns of the event loop that lasted at least watchdog_stall_ms.",
+        read=_histogram("stalls"),
+    ),
+    Metric(
+        name="dynagent_loop_stall_max_seconds",
+        kind=GAUGE,
+        help="The longest of them since the agent's start.",
+        read=_at("stalls", "max_s"),
+    ),
+)
+
+# What /metrics adds from the process itself, for docs/metrics.md.
+PROCESS_METRICS = (
+    ("process_cpu_seconds_total", COUNTER, "User and system time."),
+    ("process_resident_memory_bytes", GAUGE, "Resident memory."),
+    ("process_virtual_memory_bytes", GAUGE, "Virtual memory."),
+    ("process_start_time_seconds", GAUGE, "When the process started, Unix time."),
+    ("process_open_fds", GAUGE, "Open file descriptors."),
+    ("process_max_fds", GAUGE, "How many it may open."),
+    ("python_info", GAUGE, "Always 1; the labels tell which Python this is."),
+    ("python_gc_collections_total", COUNTER, "Garbage collections, by generation."),
+    ("python_gc_objects_collected_total", COUNTER, "Objects they freed, by generation."),
+    ("python_gc_objects_uncollectable_total", COUNTER, "Objects they could not free."),
+)
+
+# (what, expression, why), for docs/metrics.md.
+ALERTS = (
+    ("an agent is gone", 'up{job="dynagent"} == 0', "N=3 bears one; the second stops writes"),
+    (
+        "keys without a quorum",
+        "max(dynagent_partitions_below_quorum) > 0",
+        "requests for them are refused",
+    ),
+    (
+        "an agent is cut off from members",
+        "dynagent_peers_up < dynagent_peers_known",
+        "for minutes: its network, or the dead member's",
+    ),
+    (
+        "the disk is slow or full",
+        "histogram_quantile(0.99, rate(dynagent_commit_duration_seconds_bucket[5m])) > 0.25 "
+        'or rate(dynagent_errors_total{kind="DiskFull"}[5m]) > 0',
+        "every put waits for W fsyncs",
+    ),
+    (
+        "the event loop is blocked",
+        "rate(dynagent_loop_stall_duration_seconds_sum[5m]) > 0.01",
+        "all requests of that agent wait; its log names the code (loop.stalled)",
+    ),
+)
