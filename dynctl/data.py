@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 
 from dynagent import limits
-from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client, Receipt, Result
+from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
+from dynagent.client.requests import Receipt, Result
 from dynagent.errors import BadRequest, Conflict, NotFound, QuorumNotMet, TooLarge
 from dynctl import endpoints, options, streams
 from dynctl.faults import say

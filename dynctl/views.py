@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from dynagent.client.blocking import Result
+from dynagent.client.requests import Result
 
 SCHEMA_VERSION = 1
 
