@@ -173,6 +173,16 @@ class DiskFull(Overloaded):
     code = 19
 
 
+# --- only ever told by dynctl ---------------------------------------------------------------------
+
+
+class Partial(DynagentError):
+    """Some of the records were not done, or nobody knows; each one's own record says why."""
+
+    code = 0
+    exit_status = 11
+
+
 # --- the node's own disk and configuration (never sent) ------------------------------------------
 
 

@@ -68,6 +68,22 @@ class BulkClient:
         self._links.clear()
         self._selector.close()
 
+    def connect(self) -> None:
+        """Learns the ring from any agent, if that has not been done; `run` does it by itself.
+
+        Raises `Unreachable` or `NotReady`.
+        """
+        if self._pipeline is None:
+            with Client(
+                self._endpoints, timeout_s=self._timeout_s, cluster_id=self._cluster_id
+            ) as client:
+                ring = client.ring()
+            self._cluster_id = ring.cluster_id
+            addresses = Addresses(ring, self._endpoints)
+            self._pipeline = Pipeline(
+                addresses, timeout_s=self._timeout_s, in_flight=self._in_flight
+            )
+
     @property
     def unfinished(self) -> int:
         """Requests that have been taken and not been handed out."""
@@ -96,7 +112,10 @@ class BulkClient:
         `requests` may yield None where there is nothing to take yet: it is asked again when the
         descriptor `source` can be read.
         """
-        pipeline = self._begin()
+        self.connect()
+        pipeline = self._pipeline
+        assert pipeline is not None
+        assert not pipeline, "the run before was not taken to its end"
         remaining: Iterator[Request | None] | None = iter(requests)
         while True:
             is_paused = False
@@ -120,21 +139,6 @@ class BulkClient:
                 finished = pipeline.finished()
             if finished:
                 yield finished
-
-    def _begin(self) -> Pipeline:
-        """The pipeline, over the ring as any of the agents knows it."""
-        if self._pipeline is None:
-            with Client(
-                self._endpoints, timeout_s=self._timeout_s, cluster_id=self._cluster_id
-            ) as client:
-                ring = client.ring()
-            self._cluster_id = ring.cluster_id
-            addresses = Addresses(ring, self._endpoints)
-            self._pipeline = Pipeline(
-                addresses, timeout_s=self._timeout_s, in_flight=self._in_flight
-            )
-        assert not self._pipeline, "the run before was not taken to its end"
-        return self._pipeline
 
     def _send(self, now: float) -> None:
         """Everything that the lanes have; a lane that is new gets its connection."""

@@ -51,7 +51,8 @@ class Link:
         self._dial_ends = 0.0
         self._retry_at = 0.0
         self._pause_s = limits.RECONNECT_S_MIN
-        self._candidates: deque[tuple[int, tuple[object, ...]]] = deque()  # (family, place) still to be tried
+        # (family, place) still to be tried: a name may have several.
+        self._candidates: deque[tuple[int, tuple[object, ...]]] = deque()
         self._socket: socket.socket | None = None
         self._is_open = False  # connected; the lane is up once its Hello has come
         self._mask = 0  # what the selector watches it for

@@ -119,9 +119,12 @@ class Addresses:
     stays short; the ring gives every node its fair share of first places, so the load is spread.
     """
 
-    __slots__ = ("_by_partition", "_ring", "anybody")
+    __slots__ = ("_by_partition", "_ring", "_token_of", "anybody")
 
     def __init__(self, ring: Ring, endpoints: Sequence[str]) -> None:
+        from dynagent.core.ring import token_of  # here: `dynctl get` can do without it
+
+        self._token_of = token_of
         self._ring = ring
         self._by_partition: dict[int, list[str]] = {}  # a list is made when it is first needed
         members = [member.address for member in ring.members]
@@ -129,9 +132,7 @@ class Addresses:
 
     def of(self, key: bytes) -> list[str]:
         """Each address once; shared by all keys of the partition, so it must not be changed."""
-        from dynagent.core.ring import token_of  # here: `dynctl get` can do without it
-
-        partition = self._ring.partition_of(token_of(key))
+        partition = self._ring.partition_of(self._token_of(key))
         found = self._by_partition.get(partition)
         if found is None:
             address_of = {member.id: member.address for member in self._ring.members}
