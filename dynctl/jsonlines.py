@@ -95,8 +95,9 @@ class Reader:
         except msgspec.DecodeError as exc:
             if not line.strip():
                 return None
-            said = str(exc).replace("`object`", '`{"base64": ...}`')
-            wrong = BadRequest(f"{said[:1].lower()}{said[1:]}; see: dynctl {self._verb} --help")
+            return self._refused(number, line, self._misread(exc))
+        except UnicodeDecodeError:
+            wrong = BadRequest('not UTF-8; write bytes that are no text as {"base64": "..."}')
             return self._refused(number, line, wrong)
         except DynagentError as exc:
             return self._refused(number, line, exc)
@@ -145,13 +146,19 @@ class Reader:
     def _get(self, _line: _GetLine | str, key: bytes) -> Request:
         return Request(Get(options.check_key(key), self._r, self._strict))
 
+    def _misread(self, exc: msgspec.DecodeError) -> BadRequest:
+        said = str(exc).replace("str | object", 'str | {"base64": ...}')
+        if not isinstance(exc, msgspec.ValidationError):
+            said = f"not JSON: {said}"
+        return BadRequest(f"{said[:1].lower()}{said[1:]}; see: dynctl {self._verb} --help")
+
     def _refused(self, number: int, line: bytes, error: DynagentError) -> Request:
         """A request that has failed before it began; its tag is the key if that can be told."""
         tag: Text | None = None
         try:
             key = msgspec.json.decode(line, type=_KeyOnly).key
             tag = key if isinstance(key, str) else text_of(key.base64)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             pass
         return Request(None, tag, error=type(error)(f"line {number}: {error.message}"))
 

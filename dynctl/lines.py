@@ -25,6 +25,10 @@ class Lines:
 
     def __init__(self) -> None:
         self.bytes_read = 0
+        try:
+            os.fstat(STDIN)  # closed: the next thing to be opened would be taken for stdin
+        except OSError as exc:
+            raise LocalFailure(f"stdin: {exc.strerror}") from exc
         self._poll = select.poll()
         self._poll.register(STDIN, select.POLLIN)
 

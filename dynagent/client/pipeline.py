@@ -160,7 +160,7 @@ class Pipeline:
             late, unsent = lane.late(now)
             for waiting in unsent:
                 self._fail(now, waiting, Unreachable(f"{lane.address} is too slow"))
-            if late and lane.heard_at < lane.pending[late[0]].sent_at:
+            if late and lane.heard_at <= lane.pending[late[0]].sent_at:
                 silent.append(lane)
                 continue
             for number in late:
