@@ -46,8 +46,10 @@ def run(share: float, say: Say) -> dict[str, object]:
                 usage = job(prefixes)
                 figures[f"{verb} {name}"] = day.told(f"{verb} {name}", usage, len(prefixes))
                 peaks[verb].append(usage.peak_kib)
+        # A share of the corpus does not fill the window's bytes when it comes once, but may later.
+        slack_kib = 0 if share == 1.0 else limits.BULK_BYTES_MAX // limits.KIB
         for verb, (small, large) in peaks.items():
-            if large > small * GROWTH_MAX:
+            if large > small * GROWTH_MAX + slack_kib:
                 raise Failed(f"{verb}: {small:,} KiB for the corpus once, {large:,} three times")
         figures["refused_by_the_limit"] = day.refuse()
         usage = day.put(["killed/"], victim=1)
