@@ -32,7 +32,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # Exit statuses without an error class of their own.
 _OTHER_STATUSES = {
     0: "Everything asked for was done.",
-    11: "Some of what was asked could not be had; what could is printed.",
     130: "Interrupted (^C). A put or delete under way may still take effect.",
     141: "The reader of the output went away.",
 }
