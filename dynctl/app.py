@@ -24,6 +24,7 @@ from dynctl.options import VERBS
 
 # Verb to (module of `commands`, function or Typer application in it), in the order of `--help`.
 _LAZY = {
+    "demo": ("demo", "demo"),
     "up": ("up", "up"),
     "down": ("up", "down"),
     "bootstrap": ("cluster", "bootstrap"),
@@ -34,6 +35,7 @@ _LAZY = {
     "node": ("node", "app"),
     "health": ("cluster", "health"),
     "wait": ("wait", "app"),
+    "bench": ("bench", "bench"),
     "schema": ("about", "schema"),
     "completion": ("about", "completion"),
 }
