@@ -218,7 +218,7 @@ class BenchDocument(Document, frozen=True, kw_only=True):
         float | None, Meta(description="CPU of all agents per operation; null: not known")
     ]
     agents_cpu_unknown: Annotated[str, Meta(description="why it is not known; else empty")]
-    generator_cpu_us: Annotated[float, Meta(description="CPU of this command per operation")]
+    generator_cpu_us: Annotated[float, Meta(description="CPU of this command per request")]
     generator_busy: Annotated[
         float, Meta(description="share of one core; over 0.8 the figures are this command's own")
     ]

@@ -88,9 +88,9 @@ def bench(
             "request was due. Default: a closed loop, as fast as answers come.",
         ),
     ] = None,
-    preload: Annotated[
-        bool, typer.Option("--preload/--no-preload", help="Write every key first. Default: yes.")
-    ] = True,
+    no_preload: Annotated[
+        bool, typer.Option("--no-preload", help="Do not write every key first.")
+    ] = False,
     cleanup: Annotated[bool, typer.Option("--cleanup", help="Delete the keys afterwards.")] = False,
     prefix: Annotated[
         str | None,
@@ -112,9 +112,9 @@ def bench(
 ) -> None:
     """Put a cluster under load, as YCSB does, and tell throughput, latency and CPU per operation.
 
-    Keys bench/0 ... are written over; nothing else is touched. Requests go to an owner of their
-    key. A request that fails is counted by its error and has no latency. --timeout is for each
-    request.
+    Every key bench/0 ... is written first; no other key is touched. Requests go to an owner of
+    their key. A request that fails is counted by its error and has no latency. --timeout is for
+    each request.
 
     example: dynctl bench mixed --read-share B --distribution zipfian --duration 30s
     """
@@ -157,7 +157,7 @@ def bench(
         warmup_s=0.0 if warmup == "0" else _read_duration(warmup, "--warmup", _WARMUP_S),
         rate=number(rate, "--rate", low=1, high=10**6),
         timeout_s=options.read_timeout(timeout, TIMEOUT_S_DEFAULT),
-        preload=preload,
+        preload=not no_preload,
         cleanup=cleanup,
     )
 

@@ -138,6 +138,8 @@ def measure(
                 until=until,
                 rate=settings.rate,
             )
+        count, span_s = settings.operations, settings.duration_s
+        say(f"measuring {count:,} operations" if count else f"measuring for {span_s:g}s")
         meter = cpu.Meter(client, addresses, pids)
         outcome = _measured(meter, driver, workload, requests, settings, len(addresses))
         if settings.cleanup:

@@ -23,10 +23,10 @@ class Meter:
     def __init__(self, client: Client, addresses: Sequence[str], pids: Pids | None = None) -> None:
         self._client = client
         self._addresses = addresses
-        self._pids = local_pids() if pids is None else pids
+        self._pids = pids
         self._why = ""
         try:
-            self._before = _read_times(client, addresses, self._pids)
+            self._before = self._read()
         except _Unknown as exc:
             self._why = str(exc)
 
@@ -35,7 +35,7 @@ class Meter:
         if self._why:
             return None, self._why
         try:
-            after = _read_times(self._client, self._addresses, self._pids)
+            after = self._read()
         except _Unknown as exc:
             return None, str(exc)
         for address, (run, _) in self._before.items():
@@ -43,25 +43,25 @@ class Meter:
                 return None, f"{address} was started again meanwhile"
         return sum(after[a][1] - seconds for a, (_, seconds) in self._before.items()), ""
 
+    def _read(self) -> Times:
+        pids = local_pids() if self._pids is None else self._pids  # an agent may be a new process
+        times: Times = {}
+        for address in self._addresses:
+            try:
+                status = status_of(self._client, address)
+            except DynagentError as exc:
+                raise _Unknown(exc.message) from exc
+            seconds = status.get("cpu_s")
+            if not isinstance(seconds, int | float):
+                if address not in pids:
+                    raise _Unknown(f"{address} does not tell its CPU time and is not a local agent")
+                seconds = _seconds_of(pids[address], address)
+            times[address] = (status["run"], seconds)
+        return times
+
 
 class _Unknown(Exception):
     """Not all agents' CPU time can be told; the message says why."""
-
-
-def _read_times(client: Client, addresses: Sequence[str], pids: Pids) -> Times:
-    times: Times = {}
-    for address in addresses:
-        try:
-            status = status_of(client, address)
-        except DynagentError as exc:
-            raise _Unknown(exc.message) from exc
-        seconds = status.get("cpu_s")
-        if not isinstance(seconds, float):
-            if address not in pids:
-                raise _Unknown(f"{address} does not tell its CPU time and is not a local agent")
-            seconds = _seconds_of(pids[address], address)
-        times[address] = (status["run"], seconds)
-    return times
 
 
 def local_pids() -> Pids:

@@ -15,10 +15,14 @@ _PLOT_HEIGHT = 6
 
 def document(name: str, shape: Shape, settings: Settings, outcome: Outcome) -> BenchDocument:
     tally, span_s = outcome.tally, outcome.span_s
-    count = max(1, tally.answered)
+    outcomes = max(1, tally.answered + tally.errors.total())
     took_s = outcome.run.ended - outcome.run.began
     in_time = tally.in_time.total()
-    cpu_s = outcome.agents_cpu_s
+    cpu_s, why_no_cpu, cpu_us = outcome.agents_cpu_s, outcome.why_no_cpu, None
+    if cpu_s is not None and tally.answered:
+        cpu_us = round(cpu_s / tally.answered * 1e6, 1)
+    elif cpu_s is not None:
+        why_no_cpu = "nothing was answered"
     seconds = range(max(tally.per_second, default=-1) + 1)
     return BenchDocument(
         workload=name,
@@ -36,9 +40,9 @@ def document(name: str, shape: Shape, settings: Settings, outcome: Outcome) -> B
         operations=tally.answered,
         per_s=round(in_time / span_s, 1),
         agents=outcome.agents,
-        agents_cpu_us=None if cpu_s is None else round(cpu_s / count * 1e6, 1),
-        agents_cpu_unknown=outcome.why_no_cpu,
-        generator_cpu_us=round(outcome.generator_cpu_s / count * 1e6, 1),
+        agents_cpu_us=cpu_us,
+        agents_cpu_unknown=why_no_cpu,
+        generator_cpu_us=round(outcome.generator_cpu_s / outcomes * 1e6, 1),
         generator_busy=round(outcome.generator_cpu_s / took_s, 3),
         missing=tally.missing,
         siblings=tally.siblings,
