@@ -156,11 +156,11 @@ class Driver:
 
     def _fill(self, run: Run, requests: Iterator[Request], rate: float, now: float) -> bool:
         """Sends what is due, as far as there is room; True if there are no more requests."""
+        if len(self.absent) == len(self._everybody):
+            return False
         began, pause_s = now, 1 / rate if rate else 0.0
         while self._in_flight < self._window:
             if rate and (began := run.began + run.sent * pause_s) > now:
-                break
-            if not any(agent.ready for agent in self._everybody):
                 break
             request = next(requests, None)
             if request is None:
@@ -276,7 +276,7 @@ class Driver:
                 deadline = next(iter(wire.pending.values()))[2]  # the oldest comes first
                 if now >= deadline:
                     self._lose(wire, ConnectionLost(f"{wire.agent.address}: no answer in time"))
-        if any(agent.ready for agent in self._everybody):
+        if len(self.absent) < len(self._everybody):
             self._alive_at = now
         elif self._alive_at and now - self._alive_at > self._timeout_s:
             raise Unreachable(f"no agent has taken connections for {self._timeout_s:g}s")

@@ -11,6 +11,7 @@ from dynctl.views import BenchCount, BenchDocument, BenchLatency
 BUSY_MAX = 0.8  # above this share of a core the generator measures itself
 _PLOT_WIDTH_MAX = 100
 _PLOT_HEIGHT = 6
+_TABLE_WIDTH = 200  # more than it needs
 
 
 def document(name: str, shape: Shape, settings: Settings, outcome: Outcome) -> BenchDocument:
@@ -101,7 +102,7 @@ def page(found: BenchDocument, outcome: Outcome, color: str) -> str:
     with console.capture() as capture:
         console.print(Text(_headline(found), style="bold"))
         console.print()
-        console.print(_latencies(found))
+        console.print(_latencies(found), width=_TABLE_WIDTH, crop=False)  # figures stay whole
         for kind, histogram, _rate in _kinds(outcome)[:2]:
             console.print()
             console.print(Text(f"{kind}: how often which latency came", style="bold"))
