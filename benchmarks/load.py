@@ -1,4 +1,4 @@
-"""A closed loop against three real agents: throughput, latency, and the agents' CPU per operation.
+"""What `dynctl bench` measures, on three agents of our own: put and get, one row for each kind.
 
     python -m benchmarks.load [--seconds 10] [--connections 64] [--keys 10000] [--bytes 1024]
 
@@ -9,64 +9,21 @@ connection. Puts run in context mode (with the last reply's context) and in over
 from __future__ import annotations
 
 import argparse
-import os
-import random
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from dynagent.core.messages import (
-    MODE_CONTEXT,
-    MODE_OVERWRITE,
-    Error,
-    Get,
-    GetReply,
-    Message,
-    Put,
-    PutReply,
-)
+from dynctl.load.bench import Settings, measure
+from dynctl.load.report import document
+from dynctl.load.workload import Shape, Workload
 from tests.real.cluster import RealCluster
-from tests.real.drive import Request, drive
 
-Make = Callable[[bytes], Message]
-
-
-def measure(
-    cluster: RealCluster, options: argparse.Namespace, contexts: dict[bytes, bytes], make: Make
-) -> dict[str, float]:
-    """Drives `make(key)` over random keys for `--seconds`; keeps the contexts of the replies."""
-    latencies: list[float] = []
-    errors = 0
-    start = time.perf_counter()
-
-    def requests() -> Iterator[Request]:
-        dice = random.Random(1)
-        while time.perf_counter() - start < options.seconds:
-            key = b"key-%d" % dice.randrange(options.keys)
-            yield key, make(key)
-
-    def on_reply(key: bytes, reply: Message, seconds: float) -> None:
-        nonlocal errors
-        latencies.append(seconds)
-        errors += isinstance(reply, Error)
-        if isinstance(reply, PutReply | GetReply) and reply.context:
-            contexts[key] = reply.context
-
-    before = [agent.cpu_s() for agent in cluster.agents]
-    drive(cluster.addresses, requests(), on_reply, connections=options.connections)
-    elapsed = time.perf_counter() - start
-    cpu_s = sum(agent.cpu_s() for agent in cluster.agents) - sum(before)
-    latencies.sort()
-    count = len(latencies)
-    return {
-        "per_s": count / elapsed,
-        "cpu_us": cpu_s / count * 1e6,
-        "p50_ms": latencies[count // 2] * 1e3,
-        "p99_ms": latencies[int(count * 0.99)] * 1e3,
-        "errors": errors,
-    }
+_ROWS = {
+    "put context": Shape(read_share=0.0),
+    "put overwrite": Shape(read_share=0.0, mode="overwrite"),
+    "get": Shape(read_share=1.0),
+}
 
 
 def main() -> int:
@@ -77,37 +34,19 @@ def main() -> int:
     parser.add_argument("--keys", type=int, default=10_000)
     parser.add_argument("--bytes", type=int, default=1_024)
     options = parser.parse_args()
-    contexts: dict[bytes, bytes] = {}
-    value = os.urandom(options.bytes)
-
-    def put(mode: int) -> Make:
-        return lambda key: Put(
-            key,
-            value,
-            mode,
-            contexts.get(key, b"") if mode == MODE_CONTEXT else b"",
-            os.urandom(16),
-        )
-
-    def keep(key: bytes, reply: Message, _seconds: float) -> None:
-        assert isinstance(reply, PutReply), reply
-        contexts[key] = reply.context
-
+    settings = Settings(connections=options.connections, duration_s=options.seconds, warmup_s=0.5)
     with tempfile.TemporaryDirectory() as directory, RealCluster(Path(directory), 3) as cluster:
-        keys = [b"key-%d" % number for number in range(options.keys)]
-        fill = put(MODE_OVERWRITE)
-        drive(cluster.addresses, iter([(key, fill(key)) for key in keys]), keep)
+        pids = {a.address: a.process.pid for a in cluster.agents if a.process is not None}
         print(f"{'':14} {'op/s':>9} {'CPU µs':>8} {'p50 ms':>8} {'p99 ms':>8} {'errors':>7}")
-        rows: list[tuple[str, Make]] = [
-            ("put context", put(MODE_CONTEXT)),
-            ("put overwrite", put(MODE_OVERWRITE)),
-            ("get", Get),
-        ]
-        for name, make in rows:
-            got = measure(cluster, options, contexts, make)
+        for name, row in _ROWS.items():
+            shape = replace(row, keys=options.keys, value_bytes=options.bytes)
+            with cluster.client() as client:
+                outcome = measure(client, Workload(shape), settings, lambda _text: None, pids)
+            found = document(name, shape, settings, outcome)
+            (latency,) = found.latencies
             print(
-                f"{name:14} {got['per_s']:9,.0f} {got['cpu_us']:8.0f} {got['p50_ms']:8.2f} "
-                f"{got['p99_ms']:8.2f} {got['errors']:7.0f}",
+                f"{name:14} {found.per_s:9,.0f} {found.agents_cpu_us:8.0f} {latency.p50_ms:8.2f} "
+                f"{latency.p99_ms:8.2f} {sum(row.count for row in found.errors):7}",
                 flush=True,
             )
     return 0

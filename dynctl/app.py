@@ -24,6 +24,7 @@ from dynctl.options import VERBS
 
 # Verb to (module of `commands`, function or Typer application in it), in the order of `--help`.
 _LAZY = {
+    "demo": ("demo", "demo"),
     "up": ("up", "up"),
     "down": ("up", "down"),
     "bootstrap": ("cluster", "bootstrap"),
@@ -38,6 +39,7 @@ _LAZY = {
     "health": ("cluster", "health"),
     "stats": ("stats", "stats"),
     "wait": ("wait", "app"),
+    "bench": ("bench", "bench"),
     "schema": ("about", "schema"),
     "completion": ("about", "completion"),
 }

@@ -148,7 +148,7 @@ def stop(cluster: LocalCluster, *, within_s: float) -> list[str]:
         running = {n: pid for n in cluster.addresses if (pid := cluster.holder(n)) is not None}
         for name, pid in running.items():
             if pid and told.get(name) != pid:
-                _terminate(cluster, name, pid)
+                _signal(cluster, name, pid, signal.SIGTERM)
                 told[name] = pid
         if not running:
             return list(told)
@@ -161,17 +161,32 @@ def stop(cluster: LocalCluster, *, within_s: float) -> list[str]:
         time.sleep(_POLL_S)
 
 
-def _terminate(cluster: LocalCluster, name: str, pid: int) -> None:
+def kill(cluster: LocalCluster, names: Iterable[str], *, within_s: float) -> list[int]:
+    """kill -9 of those agents that run, all at once, and waits until they have let go of their
+    directories. Returns their pids. Raises `TimedOut`."""
+    deadline = time.monotonic() + within_s
+    running = {name: pid for name in names if (pid := cluster.holder(name))}
+    for name, pid in running.items():
+        _signal(cluster, name, pid, signal.SIGKILL)
+    for name, pid in running.items():
+        while cluster.holder(name) == pid:
+            if time.monotonic() > deadline:
+                raise TimedOut(f"{name} (pid {pid}) has not ended within {within_s:g}s")
+            time.sleep(_POLL_S)
+    return list(running.values())
+
+
+def _signal(cluster: LocalCluster, name: str, pid: int, number: signal.Signals) -> None:
     """The pid could pass to another process between reading it and the signal. A descriptor of the
     process cannot: taken first, and the lock read once more, it names the agent."""
     try:
         if not hasattr(os, "pidfd_open"):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
             return
         handle = os.pidfd_open(pid)
         try:
             if cluster.holder(name) == pid:
-                signal.pidfd_send_signal(handle, signal.SIGTERM)
+                signal.pidfd_send_signal(handle, number)
         finally:
             os.close(handle)
     except ProcessLookupError:

@@ -245,15 +245,20 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
 def read_timeout(text: str | None, default_s: float) -> float:
     """Seconds; `BadRequest` unless over 0 and at most ten minutes."""
+    return read_duration(text, "--timeout", default_s=default_s, high_s=TIMEOUT_S_MAX)
+
+
+def read_duration(text: str | None, flag: str, *, default_s: float, high_s: float) -> float:
+    """Seconds; `BadRequest` unless over 0 and at most `high_s`."""
     if text is None:
         return default_s
     number = text.rstrip("ms")
     unit = _UNITS.get(text[len(number) :] or "s")
     digits = number.replace(".", "", 1)
     if unit is None or not digits.isascii() or not digits.isdigit():
-        raise BadRequest(f"--timeout {text!r} is not a duration; write 5, 5s, 500ms or 2m")
-    if not 0 < float(number) * unit <= TIMEOUT_S_MAX:
-        raise BadRequest(f"--timeout {text} is not over 0 and at most {TIMEOUT_S_MAX:.0f}s")
+        raise BadRequest(f"{flag} {text!r} is not a duration; write 5, 5s, 500ms or 2m")
+    if not 0 < float(number) * unit <= high_s:
+        raise BadRequest(f"{flag} {text} is not over 0 and at most {high_s:.0f}s")
     return float(number) * unit
 
 

@@ -9,12 +9,15 @@ jsonl    a line for each row (or the document in one line, if it has no rows)
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from dynctl import streams
 from dynctl.views import Document
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _HIGHLIGHTS = {
     "up": "green",
@@ -118,24 +121,10 @@ def _escape(cell: str) -> str:
 
 
 def _table_text(document: Document, color: str) -> str:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    on_terminal = streams.stdout_is_terminal()
-    colored = color == "always" or (
-        color == "auto"
-        and on_terminal
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM") != "dumb"
-    )
-    console = Console(
-        force_terminal=colored,
-        no_color=not colored,
-        color_system="standard" if colored else None,
-        width=None if on_terminal else 10_000,  # nothing is cut or folded in a file
-        highlight=False,
-    )
+    console = new_console(color)
     with console.capture() as capture:
         for title, columns, rows in _tables(document):
             table = Table(box=None, pad_edge=False, show_header=any(columns), header_style="bold")
@@ -147,4 +136,29 @@ def _table_text(document: Document, color: str) -> str:
             if title and not document.ROWS:
                 console.print()
             console.print(table)
-    return "".join(line.rstrip(" ") + "\n" for line in capture.get().splitlines())
+    return trimmed(capture.get())
+
+
+def new_console(color: str) -> Console:
+    """Rich's console for stdout. `color`: auto, always or never."""
+    from rich.console import Console
+
+    on_terminal = streams.stdout_is_terminal()
+    colored = color == "always" or (
+        color == "auto"
+        and on_terminal
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") != "dumb"
+    )
+    return Console(
+        force_terminal=colored,
+        no_color=not colored,
+        color_system="standard" if colored else None,
+        width=None if on_terminal else 10_000,  # nothing is cut or folded in a file
+        highlight=False,
+    )
+
+
+def trimmed(captured: str) -> str:
+    """What a console has captured, without the blanks at the ends of its lines."""
+    return "".join(line.rstrip(" ") + "\n" for line in captured.splitlines())

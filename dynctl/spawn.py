@@ -77,7 +77,7 @@ class Started:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env=_environment(),
+                env=environment(),
                 start_new_session=True,  # ^C in this terminal is not for it
             )
 
@@ -105,12 +105,12 @@ class Started:
             self._process.wait()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours; from a source tree with that tree on the import path, because `-P` keeps whatever lies
     in the present directory from being imported as if it were Python's own."""
     root = str(Path(dynagent.__file__).resolve().parent.parent)
-    environment = dict(os.environ)
+    found = dict(os.environ)
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        others = environment.get("PYTHONPATH", "")
-        environment["PYTHONPATH"] = f"{root}{os.pathsep}{others}" if others else root
-    return environment
+        others = found.get("PYTHONPATH", "")
+        found["PYTHONPATH"] = f"{root}{os.pathsep}{others}" if others else root
+    return found

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dynagent.core.messages import MODE_OVERWRITE, Get, GetReply, Message, Put, PutReply
+from dynagent.core.messages import MODE_OVERWRITE, Get, GetReply, Put, PutReply
 from dynagent.core.version import Version
 from dynagent.errors import TooLarge
+from dynctl.load.driver import Answer
+from dynctl.load.wires import Request
 from tests.acceptance.corpus import Corpus
 from tests.real.cluster import RealCluster
-from tests.real.drive import Request, drive
+from tests.real.drive import drive
 
 
 class Failed(AssertionError):
@@ -84,7 +86,7 @@ def _running(cluster: RealCluster) -> list[str]:
 def _store(cluster: RealCluster, corpus: Corpus) -> int:
     stored = 0
 
-    def on_reply(key: bytes, reply: Message, _seconds: float) -> None:
+    def on_reply(key: bytes, reply: Answer, _seconds: float) -> None:
         nonlocal stored
         if not isinstance(reply, PutReply):
             raise Failed(f"put of {key!r}: {reply}")
@@ -123,7 +125,7 @@ def _read(cluster: RealCluster, corpus: Corpus) -> int:
             expected[key] = value
             yield key, Get(key)
 
-    def on_reply(key: bytes, reply: Message, _seconds: float) -> None:
+    def on_reply(key: bytes, reply: Answer, _seconds: float) -> None:
         nonlocal same
         value = expected.pop(key)
         if not isinstance(reply, GetReply):

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynagent.client.blocking import Client
-from dynagent.core.messages import Get, GetReply, Message
+from dynagent.core.messages import Get, GetReply
 from dynagent.core.version import Version
 from dynagent.errors import DynagentError
+from dynctl.load.driver import Answer
 from tests.real.cluster import ROOT, RealCluster
 from tests.real.drive import drive
 
@@ -96,7 +97,7 @@ def _missing(cluster: RealCluster, expected: dict[bytes, bytes]) -> set[bytes]:
     """The keys that do not hold their value."""
     missing: set[bytes] = set()
 
-    def on_reply(key: bytes, reply: Message, _seconds: float) -> None:
+    def on_reply(key: bytes, reply: Answer, _seconds: float) -> None:
         values = (
             [Version(data).value for data in reply.siblings] if isinstance(reply, GetReply) else []
         )

@@ -1,0 +1,1 @@
+"""Load for `dynctl bench`: many requests through many connections from one thread, measured."""
