@@ -31,6 +31,13 @@ DATA_FRAME_BYTES_MAX = 4 * RECORD_BYTES_MAX
 RECEIVE_BYTES = 64 * KIB  # larger recv buffers cost an mmap and munmap per read
 BUDGET_MS_MAX = 600_000  # ten minutes: a longer deadline is a job, not a request
 
+# --- listing -------------------------------------------------------------------------------------
+# A page is made on the event loop, while everybody else waits: 3 ms of small records (measured, on
+# SQLite), less than one fsync. Below the 512 rows that the engines read at once.
+LISTING_ROWS_MAX = 500
+LISTING_LOOK_BYTES_MAX = 1 * MIB  # of records read and checked: a millisecond; one may be larger
+LISTING_PAGE_BYTES_MAX = 48 * KIB  # of rows, so that most pages fit a control frame
+
 # --- the agent -----------------------------------------------------------------------------------
 CONNECTIONS_MAX = 4_096  # file descriptors: the usual soft limit minus room for the store
 HELLO_S_MAX = 5.0  # a connection that has not said Hello by then is closed (slowloris)

@@ -142,7 +142,12 @@ def _client(given: Given) -> Client:
 
 
 def _key(given: Given) -> bytes:
-    key = os.fsencode(word(given, "key") or "")
+    return read_key(word(given, "key") or "")
+
+
+def read_key(text: str) -> bytes:
+    """The bytes of a key as it stands on the command line; raises `BadRequest` or `TooLarge`."""
+    key = os.fsencode(text)
     if not key:
         raise BadRequest("the key is empty; a key is 1 to 1,024 bytes")
     if len(key) > limits.KEY_BYTES_MAX:
@@ -170,15 +175,24 @@ def _value(given: Given) -> bytes:
     if text is not None and literal is not None:
         raise BadRequest("VALUE and --value are both given; leave one out")
     if literal is not None:
-        value = os.fsencode(literal)
-    elif text is None:
+        return _checked(os.fsencode(literal))
+    if text is None:
         raise BadRequest("no value; write VALUE, - for stdin, @FILE, or --value V")
-    elif text == "-":
+    return read_value(text)
+
+
+def read_value(text: str) -> bytes:
+    """The bytes that a word stands for: itself, - for stdin, @FILE for a file."""
+    if text == "-":
         value = streams.read_stdin(limits.VALUE_BYTES_HARD_MAX)
     elif text.startswith("@"):
         value = streams.read_file(text[1:], limits.VALUE_BYTES_HARD_MAX)
     else:
         value = os.fsencode(text)
+    return _checked(value)
+
+
+def _checked(value: bytes) -> bytes:
     if len(value) > limits.VALUE_BYTES_HARD_MAX:
         raise TooLarge(f"the value is over {limits.VALUE_BYTES_HARD_MAX:,} bytes")
     return value
