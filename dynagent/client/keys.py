@@ -99,7 +99,7 @@ class Keys:
             prefix=self._cursor.prefix,
             after=after,
         )
-        while (asked := merge.next_request(rows_max=self._pace.rows_max)) is not None:
+        while (asked := merge.next_request(look_max=self._pace.look_max)) is not None:
             if not self._ask(merge, *asked):
                 continue
             page, problem = self._settle(merge.take())
@@ -191,7 +191,7 @@ class _Pace:
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
         self._began = time.monotonic()
-        self.rows_max = max(1, int(rate / _PAGES_PER_S)) if rate else 0
+        self.look_max = max(1, int(rate / _PAGES_PER_S)) if rate else 0
         self.looked_at = 0.0  # by each owner
 
     def wait(self) -> None:

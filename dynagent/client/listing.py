@@ -112,13 +112,13 @@ class PartitionMerge:
         """Fewer than the needed owners are left."""
         return not self.is_complete and len(self._streams) < self._needed
 
-    def next_request(self, *, rows_max: int = 0) -> tuple[NodeId, List] | None:
+    def next_request(self, *, look_max: int = 0) -> tuple[NodeId, List] | None:
         """Whom to ask, and what; None if it is complete or stuck."""
         if self.is_complete or self.is_stuck:
             return None
         node = min(self._streams, key=lambda node: self._streams[node].place)
         after = self._streams[node].place
-        return node, List(self.partition, after, self._prefix, rows_max)
+        return node, List(self.partition, after, self._prefix, look_max)
 
     def add_page(self, node: NodeId, page: ListReply) -> None:
         """A page of `node`, the answer to the latest request to it; raises `ProtocolError` if it is

@@ -53,7 +53,7 @@ def _gather(
     reader: Reader, cluster_id: bytes, first: Token, last: Token, request: List
 ) -> ListReply:
     after, prefix = request.after, request.prefix
-    rows_max = min(request.rows_max or limits.LISTING_ROWS_MAX, limits.LISTING_ROWS_MAX)
+    look_max = min(request.look_max or limits.LISTING_LOOK_ROWS_MAX, limits.LISTING_LOOK_ROWS_MAX)
     rows: list[list[object]] = []
     looked_at = unreadable = look_bytes = page_bytes = 0
     for token, key, stored in reader.scan(first, last):
@@ -69,7 +69,8 @@ def _gather(
             rows.append(row)
             page_bytes += _size(row)
         if (
-            looked_at >= rows_max
+            looked_at >= look_max
+            or len(rows) >= limits.LISTING_ROWS_MAX
             or look_bytes >= limits.LISTING_LOOK_BYTES_MAX
             or page_bytes >= limits.LISTING_PAGE_BYTES_MAX
         ):

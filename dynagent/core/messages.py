@@ -193,7 +193,7 @@ class List(Message, code=14):
     partition: Small
     after: Blob = b""  # go on behind this place; empty: at the first key of the partition
     prefix: Blob = b""  # only keys that begin so
-    rows_max: Small = 0  # records to look at; 0: as many as the owner likes
+    look_max: Small = 0  # records to look at; 0: as many as the owner likes
 
 
 class ListReply(Message, code=15):

@@ -83,7 +83,7 @@ SCHEMAS: dict[str, Schema] = {
     "Uints": Schema(list, high=65_536, items=(int,), cddl="[* uint]", doc="numbers"),
     "Rows": Schema(
         list,
-        high=limits.LISTING_ROWS_MAX,
+        high=4_096,
         items=(list,),
         cddl="[* [key: bstr, clock: [* uint], dots: [* uint]]]",
         doc="what an owner holds of each key, without the values",
