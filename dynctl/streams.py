@@ -145,4 +145,4 @@ def decode_base64url(text: str, flag: str) -> bytes:
     try:
         return binascii.a2b_base64((plain + "=" * (-len(plain) % 4)).encode(), strict_mode=True)
     except (ValueError, UnicodeError) as exc:
-        raise BadRequest(f"{flag} is not base64url; copy it whole from --print-context") from exc
+        raise BadRequest(f"{flag} is not base64url; copy it whole") from exc

@@ -94,8 +94,9 @@ def keys(
         raise BadRequest("--resume is empty; leave it out to begin at the first key")
     per_s = options.read_number(rate, "--rate", low=1, high=_COUNT_MAX)
     timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
+    begins = _prefix(prefix)
     with Client(endpoints.find(endpoint or []), timeout_s=timeout_s) as client:
-        found = client.keys(prefix=_prefix(prefix), resume=token, rate=per_s or None)
+        found = client.keys(prefix=begins, resume=token, rate=per_s or None)
         writer = KeyWriter("null" if null else chosen, prefix)
         _list(found, writer, limit=wanted)
     if verbose:
