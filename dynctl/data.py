@@ -39,6 +39,8 @@ def _get(given: Given) -> None:
         raise BadRequest("--out takes one value, and --all may print several; leave one out")
     if form is not None and not given["all"]:
         raise BadRequest("-o is for the records of --all; a value alone is written as it is")
+    if form is not None and given["print_context"]:
+        raise BadRequest("-o and --print-context print different things; leave one out")
     with _client(given) as client:
         r = options.read_quorum(word(given, "r"), "-r")
         result = client.get(key, r=r, strict=bool(given["strict"]))
@@ -69,8 +71,8 @@ def _check(key: bytes, result: Result, *, several: bool) -> None:
         )
     if count > 1 and not several:
         raise Conflict(
-            f"key {shown} has {count} concurrent values; see them with --all, then put the one "
-            f'that shall stay with --context "$(dynctl get --all --print-context KEY)"'
+            f"key {shown} has {count} concurrent values; see them with --all, then keep one with: "
+            f"dynctl resolve KEY --pick DOT"
         )
 
 

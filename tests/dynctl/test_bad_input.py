@@ -168,6 +168,7 @@ _AT = ["--endpoint", "127.0.0.1:1"]
         (["get", "k", "--timeout", ""], "not a duration"),
         (["get", "k", "--out", "f", "--all"], "--out takes one value"),
         (["get", "k", "-o", "json"], "--all"),
+        (["get", "k", "--all", "--print-context", "-o", "json"], "different things"),
         (["get", "k", "--all", "-o", "xml"], "choose one of table, plain, json, jsonl"),
         (["node", "ls", "-o", "xml"], "choose one of"),
         (["node", "ls", "--color", "blue"], "auto, always or never"),
