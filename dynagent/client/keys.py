@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from dynagent import limits
 from dynagent.client.cursor import Cursor, Run, joined
 from dynagent.client.listing import Listed, PartitionMerge, owners_needed
 from dynagent.core.messages import List, ListReply
@@ -191,7 +192,8 @@ class _Pace:
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
         self._began = time.monotonic()
-        self.look_max = max(1, int(rate / _PAGES_PER_S)) if rate else 0
+        per_page = int(rate / _PAGES_PER_S) if rate else limits.LISTING_LOOK_ROWS_MAX
+        self.look_max = min(max(1, per_page), limits.LISTING_LOOK_ROWS_MAX)
         self.looked_at = 0.0  # by each owner
 
     def wait(self) -> None:

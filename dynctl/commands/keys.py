@@ -13,7 +13,7 @@ from dynagent.client.keys import Keys
 from dynagent.client.listing import Listed
 from dynagent.errors import BadRequest, QuorumNotMet
 from dynctl import endpoints, options, streams
-from dynctl.declare import Debug, Endpoints, Verbose
+from dynctl.declare import Debug, Endpoints
 from dynctl.faults import say
 from dynctl.keywriter import KeyWriter
 
@@ -69,7 +69,9 @@ def keys(
             help="Give one owner up after this long without an answer. Default: 5s.",
         ),
     ] = None,
-    verbose: Verbose = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Tell on stderr how many keys were listed.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """List the keys that have a value. Deleted keys are not among them.

@@ -22,6 +22,8 @@ from dynagent.core.messages import (
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member, Ring, token_of
 from dynagent.errors import BadRequest, ConnectionLost, QuorumNotMet, from_wire
+from dynagent.limits import FRAME_HEADER_BYTES
+from dynagent.wire.codec import decode_frame, encode_frame
 from tests.core.harness import CLUSTER_ID, IDS, Cluster
 
 A, B, C, D = IDS
@@ -60,6 +62,10 @@ class House:
         if len(self.asked) >= self.interrupt_after:
             raise KeyboardInterrupt
         self.asked.append(node)
+        # What a node hears has been through the wire.
+        frame = encode_frame(message, request_id=1, budget_ms=1)
+        heard = decode_frame(frame[FRAME_HEADER_BYTES:]).message
+        assert heard == message
         if node in self.down:
             raise ConnectionLost(f"{address}: no answer in time")
         if node in self.nonsense:
@@ -260,6 +266,12 @@ def test_a_rate_bounds_what_each_owner_looks_at(house: House, clock: Clock) -> N
     began = clock.now
     assert _names(house.keys()) == WANTED
     assert clock.now == began
+
+
+def test_no_rate_makes_a_request_that_the_wire_refuses(house: House, clock: Clock) -> None:
+    for rate in (0.001, 3.0, 1e11):
+        first = next(house.keys(rate=rate).pages())
+        assert [listed.key for listed in first] == WANTED[: len(first)]
 
 
 def test_an_owner_that_failed_is_tried_again_after_a_while(house: House, clock: Clock) -> None:
