@@ -31,6 +31,14 @@ DATA_FRAME_BYTES_MAX = 4 * RECORD_BYTES_MAX
 RECEIVE_BYTES = 64 * KIB  # larger recv buffers cost an mmap and munmap per read
 BUDGET_MS_MAX = 600_000  # ten minutes: a longer deadline is a job, not a request
 
+# --- listing -------------------------------------------------------------------------------------
+# A page is made on the event loop, while everybody else waits: 2 ms on SQLite for 200 records of
+# 100 bytes, which are read, checked and taken apart, or for 500 that have not the prefix.
+LISTING_ROWS_MAX = 200
+LISTING_LOOK_ROWS_MAX = 500  # below the 512 that the engines read at once
+LISTING_LOOK_BYTES_MAX = 512 * KIB  # of records looked at; the last one may go beyond
+LISTING_PAGE_BYTES_MAX = 48 * KIB  # of rows, so that most pages fit a control frame
+
 # --- the agent -----------------------------------------------------------------------------------
 CONNECTIONS_MAX = 4_096  # file descriptors: the usual soft limit minus room for the store
 HELLO_S_MAX = 5.0  # a connection that has not said Hello by then is closed (slowloris)

@@ -40,6 +40,8 @@ def _get(given: Given) -> None:
         raise BadRequest("--out takes one value, and --all may print several; leave one out")
     if form is not None and not given["all"]:
         raise BadRequest("-o is for the records of --all; a value alone is written as it is")
+    if form is not None and given["print_context"]:
+        raise BadRequest("-o and --print-context print different things; leave one out")
     with _client(given) as client:
         r = options.read_quorum(word(given, "r"), "-r")
         result = client.get(key, r=r, strict=bool(given["strict"]))
@@ -70,8 +72,8 @@ def _check(key: bytes, result: Result, *, several: bool) -> None:
         )
     if count > 1 and not several:
         raise Conflict(
-            f"key {shown} has {count} concurrent values; see them with --all, then put the one "
-            f'that shall stay with --context "$(dynctl get --all --print-context KEY)"'
+            f"key {shown} has {count} concurrent values; see them with --all, then keep one with: "
+            f"dynctl resolve KEY --pick DOT"
         )
 
 
@@ -143,7 +145,12 @@ def _client(given: Given) -> Client:
 
 
 def _key(given: Given) -> bytes:
-    return options.check_key(os.fsencode(word(given, "key") or ""))
+    return read_key(word(given, "key") or "")
+
+
+def read_key(text: str) -> bytes:
+    """The bytes of a key as it stands on the command line; raises `BadRequest` or `TooLarge`."""
+    return options.check_key(os.fsencode(text))
 
 
 def _context(given: Given) -> bytes | None:
@@ -161,15 +168,24 @@ def _value(given: Given) -> bytes:
     if text is not None and literal is not None:
         raise BadRequest("VALUE and --value are both given; leave one out")
     if literal is not None:
-        value = os.fsencode(literal)
-    elif text is None:
+        return _checked(os.fsencode(literal))
+    if text is None:
         raise BadRequest("no value; write VALUE, - for stdin, @FILE, or --value V")
-    elif text == "-":
+    return read_value(text)
+
+
+def read_value(text: str) -> bytes:
+    """The bytes that a word stands for: itself, - for stdin, @FILE for a file."""
+    if text == "-":
         value = streams.read_stdin(limits.VALUE_BYTES_HARD_MAX)
     elif text.startswith("@"):
         value = streams.read_file(text[1:], limits.VALUE_BYTES_HARD_MAX)
     else:
         value = os.fsencode(text)
+    return _checked(value)
+
+
+def _checked(value: bytes) -> bytes:
     if len(value) > limits.VALUE_BYTES_HARD_MAX:
         raise TooLarge(f"the value is over {limits.VALUE_BYTES_HARD_MAX:,} bytes")
     return value

@@ -17,7 +17,7 @@ from dynagent.errors import DynagentError, NotReady, ProtocolError, Unreachable
 from dynagent.obs.metrics import peers_known, peers_up, split_counters
 from dynctl.views import CountRow, HealthRow, NodeRow, RingNodeRow, StatsRow
 
-_ASKED_AT_ONCE = 32
+ASKED_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ def observe(endpoints: Sequence[str], *, timeout_s: float) -> Observation:
     with Client(endpoints, timeout_s=timeout_s, learn_ring=False) as client:
         agent, ring = first_ring(client, endpoints)
         up = frozenset(status_of(client, agent)["up"])
-        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             members = tuple(pool.map(lambda member: _look(client, ring, member), ring.members))
     return Observation(agent=agent, ring=ring, up=up, members=members)
 
@@ -120,7 +120,7 @@ def node_rows(seen: Observation) -> list[RingNodeRow]:
             host=one.member.host,
             capacity=one.member.capacity,
             state=one.status["state"] if one.status is not None else "unknown",
-            liveness=_liveness(linked=one.member.id in seen.up, answered=one.status is not None),
+            liveness=liveness(linked=one.member.id in seen.up, answered=one.status is not None),
             share=round(places[one.member.id] / (ring.n * ring.partitions), 4),
             places=places[one.member.id],
             first_places=first[one.member.id],
@@ -190,7 +190,8 @@ def _counts(counters: dict[str, int]) -> list[CountRow]:
     return [CountRow(kind=kind, count=count) for kind, count in sorted(counters.items())]
 
 
-def _liveness(*, linked: bool, answered: bool) -> str:
+def liveness(*, linked: bool, answered: bool) -> str:
+    """`linked`: the agent that was asked has a link to it; `answered`: to this command itself."""
     if answered:
         return "up" if linked else "unlinked"
     return "unreachable" if linked else "down"

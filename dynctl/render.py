@@ -72,11 +72,11 @@ def line_type(document: type[Document]) -> Any:
 _Table = tuple[str, list[str], list[list[str]]]
 
 
-def _tables(document: Document) -> list[_Table]:
+def _tables(document: Document, omits: tuple[str, ...] = ()) -> list[_Table]:
     """(title, columns, rows): the rows of a document, or its fields and then its lists."""
     fields = msgspec.structs.asdict(document)
     if document.ROWS:
-        return [_rows(document.ROWS, fields[document.ROWS], document.COLUMNS)]
+        return [_rows(document.ROWS, fields[document.ROWS], omits, document.COLUMNS)]
     lists = {name: value for name, value in fields.items() if _is_rows(value)}
     singles = [
         [name, _cell(value)]
@@ -84,15 +84,18 @@ def _tables(document: Document) -> list[_Table]:
         if name not in lists and name != "schema_version"
     ]
     tables: list[_Table] = [("", ["", ""], singles)]
-    return tables + [_rows(name, value) for name, value in lists.items()]
+    return tables + [_rows(name, value, omits) for name, value in lists.items()]
 
 
 def _is_rows(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], msgspec.Struct)
 
 
-def _rows(title: str, rows: list[Any], chosen: tuple[str, ...] = ()) -> _Table:
+def _rows(
+    title: str, rows: list[Any], omits: tuple[str, ...], chosen: tuple[str, ...] = ()
+) -> _Table:
     columns = list(chosen or rows[0].__struct_fields__) if rows else []
+    columns = [name for name in columns if name not in omits]
     return title, columns, [[_cell(getattr(row, name)) for name in columns] for row in rows]
 
 
@@ -126,7 +129,7 @@ def _table_text(document: Document, color: str) -> str:
 
     console = new_console(color)
     with console.capture() as capture:
-        for title, columns, rows in _tables(document):
+        for title, columns, rows in _tables(document, document.TABLE_OMITS):
             table = Table(box=None, pad_edge=False, show_header=any(columns), header_style="bold")
             for column in columns:
                 table.add_column(column.upper(), overflow="fold")

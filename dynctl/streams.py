@@ -113,6 +113,26 @@ def show_key(key: bytes) -> str:
     return f'"{shown}"' + ("…" if len(key) > 80 else "")
 
 
+def show_line(data: bytes) -> str:
+    r"""Bytes as one line of plain text: \\, \t, \n, \r, and \xNN for what is neither UTF-8 nor to
+    be shown. `printf %b` gives the bytes back."""
+    text = data.decode("utf-8", "surrogateescape")
+    if text.isprintable() and "\\" not in text:  # a lone surrogate is not printable
+        return text
+    return "".join(map(_show_sign, text))
+
+
+_SIGNS = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+
+
+def _show_sign(sign: str) -> str:
+    if sign in _SIGNS:
+        return _SIGNS[sign]
+    if sign.isprintable():
+        return sign
+    return "".join(f"\\x{byte:02x}" for byte in sign.encode("utf-8", "surrogateescape"))
+
+
 def encode_base64url(data: bytes) -> str:
     """Without padding, as it stands on a command line."""
     text = binascii.b2a_base64(data, newline=False).decode()
@@ -125,4 +145,4 @@ def decode_base64url(text: str, flag: str) -> bytes:
     try:
         return binascii.a2b_base64((plain + "=" * (-len(plain) % 4)).encode(), strict_mode=True)
     except (ValueError, UnicodeError) as exc:
-        raise BadRequest(f"{flag} is not base64url; copy it whole from --print-context") from exc
+        raise BadRequest(f"{flag} is not base64url; copy it whole") from exc

@@ -38,11 +38,13 @@ def text_of(data: bytes) -> Text:
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """What a verb prints. `ROWS` names the field that is its list, if it is one: then jsonl prints
-    a line for each row, joined by the fields of `LINE_FIELDS`."""
+    a line for each row, joined by the fields of `LINE_FIELDS`. `TABLE_OMITS`: columns of rows that
+    would make a table too wide to read; every other form has them."""
 
     ROWS: ClassVar[str] = ""
     LINE_FIELDS: ClassVar[tuple[str, ...]] = ("schema_version",)
     COLUMNS: ClassVar[tuple[str, ...]] = ()  # of table and plain, if not all fields of a row
+    TABLE_OMITS: ClassVar[tuple[str, ...]] = ()  # of table only
 
     schema_version: int = SCHEMA_VERSION
 
@@ -226,6 +228,74 @@ class BootstrapDocument(Document, frozen=True, kw_only=True):
     resumed: Annotated[bool, Meta(description="some agents had this ring already")]
 
 
+class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that has a value."""
+
+    key: Text
+    siblings: Annotated[
+        int,
+        Meta(description="concurrent writes left; a get shows one that was sent twice only once"),
+    ]
+
+
+class KeysDocument(Document, frozen=True, kw_only=True):
+    """`keys`."""
+
+    ROWS: ClassVar[str] = "keys"
+
+    prefix: Annotated[Text | None, Meta(description="null: that of the resume token, or none")]
+    keys: list[KeyRow]
+    complete: Annotated[bool, Meta(description="nothing is left to be listed")]
+    resume: Annotated[str | None, Meta(description="for --resume: lists what is left")]
+
+
+class CopyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An owner of the key, and its own copy. Null where it does not answer, or holds none."""
+
+    place: Annotated[int, Meta(description="in the preference list, from 1")]
+    name: str
+    id: str
+    address: str
+    liveness: Annotated[
+        str,
+        Meta(
+            description="as in node ls, with the links of the agent that answered: up, down, "
+            "unlinked or unreachable"
+        ),
+    ]
+    state: Annotated[str, Meta(description="present, tombstone, absent, unreadable, unreachable")]
+    siblings: int | None
+    value_bytes: Annotated[int | None, Meta(description="of all its values together")]
+    stored_bytes: Annotated[int | None, Meta(description="of the record on its disk")]
+    digest: Annotated[str | None, Meta(description="64 hex digits; equal on equal copies")]
+    dots: Annotated[list[str] | None, Meta(description="actor:counter of each value")]
+    clock: Annotated[list[str] | None, Meta(description="actor:counter, all that it has seen")]
+    pending: Annotated[bool | None, Meta(description="a newer copy waits for its fsync")]
+    writable: Annotated[bool | None, Meta(description="it takes writes now")]
+    problem: Annotated[str, Meta(description="why it is unreachable; else empty")]
+
+
+class ExplainDocument(Document, frozen=True, kw_only=True):
+    """`explain`."""
+
+    TABLE_OMITS: ClassVar[tuple[str, ...]] = (
+        *("id", "address", "stored_bytes", "digest", "dots", "pending", "writable"),
+    )
+
+    key: Text
+    token: Annotated[str, Meta(description="128 bits, 32 hex digits")]
+    partition: int
+    epoch: int
+    n: int
+    r: int
+    w: int
+    agent: Annotated[str, Meta(description="the agent that answered")]
+    agree: Annotated[bool, Meta(description="all owners answered, and their copies are equal")]
+    r_passes: Annotated[bool, Meta(description="R owners are up, and can read their copies")]
+    w_passes: Annotated[bool, Meta(description="W owners are up, and take writes")]
+    owners: Annotated[list[CopyRow], Meta(description="in order of preference")]
+
+
 class PutRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A line of `mput` and `mdelete`, for a line of the input."""
 
@@ -356,6 +426,8 @@ DOCUMENTS: dict[str, type[Document]] = {
     "stats": StatsDocument,
     "bench": BenchDocument,
     "demo": DemoDocument,
+    "keys": KeysDocument,
+    "explain": ExplainDocument,
 }
 
 
@@ -373,11 +445,16 @@ def siblings_view(key: bytes, result: Result) -> SiblingsDocument:
 
 def sibling_view(version: Version) -> Sibling:
     return Sibling(
-        dot=f"{version.actor:016x}:{version.counter}",
+        dot=dot_text(version.actor, version.counter),
         written_at=_moment(version.wall_ms),
         op_id=version.op_id.hex(),
         value=text_of(version.value),
     )
+
+
+def dot_text(actor: int, counter: int) -> str:
+    """A dot, or an entry of a clock, as people see it."""
+    return f"{actor:016x}:{counter}"
 
 
 def _moment(wall_ms: int) -> str:

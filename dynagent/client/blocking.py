@@ -45,6 +45,7 @@ from dynagent.wire.codec import encode_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dynagent.client.keys import Keys
     from dynagent.core.ring import Ring
 
 TIMEOUT_S_DEFAULT = 5.0
@@ -186,6 +187,7 @@ class Client:
         op_id: bytes = b"",
         content: int = 0,
         meta: dict[bytes, bytes] | None = None,
+        expiry_ms: int = 0,
     ) -> Receipt:
         """Writes a value. With a `context` it supersedes what that get returned, `blind` nothing,
         otherwise what R owners hold now. `op_id`: repeats an earlier put whose outcome is unknown.
@@ -204,6 +206,7 @@ class Client:
             w=w,
             strict=strict,
             content=content,
+            expiry_ms=expiry_ms,
             meta=meta,
         )
         try:
@@ -225,6 +228,19 @@ class Client:
     ) -> Receipt:
         """A put of nothing; the same arguments and errors. Deleting a missing key succeeds."""
         return self.put(key, None, context=context, r=r, w=w, strict=strict, op_id=op_id)
+
+    def keys(
+        self, *, prefix: bytes | None = None, resume: bytes = b"", rate: float | None = None
+    ) -> Keys:
+        """All keys that have a value, partition by partition; see `client/keys.py`.
+
+        `resume`: the `token` of an earlier listing, which goes on (with `prefix` None: its own);
+        `rate`: at most so many keys a second are looked at by each owner. Raises like `ring`, and
+        `BadRequest`, `WrongCluster` or `Refused` for a token that is not of here.
+        """
+        from dynagent.client.keys import Keys  # here: `dynctl get` can do without it
+
+        return Keys(self, prefix=prefix, resume=resume, rate=rate)
 
     # --- the cluster -----------------------------------------------------------------------------
 

@@ -61,13 +61,17 @@ def make_put(
     w: int = 0,
     strict: bool = False,
     content: int = 0,
+    expiry_ms: int = 0,
     meta: dict[bytes, bytes] | None = None,
 ) -> Put:
     """The first attempt of a put, of a delete if `value` is None. With a `context` it supersedes
     what that get returned, `blind` nothing, otherwise what R owners hold now. `r` and `w` 0: the
     cluster's own."""
     mode = MODE_CONTEXT if context is not None else MODE_BLIND if blind else MODE_OVERWRITE
-    return Put(key, value, mode, context or b"", op_id, 1, r, w, strict, content, 0, meta or {})
+    return Put(
+        *(key, value, mode, context or b"", op_id, 1, r, w, strict),
+        *(content, expiry_ms, meta or {}),
+    )
 
 
 def read_result(reply: Message, *, agent: str) -> Result:

@@ -37,6 +37,8 @@ Flat = list[int]  # a clock or a set of dots: actor, counter, actor, counter, â€
 SiblingBytes = list[bytes]  # each the one encoding of a sibling (core/entry.py)
 Entries = list[list[object]]  # whole records: [key, clock, siblings, op-ids]
 MaybeEntry = list[object] | None
+Uints = list[int]
+Rows = list[list[object]]  # what an owner holds of each key: [key, clock, dots]
 
 
 class MessageType(type):
@@ -179,6 +181,54 @@ class PutReply(Message, code=13):
     context: ContextBytes  # what the writer has now seen; empty while siblings are left: read first
     siblings: Small  # values the key has at the coordinator, this one included
     dot: Blob  # actor and counter, 8 bytes each; empty for a delete or a retry found superseded
+
+
+class List(Message, code=14):
+    """Which keys does this owner hold in a partition? Answered by ListReply or an Error.
+
+    A place is a token (16 bytes) and its key: the order in which an owner keeps its records. Ask N
+    owners less W, and one more, and merge what they hold of each key as siblings are merged: then
+    an acknowledged write is not missed, and a deleted key is not shown.
+    """
+
+    partition: Small
+    after: Blob = b""  # go on behind this place; empty: at the first key of the partition
+    prefix: Blob = b""  # only keys that begin so
+    look_max: Small = 0  # records to look at; 0: as many as the owner likes
+
+
+class ListReply(Message, code=15):
+    """A page of committed records: every one with that prefix up to `position`.
+
+    A page may be empty and still not be the last: it is bounded by what had to be looked at.
+    """
+
+    rows: Rows  # sorted by place; a row with an empty clock is a copy that cannot be read
+    position: Blob  # the place up to which was looked; empty: the partition ends here
+    looked_at: Small  # records
+    unreadable: Small = 0  # records so damaged that not even their key is known
+
+
+class Inspect(Message, code=16):
+    """What is your own copy of this key? For people; any agent answers. By InspectReply."""
+
+    key: Key
+
+
+class InspectReply(Message, code=17):
+    """The committed copy of one node, without its values.
+
+    `state` as in ReadReply; present without dots is a tombstone.
+    """
+
+    state: Small
+    digest: Blob  # 32 bytes over clock and siblings; empty unless present
+    clock: Flat
+    dots: Flat
+    sizes: Uints  # of the siblings' values in bytes, in the order of the dots
+    stored_bytes: Uint  # of the record as it lies on the disk
+    pending: Flag  # a newer copy waits for its fsync
+    writable: Flag  # this node takes writes now: it does not stop, and its disk is not full
 
 
 # --- between owners ------------------------------------------------------------------------------

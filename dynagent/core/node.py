@@ -21,8 +21,10 @@ from collections.abc import Callable
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.entry import decode_entry, encode_clock, encode_entry, flatten
+from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
 from dynagent.core.inspect import status_document
+from dynagent.core.listing import list_page
 from dynagent.core.messages import (
     STATE_ABSENT,
     STATE_PRESENT,
@@ -30,8 +32,10 @@ from dynagent.core.messages import (
     WANT_VALUE,
     Error,
     Get,
+    Inspect,
     Install,
     Installed,
+    List,
     Merge,
     MergeAck,
     Message,
@@ -87,12 +91,15 @@ class Node:
             clean_from_run=clean_from_run,
         )
         self.coordinator: Coordinator | None = None
+        self._reader = reader
         self._effects = effects
         self._wall_ms = wall_ms
         self._value_bytes_max = value_bytes_max
         self._handlers: dict[type[Message], Handler] = {
             Get: self._on_data,
             Put: self._on_data,
+            List: self._on_list,
+            Inspect: self._on_inspect,
             Merge: self._on_merge,
             Read: self._on_read,
             Ping: self._on_ping,
@@ -229,6 +236,26 @@ class Node:
         else:
             operation = PutOperation(coordinator, link, request_id, now, deadline, message, owners)
         operation.start(now, token)
+
+    def _on_list(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, List)
+        ring = self._accepting().ring
+        page = list_page(self._reader, ring, self.node_id, message)
+        self._effects.answer(link, request_id, page)
+
+    def _on_inspect(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Inspect)
+        if self.coordinator is None:
+            raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
+        self.coordinator.check_key(message.key)
+        reply = inspect_copy(
+            self.replica, self._reader, message.key, now=now, draining=self.draining
+        )
+        self._effects.answer(link, request_id, reply)
 
     # --- requests of peers -----------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ instant live in `ledger.py` (dots_unique, ack_is_durable, read_is_durable, copie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 
 from dynagent.core.messages import MODE_BLIND, MODE_CONTEXT, MODE_OVERWRITE
@@ -25,6 +25,7 @@ from dynagent.core.ports import NodeId
 from dynagent.core.siblings import Clock, Dot
 from dynagent.testing.history import DELETE, FAILED, GET, PUT, History, Operation
 from dynagent.testing.ledger import Ledger, Sighting, covers, is_covered, name_dot
+from dynagent.testing.listings import Verdict
 from dynagent.testing.world import Verdicts
 
 # One copy of a key, as its disk has it: its clock and its dots.
@@ -39,6 +40,7 @@ NAMES = (
     "dots_unique",
     "fresh",
     "heals",
+    "listed",
     "no_lost_write",
     "no_phantom",
     "nothing_left",
@@ -73,11 +75,13 @@ class Judge:
         verdicts: Verdicts,
         n: int,
         final: frozenset[Dot],
+        listings: Sequence[Verdict] = (),
     ) -> None:
         self._ledger = ledger
         self._verdicts = verdicts
         self._n = n
         self._final = final
+        self._listings = listings
         self._operations = history.of_key(key)
         self._sightings = ledger.sightings.get(key, {})
         self._is_rotten = any(rotten == key for _, rotten in ledger.rotten)
@@ -105,6 +109,11 @@ class Judge:
         self._siblings_are_concurrent(self._final, "at the end")
         for get in self._gets:
             self._judge_get(get)
+        for verdict in self._listings:
+            for write in self._acked:
+                is_before = write.returned_order < verdict.began_order
+                if is_before and verdict.needed + write.w > self._n:
+                    self._listed(verdict, write)
 
     def _judge_get(self, get: Operation) -> None:
         what = f"in get {get.number}"
@@ -173,7 +182,8 @@ class Judge:
         """One copy has rotted, and this write asked for no more than one."""
         return self._is_rotten and write.w < 2
 
-    def _leads_to(self, put: Operation, left: set[int]) -> bool:
+    def _leads_to(self, put: Operation, left: set[int], before_order: int = 1 << 62) -> bool:
+        """Is it left, or was it superseded by a chain of writes up to one that is, or a delete?"""
         seen = {put.number}
         todo = [put]
         while todo:
@@ -181,7 +191,8 @@ class Judge:
             if write.kind == DELETE or write.number in left:
                 return True
             for heir in self._supersedes[write.number]:
-                if heir.number not in seen:
+                since = self._took_effect(heir)
+                if heir.number not in seen and since is not None and since < before_order:
                     seen.add(heir.number)
                     todo.append(heir)
         return False
@@ -291,6 +302,31 @@ class Judge:
             is_seen,
             f"get {get.number} (R={get.r}) misses {write.kind} {write.number} (W={write.w}),",
             "which had returned before",
+        )
+
+    def _listed(self, verdict: Verdict, write: Operation) -> None:
+        """A listing is a quorum read: a key whose write was acknowledged before it began is in it,
+        unless a delete came meanwhile; and nothing is in it that such a write had superseded."""
+        dots, what = verdict.dots, f"listing {verdict.listing} of {verdict.key!r}:"
+        own = {sighting.dot for sighting in self._dots(write)}
+        if write.kind == PUT and not own & dots:
+            left = {self._sightings[dot].writer for dot in dots}
+            self._verdicts.check(
+                "listed",
+                self._leads_to(write, left, verdict.ended_order),
+                what,
+                f"put {write.number}, acknowledged before, is not in it; it has {sorted(left)}",
+            )
+        clocks = [write.clock] if write.reply_clock is None else [write.clock, write.reply_clock]
+        back = [
+            dot for dot in sorted(dots - own) if any(is_covered(dot, clock) for clock in clocks)
+        ]
+        self._verdicts.check(
+            "listed",
+            not back,
+            what,
+            f"{', '.join(map(name_dot, back))} is in it,",
+            f"which {write.kind} {write.number} had superseded",
         )
 
     def _superseded_stays_away(self, write: Operation, dots: frozenset[Dot], where: str) -> None:

@@ -20,6 +20,7 @@ from dynagent.core.messages import (
     Error,
     Get,
     GetReply,
+    List,
     Merge,
     MergeAck,
     Message,
@@ -37,6 +38,7 @@ from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile
 from dynagent.testing.world import World
 
+LISTINGS = LinkId(-1)  # where a listing's requests come from: no link of the network
 LATE_S = 0.01  # an event loop under load looks at its timer up to that late
 
 
@@ -75,6 +77,7 @@ class SimNode:
         self.wall_offset_ms = self._timing.randint(-profile.skew_ms, profile.skew_ms)
         if self.wall_offset_ms:
             world.fault("skew", f"{node_id[:2]} by {self.wall_offset_ms} ms")
+        self._pages: list[Message] = []  # answers to a listing, within its call
         self._lives = 0
         self._run = 0
         self._clean_from_run = 1
@@ -165,6 +168,14 @@ class SimNode:
         self._handling = None
         self._after_turn()
 
+    def list_page(self, message: List) -> Message:
+        """A listing's request and its answer, which comes within the call and changes nothing."""
+        assert self.node is not None
+        self.node.on_message(self._world.now, LISTINGS, 0, 1, message)
+        answers, self._pages = self._pages, []
+        assert len(answers) == 1, f"a List has {len(answers)} answers"
+        return answers[0]
+
     def on_reply(self, source: NodeId, request_id: int, message: Message) -> None:
         assert self.node is not None
         self.node.on_reply(self._world.now, source, request_id, message)
@@ -230,6 +241,9 @@ class SimNode:
             self._network.request(self.id, target, request_id, budget_ms, message)
 
     def answer(self, link: LinkId, request_id: int, message: Message) -> None:
+        if link == LISTINGS:
+            self._pages.append(message)
+            return
         self._watch(link, request_id, message)
         self._network.reply(link, request_id, message)
         if isinstance(message, MergeAck | PutReply):

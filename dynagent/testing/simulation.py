@@ -24,6 +24,7 @@ from dynagent.testing.checkers import Copy, Judge, merge_copies
 from dynagent.testing.clients import SimClient
 from dynagent.testing.history import GET, PUT, History, Operation
 from dynagent.testing.ledger import Ledger
+from dynagent.testing.listings import Lister
 from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile, draw
 from dynagent.testing.simnode import SimNode
@@ -91,6 +92,13 @@ class Simulation:
         self.clients = [self._client(number, profile) for number in range(1, profile.clients + 1)]
         self.auditor = self._client(0, replace(profile, budget_ms=4000, patience=1.5))
         self.auditor.is_retired = True
+        self.lister = Lister(
+            world=world,
+            hosts={node.id: node for node in self.nodes},
+            ring=self.ring,
+            profile=profile,
+            keys=self.keys,
+        )
 
     def _on_moment(self, node: SimNode, message: Message) -> None:
         self.nemesis.on_moment(node, message)
@@ -135,11 +143,13 @@ class Simulation:
         world.run(until=0.3)  # links come up
         for client in self.clients:
             client.think()
+        self.lister.think()
         self.nemesis.begin()
         world.run(until=horizon_s, unless=self._is_work_done)
         world.log("=== phase 1 is over: mend everything")
         for client in self.clients:
             client.is_retired = True
+        self.lister.is_retired = True
         self.nemesis.heal_everything()
         world.run(until=world.now + horizon_s, unless=self._are_clients_idle)
         world.run(until=world.now + SETTLE_S)
@@ -153,6 +163,7 @@ class Simulation:
                 verdicts=world.verdicts,
                 n=N,
                 final=final,
+                listings=[verdict for verdict in self.lister.verdicts if verdict.key == key],
             ).judge()
         for key, final in finals.items():
             self._audit(key, final)

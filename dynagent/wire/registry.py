@@ -13,7 +13,9 @@ from dynagent import limits
 from dynagent.core.messages import (
     GetReply,
     Hello,
+    InspectReply,
     Install,
+    ListReply,
     Merge,
     Message,
     Put,
@@ -91,6 +93,14 @@ SCHEMAS: dict[str, Schema] = {
     "Entries": Schema(
         list, high=4_096, items=(list,), cddl="[* entry]", doc="whole records; see Entries below"
     ),
+    "Uints": Schema(list, high=65_536, items=(int,), cddl="[* uint]", doc="numbers"),
+    "Rows": Schema(
+        list,
+        high=4_096,
+        items=(list,),
+        cddl="[* [key: bstr, clock: [* uint], dots: [* uint]]]",
+        doc="what an owner holds of each key, without the values",
+    ),
     "MaybeEntry": Schema(list, _NONE, high=64, cddl="entry / null", doc="a whole record"),
 }
 
@@ -100,6 +110,8 @@ _LARGE: dict[type[Message], int] = {
     GetReply: _DATA,
     Merge: _DATA,
     ReadReply: _DATA,
+    ListReply: _DATA,  # one row may be that large: a clock has no bound of its own
+    InspectReply: _DATA,
     RingReply: limits.RING_BYTES_MAX + limits.KIB,
     Install: limits.RING_BYTES_MAX + limits.KIB,
     Hello: limits.HELLO_FRAME_BYTES_MAX,

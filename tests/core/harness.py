@@ -15,7 +15,7 @@ from dynagent.core.entry import ABSENT, Record, decode_stored
 from dynagent.core.messages import Message
 from dynagent.core.node import Node
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
-from dynagent.core.ring import Member, Ring, decode_ring
+from dynagent.core.ring import Member, Ring, decode_ring, token_of
 
 IDS = tuple(NodeId(letter * 16) for letter in "abcd")
 CLIENT = LinkId(len(IDS))  # lower numbers are the links of the peers
@@ -56,7 +56,10 @@ class Disk:
         return None
 
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
-        return iter(())
+        places = sorted((token_of(key), key) for key in self.rows)
+        for token, key in places:
+            if first <= token <= last:
+                yield token, key, self.rows[key]
 
     def record(self, key: bytes) -> Record:
         """What is durable here."""

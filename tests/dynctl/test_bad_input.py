@@ -76,7 +76,10 @@ def test_without_any_endpoint_the_remedies_are_named(bare: Dynctl) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["get", "k"], ["put", "k", "v"], ["node", "ls"], ["health"], ["ring", "status"]],
+    [
+        *(["get", "k"], ["put", "k", "v"], ["node", "ls"], ["health"], ["ring", "status"]),
+        *(["keys"], ["explain", "k"], ["resolve", "k", "--delete"]),
+    ],
     ids=" ".join,
 )
 def test_a_dead_endpoint_exits_7_and_is_named(bare: Dynctl, words: list[str]) -> None:
@@ -165,6 +168,7 @@ _AT = ["--endpoint", "127.0.0.1:1"]
         (["get", "k", "--timeout", ""], "not a duration"),
         (["get", "k", "--out", "f", "--all"], "--out takes one value"),
         (["get", "k", "-o", "json"], "--all"),
+        (["get", "k", "--all", "--print-context", "-o", "json"], "different things"),
         (["get", "k", "--all", "-o", "xml"], "choose one of table, plain, json, jsonl"),
         (["node", "ls", "-o", "xml"], "choose one of"),
         (["node", "ls", "--color", "blue"], "auto, always or never"),
@@ -185,6 +189,23 @@ _AT = ["--endpoint", "127.0.0.1:1"]
         (["bootstrap", "127.0.0.1:1", "--partitions", "100"], "power of two"),
         (["bootstrap", "127.0.0.1:1", "--r", "4"], "R=4 is not in 1..N"),
         (["bootstrap", "127.0.0.1:1", "--n", "17"], "--n '17'"),
+        (["keys", "--limit", "0"], "--limit '0'"),
+        (["keys", "--rate", "fast"], "--rate 'fast'"),
+        (["keys", "--resume", ""], "--resume is empty"),
+        (["keys", "--resume", "no token!"], "--resume is not base64url"),
+        (["keys", "-0", "-o", "json"], "contradict"),
+        (["keys", "-o", "xml"], "choose one of"),
+        (["keys", "--prefix", "k" * 1025], "1,025 bytes"),
+        (["keys", "--timeout", "0"], "--timeout 0"),
+        (["keys", "k"], "unexpected extra argument"),
+        (["resolve", "k"], "say one of --pick"),
+        (["resolve", "k", "--pick", "a:1", "--value", "v"], "say one of --pick"),
+        (["resolve", "k", "--value", "v", "--delete"], "say one of --pick"),
+        (["resolve", "", "--pick", "a:1"], "the key is empty"),
+        (["resolve", "k", "--value", "v", "-w", "0"], "-w '0'"),
+        (["explain", ""], "the key is empty"),
+        (["explain", "k" * 1025], "1,025 bytes"),
+        (["explain"], "missing argument 'KEY'"),
         (["schema", "put"], "prints no records"),
         (["completion", "tcsh"], "choose bash, zsh or fish"),
     ],
@@ -318,7 +339,7 @@ def test_a_full_disk_behind_stdout_is_one_clear_line(bare: Dynctl) -> None:
 @pytest.mark.real
 def test_a_reader_that_has_gone_away_ends_it_silently_with_141(cluster: Cluster) -> None:
     cluster("put", "long", "-", stdin=bytes(1 << 20))
-    for words in (["get", "long"], ["ring", "show"], ["get", "--help"]):
+    for words in (["get", "long"], ["ring", "show"], ["get", "--help"], ["keys"]):
         reader, writer = os.pipe()
         os.close(reader)
         done = subprocess.run(

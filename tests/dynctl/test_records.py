@@ -11,17 +11,20 @@ from tests.dynctl.conftest import Cluster, Dynctl, Here
 from tests.dynctl.schemas import problems
 
 _RECORDS = [
-    ["node", "ls"],
-    ["ring", "status"],
-    ["ring", "show"],
-    ["health"],
-    ["stats"],
-    ["get", "k", "--all"],
+    *(
+        ["node", "ls"],
+        ["ring", "status"],
+        ["ring", "show"],
+        ["health"],
+        ["stats"],
+        ["get", "k", "--all"],
+    ),
+    *(["keys"], ["keys", "--prefix", "k"], ["explain", "k"], ["explain", "no such key"]),
 ]
 
 
 def _schema(here: Here, words: list[str], form: str) -> dict[str, Any]:
-    verb = words if words[0] != "get" else ["get"]
+    verb = words if words[0] in ("node", "ring") else words[:1]
     status, out, _ = here("schema", *verb, "-o", form)
     assert status == 0
     found: dict[str, Any] = json.loads(out)

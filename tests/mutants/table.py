@@ -321,4 +321,40 @@ MUTANTS = (
         ),
         seeds=(30, 57, 73),
     ),
+    _mutant(
+        "L1",
+        "a listing trusts one owner only",
+        ("client/listing.py", "    return max(r, n - w + 1)\n", "    return 1\n"),
+        seeds=(0, 1, 2),
+    ),
+    _mutant(
+        "L2",
+        "a listing takes a copy that cannot be read for absent",
+        (
+            "client/listing.py",
+            "return token + key, (clock, dots) if clock else None",
+            "return token + key, (clock, dots)",
+        ),
+        seeds=(1, 2, 6),
+    ),
+    _mutant(
+        "L3",
+        "a listing shows what one of its owners knows to be superseded",
+        (
+            "client/listing.py",
+            "        dots = [d for d in dots if d in theirs or d[1] > their_clock.get(d[0], 0)]\n",
+            "        dots = list(dots)\n",
+        ),
+        seeds=(0, 2, 4),
+    ),
+    _mutant(
+        "L4",
+        "an owner that takes over in a listing skips what is not decided yet",
+        (
+            "client/listing.py",
+            "_Stream(self.decided)",
+            "_Stream(max([self.decided, *(s.place for s in self._streams.values())]))",
+        ),
+        seeds=(6, 8, 12),
+    ),
 )

@@ -38,6 +38,7 @@ from dynagent.testing.history import (
     encode_value,
 )
 from dynagent.testing.ledger import Ledger
+from dynagent.testing.listings import Verdict
 from dynagent.testing.profile import Profile
 from dynagent.testing.simulation import Simulation
 from dynagent.testing.world import World
@@ -101,7 +102,19 @@ class Story:
         operation.reply_clock = clock
         return self.end(operation)
 
-    def verdict(self, *final: Dot) -> set[str]:
+    def listing(self, *dots: Dot) -> Verdict:
+        """A listing that begins and ends now."""
+        self.world.now += 1
+        return Verdict(
+            listing=1,
+            key=KEY,
+            dots=frozenset(dots),
+            needed=2,
+            began_order=self.world.order(),
+            ended_order=self.world.order(),
+        )
+
+    def verdict(self, *final: Dot, listings: Sequence[Verdict] = ()) -> set[str]:
         """The checkers that object."""
         Judge(
             key=KEY,
@@ -110,6 +123,7 @@ class Story:
             verdicts=self.world.verdicts,
             n=3,
             final=frozenset(final),
+            listings=listings,
         ).judge()
         return objections(self.world)
 
@@ -218,6 +232,41 @@ def test_a_deleted_value_comes_back() -> None:
     assert story.verdict() == set()
     story.get({1: 1}, (put, A1))
     assert story.verdict() == {"superseded_stays_away"}
+
+
+def test_a_listing_misses_an_acknowledged_write() -> None:
+    story = Story()
+    story.put(A1, {1: 1})
+    assert story.verdict(A1, listings=[story.listing(A1)]) == set()
+    assert story.verdict(A1, listings=[story.listing()]) == {"listed"}
+
+
+def test_a_listing_need_not_have_what_was_written_or_deleted_meanwhile() -> None:
+    story = Story()
+    early = story.listing()
+    put = story.put(A1, {1: 1})
+    assert story.verdict(A1, listings=[early]) == set()
+    delete = story.begin(DELETE, seen={1: 1}, hand=[put])
+    missed = story.listing()
+    story.end(delete)
+    assert story.verdict(listings=[early, missed]) == set()
+
+
+def test_a_listing_may_not_miss_what_was_only_overwritten() -> None:
+    story = Story()
+    put = story.put(A1, {1: 1})
+    story.put(B1, {1: 1, 2: 1}, seen={1: 1}, hand=[put], w=1)
+    assert story.verdict(B1, listings=[story.listing(B1)]) == set()
+    assert story.verdict(B1, listings=[story.listing()]) == {"listed"}
+
+
+def test_a_deleted_key_comes_back_in_a_listing() -> None:
+    story = Story()
+    put = story.put(A1, {1: 1})
+    before = story.listing(A1)
+    story.end(story.begin(DELETE, seen={1: 1}, hand=[put]))
+    assert story.verdict(listings=[before, story.listing()]) == set()
+    assert story.verdict(listings=[story.listing(A1)]) == {"listed"}
 
 
 def test_a_write_stands_beside_one_that_it_had_seen() -> None:

@@ -55,6 +55,8 @@ EVALUATIONS = {
     "copies_grow": 44_000,
     "ack_is_durable": 30_000,
     "read_is_durable": 25_000,
+    # Once or twice for each listing's verdict about a key and write that it compares.
+    "listed": 130_000,
     # Once for each get and write that it compares, or for each get.
     "superseded_stays_away": 140_000,
     "fresh": 120_000,
