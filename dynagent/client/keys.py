@@ -114,7 +114,7 @@ class Keys:
             if not merge.is_complete:
                 self._here = (partition, merge.decided)
         if merge.is_stuck:
-            for node in sorted(self._owners_avoided(partition)):
+            for node in self._owners_avoided(partition):
                 self._problems[f"{self._member(node).name}: {self._avoided[node][1]}"] = None
             self._skip()
 
@@ -164,7 +164,7 @@ class Keys:
         more = f" and {len(told) - _TOLD_MAX} more" if len(told) > _TOLD_MAX else ""
         return (
             f"fewer than the {self._needed} owners needed have answered for partition "
-            f"{', '.join(told[:_TOLD_MAX])}{more} ({', '.join(self._problems)})"
+            f"{', '.join(told[:_TOLD_MAX])}{more} ({', '.join(sorted(self._problems))})"
         )
 
     # --- whom to ask -----------------------------------------------------------------------------
