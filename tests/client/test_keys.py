@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dynagent.client.requests import Result
 from dynagent.client.keys import Keys
+from dynagent.client.requests import Result
 from dynagent.core.messages import (
     MODE_BLIND,
     MODE_OVERWRITE,
