@@ -56,8 +56,9 @@ class Links:
         """Hands the requests of a turn to the node; their records are read in one go."""
         inbox, self.inbox = self.inbox, []
         self._read_ahead(_places(inbox))
+        now = self.monotonic()
         for link, frame in inbox:
-            link.dispatch(frame)
+            link.dispatch(now, frame)
         self._read_ahead([])
 
     def drop_silent(self, now: float) -> None:
@@ -95,7 +96,7 @@ class AcceptedLink:
         if len(inbox) >= limits.INBOX_REQUESTS_MAX:
             self._links.dispatch()
 
-    def dispatch(self, frame: Frame) -> None:
+    def dispatch(self, now: float, frame: Frame) -> None:
         """One request; raises nothing."""
         message, links, remote = frame.message, self._links, self._session.remote
         assert remote is not None
@@ -110,9 +111,7 @@ class AcceptedLink:
                 self._refuse(frame, f"{type(message).__name__} is for peers only")
             else:
                 budget_ms = frame.budget_ms or BUDGET_MS_DEFAULT
-                links.node.on_message(
-                    links.monotonic(), self.id, frame.request_id, budget_ms, message
-                )
+                links.node.on_message(now, self.id, frame.request_id, budget_ms, message)
         except Exception:  # our own bug: it costs this connection, not the agent
             logging.getLogger("dynagent").exception("link.crashed")
             self.end(DynagentError("internal error; see the agent's log"))

@@ -45,7 +45,7 @@ def decode(data: bytes) -> object:
         # `loads` makes a fresh decoder for each frame: a reused one has leaked values between
         # messages (GHSA-wcj4-jw5j-44wh).
         value, end = loads(
-            _PAIR + data + _ENCODED_END,
+            b"".join((_PAIR, data, _ENCODED_END)),
             max_depth=17,  # 16, and the pair
             allow_indefinite=False,
             allow_duplicate_keys=False,

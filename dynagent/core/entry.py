@@ -24,7 +24,7 @@ is 3 times as fast as `match`.
 from __future__ import annotations
 
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import chain, pairwise
 from zlib import crc32
 
 from cbor2 import CBORDecodeError, loads
@@ -107,7 +107,7 @@ def decode_sibling(data: object) -> Sibling:
 
 
 def flatten(pairs: list[Dot]) -> list[int]:
-    return [number for pair in pairs for number in pair]
+    return list(chain.from_iterable(pairs))
 
 
 def unflatten(numbers: object) -> list[Dot]:
@@ -123,9 +123,8 @@ def unflatten(numbers: object) -> list[Dot]:
 
 
 def encode_clock(clock: Clock) -> list[int]:
-    if len(clock) < 2:  # nothing to sort: 0.5 µs
-        return [number for pair in clock.items() for number in pair]
-    return flatten(sorted(clock.items()))
+    pairs = clock.items()
+    return flatten(sorted(pairs) if len(clock) > 1 else list(pairs))
 
 
 ABSENT = Record(EMPTY)
@@ -180,14 +179,21 @@ def encode_stored(record: Record, *, cluster_id: bytes, key: bytes) -> bytes:
             FLAG_UNKNOWN if record.unknown else 0,
             record.digest,
             record.content,
-            flatten([(sibling.actor, sibling.counter) for sibling in siblings]),
-            [sibling.op_id for sibling in siblings],
+            *_index(siblings),
             record.op_ids,
             *record.mark,
             record.since,
         ]
     )
     return crc32(body, crc32(cluster_id + key)).to_bytes(4, "big") + body
+
+
+def _index(siblings: tuple[Sibling, ...]) -> tuple[list[int], list[bytes]]:
+    """Dots and op-ids; written out for one, since a comprehension costs 0.3 µs by itself."""
+    if len(siblings) == 1:
+        one = siblings[0]
+        return [one.actor, one.counter], [one.op_id]
+    return flatten([sibling.dot for sibling in siblings]), [sibling.op_id for sibling in siblings]
 
 
 def decode_stored(stored: bytes, *, cluster_id: bytes, key: bytes) -> Record:

@@ -62,15 +62,16 @@ class TcpConnection:
         if mask & _WRITE:
             self._transport.touched[self] = None
         if mask & _READ and not self._closing:
+            buffer = self._transport.buffer
             try:
-                data = self._socket.recv(limits.RECEIVE_BYTES)
+                size = self._socket.recv_into(buffer)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
                 self.drop(exc.strerror or str(exc))
                 return
-            if data:
-                self.handler.on_bytes(data)
+            if size:
+                self.handler.on_bytes(bytes(buffer[:size]))
             else:
                 self.drop("closed by the other end")
 
@@ -106,6 +107,8 @@ class TcpTransport:
 
     def __init__(self) -> None:
         self.touched: dict[TcpConnection, None] = {}  # written to in this turn, in that order
+        # One for all: recv would allocate 64 KiB a time, and give most of it back.
+        self.buffer = memoryview(bytearray(limits.RECEIVE_BYTES))
         self._selector = selectors.DefaultSelector()
         self._writing: set[socket.socket] = set()
         self._listeners: list[tuple[socket.socket, Accept]] = []

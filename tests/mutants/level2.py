@@ -76,9 +76,8 @@ LEVEL_2_MUTANTS = (
         "B8",
         "a bad frame ends the agent",
         "agent/links.py",
-        "        except DynagentError as error:\n            self.end(error)\n"
-        "        except Exception:",
-        "        except ZeroDivisionError:",
+        "        except DynagentError as error:\n            self.end(error)\n            return\n        inbox",
+        "        except ZeroDivisionError:\n            return\n        inbox",
         0,
     ),
     _mutant(
@@ -149,7 +148,7 @@ LEVEL_2_MUTANTS = (
         "M14",
         "bytes are read from the disk, and handed to others, without looking at their checksum",
         "core/entry.py",
-        '    if crc32(body, crc32(key, crc32(cluster_id))).to_bytes(4, "big") != stored[:4]:',
+        '    if crc32(body, crc32(cluster_id + key)).to_bytes(4, "big") != stored[:4]:',
         "    if not body:",
         16,
     ),

@@ -90,8 +90,8 @@ MUTANTS = (
         "a get answers with one copy less than R",
         (
             "core/get.py",
-            "self.tally = GetQuorum(asked, r)",
-            "self.tally = GetQuorum(asked, max(1, r - 1))",
+            "self.tally = GetQuorum([own], r, others)",
+            "self.tally = GetQuorum([own], max(1, r - 1), others)",
         ),
         seeds=(0, 2, 3),
     ),
@@ -144,9 +144,8 @@ MUTANTS = (
         "plain version vectors: a blind put swallows an earlier one of the same actor",
         (
             "core/siblings.py",
-            "        return Siblings(clock, _sorted([*self._unseen(context), sibling]))\n",
-            "        left = [s for s in self._unseen(context) if s.actor != sibling.actor]\n"
-            "        return Siblings(clock, _sorted([*left, sibling]))\n",
+            "        kept = self._unseen(context)\n",
+            "        kept = [s for s in self._unseen(context) if s.actor != sibling.actor]\n",
         ),
         seeds=(0, 1, 2),
     ),
@@ -256,10 +255,40 @@ MUTANTS = (
         "an unreadable copy is cured by the next Merge",
         (
             "core/replica.py",
-            "since=old.since, unknown=old.unknown),\n        )",
-            "since=old.since, unknown=False),\n        )",
+            "unknown=old.unknown,\n                content=content,",
+            "unknown=False,\n                content=content,",
         ),
         seeds=(276,),
+    ),
+    _mutant(
+        "A11b",
+        "a merge takes the incoming record whole although it has not seen all of the own one",
+        (
+            "core/siblings.py",
+            "            if counter > clock.get(actor, 0):\n                return False\n",
+            "            pass\n",
+        ),
+        seeds=(0,),
+    ),
+    _mutant(
+        "A11c",
+        "a merge of two values passes on the bytes of one",
+        (
+            "core/replica.py",
+            "            content = None\n",
+            "            content = incoming.content\n",
+        ),
+        seeds=(0,),
+    ),
+    _mutant(
+        "A11d",
+        "a read that has asked everybody counts who has not answered",
+        (
+            "core/quorum.py",
+            "        self.waiting.update(targets)\n",
+            "        self.counted += targets\n",
+        ),
+        seeds=(0,),
     ),
     _mutant(
         "A12",
