@@ -76,7 +76,8 @@ LEVEL_2_MUTANTS = (
         "B8",
         "a bad frame ends the agent",
         "agent/links.py",
-        "        except DynagentError as error:\n            self.end(error)\n            return\n        inbox",
+        "        except DynagentError as error:\n            self.end(error)\n"
+        "            return\n        inbox",
         "        except ZeroDivisionError:\n            return\n        inbox",
         0,
     ),

@@ -93,7 +93,7 @@ MUTANTS = (
             "self.tally = GetQuorum([own], r, others)",
             "self.tally = GetQuorum([own], max(1, r - 1), others)",
         ),
-        seeds=(0, 2, 3),
+        seeds=(2, 4, 5),
     ),
     _mutant(
         "M4",
@@ -258,7 +258,7 @@ MUTANTS = (
             "unknown=old.unknown,\n                content=content,",
             "unknown=False,\n                content=content,",
         ),
-        seeds=(276,),
+        seeds=(95,),
     ),
     _mutant(
         "A11b",
@@ -268,7 +268,7 @@ MUTANTS = (
             "            if counter > clock.get(actor, 0):\n                return False\n",
             "            pass\n",
         ),
-        seeds=(0,),
+        seeds=(1, 2, 3),
     ),
     _mutant(
         "A11c",
@@ -278,7 +278,7 @@ MUTANTS = (
             "            content = None\n",
             "            content = incoming.content\n",
         ),
-        seeds=(0,),
+        seeds=(0, 1, 2),
     ),
     _mutant(
         "A11d",
@@ -288,7 +288,7 @@ MUTANTS = (
             "        self.waiting.update(targets)\n",
             "        self.counted += targets\n",
         ),
-        seeds=(0,),
+        seeds=(0, 5, 6),
     ),
     _mutant(
         "A12",
