@@ -16,7 +16,7 @@ import msgspec
 from dynagent import limits
 from dynagent.client.lane import Request
 from dynagent.client.requests import make_put
-from dynagent.core.messages import Get, GetReply, PutReply
+from dynagent.core.messages import MODE_CONTEXT, Get, GetReply, Put, PutReply
 from dynagent.core.version import Version
 from dynagent.errors import (
     BadRequest,
@@ -53,6 +53,7 @@ class _PutLine(_Line, forbid_unknown_fields=True, gc=False, kw_only=True):
 
 
 class _DeleteLine(_Line, forbid_unknown_fields=True, gc=False, kw_only=True):
+    status: str | None = None  # type: ignore[assignment]
     value: msgspec.Raw = msgspec.Raw()
     context: str | None = None
     op_id: str | None = None
@@ -119,7 +120,19 @@ class Reader:
     def _delete(self, line: _DeleteLine | str, key: bytes) -> Request:
         if isinstance(line, str):
             return self._write(key, None, None, None)
-        return self._write(key, None, line.context, line.op_id)
+        request = self._write(key, None, line.context, line.op_id)
+        put = request.message
+        if line.status is None or line.context is not None or line.op_id is not None:
+            return request
+        # A record of mget, and what it has not read must not be deleted.
+        if line.status != "not_found":
+            raise BadRequest(
+                f"its status is {line.status}, and it has no context: it does not tell what to "
+                f"delete; give the key alone to delete what is visible"
+            )
+        assert isinstance(put, Put)
+        put.mode = MODE_CONTEXT  # and the context is empty: nothing was seen
+        return request
 
     def _write(
         self,

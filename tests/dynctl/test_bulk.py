@@ -104,6 +104,17 @@ def test_what_mget_prints_mdelete_takes(cluster: Cluster, key: str) -> None:
 
 
 @pytest.mark.real
+def test_mdelete_never_deletes_what_mget_could_not_read(cluster: Cluster, key: str) -> None:
+    read = cluster("mget", stdin=jsonl([key])).stdout
+    cluster("put", key, "newer")
+    failed = jsonl([{"key": key, "status": "failed", "error": "timed out"}])
+    records, _ = bulk(cluster, "mdelete", stdin=read + failed, status=11)
+    assert [record["status"] for record in records] == ["ok", "failed"]
+    assert "line 2: its status is failed" in records[1]["error"]
+    assert cluster("get", key).stdout == b"newer"
+
+
+@pytest.mark.real
 def test_lines_of_one_key_take_effect_in_their_order(cluster: Cluster, key: str) -> None:
     sent = [{"key": key, "value": str(number)} for number in range(300)]
     records, _ = bulk(cluster, "mput", stdin=jsonl(sent))
