@@ -132,7 +132,12 @@ class Row:
         self.schemas = [(name, SCHEMAS[schema]) for name, schema in _fields(cls)]
         self.required = len(cls.field_names) - len(cls.defaults)
         self.parts = _taker(cls.field_names)
+        self.build: Callable[[list[object]], Message] = self._build_first
+
+    def _build_first(self, fields: list[object]) -> Message:
+        """The first message of its kind: a command that meets three kinds compiles three."""
         self.build = _builder(self)
+        return self.build(fields)
 
     def fit(self, fields: list[object]) -> list[object]:
         """Missing trailing fields take their defaults, unknown ones are skipped.
