@@ -173,6 +173,16 @@ class DiskFull(Overloaded):
     code = 19
 
 
+# --- only ever told by dynctl ---------------------------------------------------------------------
+
+
+class Partial(DynagentError):
+    """Some of what was asked was not done or had, or nobody knows; the rest is printed."""
+
+    code = 0
+    exit_status = 11
+
+
 # --- the node's own disk and configuration (never sent) ------------------------------------------
 
 

@@ -57,3 +57,14 @@ HTTP_LINGER_S_MAX = 1.0
 CONNECT_S_MAX = 1.0  # a dead endpoint must not cost more than this
 CLIENT_ATTEMPTS_MAX = 4  # of one request over all members; more would hide an outage
 POOL_CONNECTIONS_MAX = 64  # idle connections kept per agent
+# Bulk requests in flight: at 256 an agent finds too few frames in a recv, past 1,024 its CPU per
+# record no longer falls and every record waits longer (docs/benchmarks.md).
+BULK_IN_FLIGHT_DEFAULT = 1_024
+BULK_IN_FLIGHT_MAX = 8_192  # half of what an agent takes from everybody
+BULK_BYTES_MAX = 16 * MIB  # of all these requests and replies: the memory of a bulk client
+# On their way to and from one agent. Eight replies of the largest record stay within its outbox.
+LANE_BYTES_MAX = 8 * MIB
+REPLY_BYTES_ASSUMED = 64 * KIB  # of a get, until replies have shown what they are
+RECONNECT_S_MIN = 0.1  # after a lost connection; doubled at each failure, so that an agent that
+RECONNECT_S_MAX = 2.0  # is down costs a few packets, and one that is back is used soon
+RETRY_PAUSE_S = 0.1  # before the next try of what an agent could not do: four tries, not one burst

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 
 from dynagent import limits
-from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client, Receipt, Result
+from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
+from dynagent.client.requests import Receipt, Result
 from dynagent.errors import BadRequest, Conflict, NotFound, QuorumNotMet, TooLarge
 from dynctl import endpoints, options, streams
 from dynctl.faults import say
@@ -142,22 +143,12 @@ def _client(given: Given) -> Client:
 
 
 def _key(given: Given) -> bytes:
-    key = os.fsencode(word(given, "key") or "")
-    if not key:
-        raise BadRequest("the key is empty; a key is 1 to 1,024 bytes")
-    if len(key) > limits.KEY_BYTES_MAX:
-        raise TooLarge(f"the key has {len(key):,} bytes; the limit is {limits.KEY_BYTES_MAX:,}")
-    return key
+    return options.check_key(os.fsencode(word(given, "key") or ""))
 
 
 def _context(given: Given) -> bytes | None:
     text = word(given, "context")
-    if text is None:
-        return None
-    context = streams.decode_base64url(text, "--context")
-    if not context:  # an unset shell variable, most likely
-        raise BadRequest("--context is empty; leave it out, or say --blind to supersede nothing")
-    return context
+    return None if text is None else options.read_context(text)
 
 
 def _value(given: Given) -> bytes:

@@ -18,6 +18,7 @@ from dynagent.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    Partial,
     PlanInfeasible,
     ProtocolError,
     QuorumNotMet,
@@ -40,14 +41,6 @@ class LocalFailure(DynagentError):
     exit_status = 1
 
 
-class Partial(DynagentError):
-    """Some of what was asked could not be had; what could is printed."""
-
-    code = 0
-    definite = True
-    exit_status = 11
-
-
 class ReaderGone(Exception):
     """Whoever read our stdout has closed it. No OSError: Typer would take that for its own."""
 
@@ -56,7 +49,6 @@ class ReaderGone(Exception):
 _TOLD: dict[type[DynagentError], tuple[str, str]] = {
     DynagentError: ("", "the agent's log tells more"),
     LocalFailure: ("", ""),
-    Partial: ("partial: ", "see: dynctl health"),
     BadRequest: ("", "see: dynctl {verb} --help"),
     TooLarge: ("", "keep large objects elsewhere and their place here"),
     ConfigError: ("", "correct that line"),
@@ -74,6 +66,7 @@ _TOLD: dict[type[DynagentError], tuple[str, str]] = {
     PlanInfeasible: ("refused: ", ""),
     WrongCluster: ("refused: ", "name endpoints of one cluster"),
     Unhealthy: ("unhealthy: ", ""),
+    Partial: ("", "see the records that are not ok"),
     ProtocolError: ("", "is that address an agent of this version?"),
     UnsupportedVersion: ("", ""),
 }
@@ -81,13 +74,19 @@ _TOLD: dict[type[DynagentError], tuple[str, str]] = {
 
 def line(verb: str, error: DynagentError) -> str:
     """The line without its newline."""
-    told = next(_TOLD[cls] for cls in type(error).__mro__ if cls in _TOLD)
-    prefix, remedy = told
+    return f"dynctl: {verb}: {told(verb, error)}" if verb else f"dynctl: {told(verb, error)}"
+
+
+def told(verb: str, error: DynagentError) -> str:
+    """Cause and remedy: the line without who speaks."""
+    prefix, remedy = next(_TOLD[cls] for cls in type(error).__mro__ if cls in _TOLD)
     cause = " ".join(error.message.split())
-    op_id = error.op_id if isinstance(error, WriteOutcomeUnknown) else b""
+    op_id = error.op_id.hex() if isinstance(error, WriteOutcomeUnknown) else ""
     if remedy and (op_id or not _has_next_step(cause)):
-        cause += "; " + remedy.format(verb=verb, op_id=op_id.hex())
-    return f"dynctl: {verb}: {prefix}{cause}" if verb else f"dynctl: {prefix}{cause}"
+        if isinstance(error, WriteOutcomeUnknown) and not op_id:  # it stands beside, in a record
+            remedy = "repeat it safely with its op_id"
+        cause += "; " + remedy.format(verb=verb, op_id=op_id)
+    return prefix + cause
 
 
 # How the last part of a message begins if it says what to do.

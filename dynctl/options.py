@@ -11,7 +11,8 @@ This file is on the start-up path: no typing, enum, dataclasses or re.
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.errors import BadRequest
+from dynagent.errors import BadRequest, TooLarge
+from dynctl import streams
 
 Given = dict[str, str | bool | list[str] | None]  # what a parser hands to a verb
 
@@ -117,6 +118,13 @@ CONTEXT = Option(
     "--context",
     metavar="C",
     text="Supersede what the get that printed this context has seen, nothing else.",
+)
+IN_FLIGHT = Option(
+    "in_flight",
+    "--in-flight",
+    metavar="N",
+    text=f"Records under way at once, 1 to {limits.BULK_IN_FLIGHT_MAX:,}. "
+    f"Default: {limits.BULK_IN_FLIGHT_DEFAULT:,}.",
 )
 OP_ID = Option(
     "op_id",
@@ -277,7 +285,7 @@ def read_color(text: str | None) -> str:
     return text or "auto"
 
 
-def read_op_id(text: str | None) -> bytes:
+def read_op_id(text: str | None, flag: str = "--op-id") -> bytes:
     """16 bytes from 32 hex digits; empty if not given."""
     if text is None:
         return b""
@@ -286,5 +294,22 @@ def read_op_id(text: str | None) -> bytes:
     except ValueError:
         op_id = b""
     if len(op_id) != limits.OP_ID_BYTES:
-        raise BadRequest(f"--op-id {text!r} is not 32 hex digits; copy it from the error line")
+        raise BadRequest(f"{flag} {text!r} is not 32 hex digits; copy it from the error line")
     return op_id
+
+
+def check_key(key: bytes) -> bytes:
+    """The same key; `BadRequest` or `TooLarge` if it cannot be one."""
+    if not key:
+        raise BadRequest("the key is empty; a key is 1 to 1,024 bytes")
+    if len(key) > limits.KEY_BYTES_MAX:
+        raise TooLarge(f"the key has {len(key):,} bytes; the limit is {limits.KEY_BYTES_MAX:,}")
+    return key
+
+
+def read_context(text: str, flag: str = "--context") -> bytes:
+    """The bytes of a context; `BadRequest` if it is malformed or empty."""
+    context = streams.decode_base64url(text, flag)
+    if not context:  # an unset shell variable, most likely
+        raise BadRequest(f"{flag} is empty; leave it out to supersede what is visible")
+    return context

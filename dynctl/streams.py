@@ -18,7 +18,7 @@ from dynctl.faults import LocalFailure, ReaderGone
 _CHUNK_BYTES = 1 << 20
 
 
-def emit(data: bytes) -> None:
+def emit(data: bytes | bytearray) -> None:
     """Writes all of it to stdout; raises `ReaderGone` or `LocalFailure`."""
     view = memoryview(data)
     try:

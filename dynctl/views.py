@@ -14,7 +14,8 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from dynagent.client.blocking import Result
+from dynagent.client.requests import Result
+from dynagent.core.version import Version
 
 SCHEMA_VERSION = 1
 
@@ -225,6 +226,43 @@ class BootstrapDocument(Document, frozen=True, kw_only=True):
     resumed: Annotated[bool, Meta(description="some agents had this ring already")]
 
 
+class PutRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A line of `mput` and `mdelete`, for a line of the input."""
+
+    key: Annotated[Text | None, Meta(description="null if the input line does not tell it")]
+    status: Annotated[str, Meta(description="ok, unknown (it may still appear) or failed")]
+    context: Annotated[
+        str | None, Meta(description="base64url, for the next put; none while siblings are left")
+    ] = None
+    error: Annotated[str | None, Meta(description="why it is not ok, and the remedy")] = None
+    op_id: Annotated[
+        str | None, Meta(description="of an unknown one: the line may be repeated with it, safely")
+    ] = None
+
+
+class GetRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A line of `mget`, for a line of the input."""
+
+    key: Annotated[Text | None, Meta(description="null if the input line does not tell it")]
+    status: Annotated[str, Meta(description="ok, not_found, conflict or failed")]
+    value: Annotated[Text | None, Meta(description="of a key that is ok")] = None
+    context: Annotated[
+        str | None, Meta(description="base64url; a put with it supersedes what was read")
+    ] = None
+    siblings: Annotated[
+        list[Sibling] | None, Meta(description="all values of a key in conflict")
+    ] = None
+    partial: Annotated[bool, Meta(description="fewer than R owners answered")] = False
+    error: Annotated[str | None, Meta(description="why it failed, and the remedy")] = None
+
+
+# What verbs print line by line, with no document around it.
+LINES: dict[str, type[msgspec.Struct]] = {
+    "mput": PutRecord,
+    "mget": GetRecord,
+    "mdelete": PutRecord,
+}
+
 DOCUMENTS: dict[str, type[Document]] = {
     "get": SiblingsDocument,
     "bootstrap": BootstrapDocument,
@@ -244,15 +282,16 @@ def siblings_view(key: bytes, result: Result) -> SiblingsDocument:
         status="conflict" if len(result.versions) > 1 else "ok",
         context=encode_base64url(result.context),
         partial=result.partial,
-        siblings=[
-            Sibling(
-                dot=f"{version.actor:016x}:{version.counter}",
-                written_at=_moment(version.wall_ms),
-                op_id=version.op_id.hex(),
-                value=text_of(version.value),
-            )
-            for version in result.versions
-        ],
+        siblings=[sibling_view(version) for version in result.versions],
+    )
+
+
+def sibling_view(version: Version) -> Sibling:
+    return Sibling(
+        dot=f"{version.actor:016x}:{version.counter}",
+        written_at=_moment(version.wall_ms),
+        op_id=version.op_id.hex(),
+        value=text_of(version.value),
     )
 
 

@@ -22,23 +22,17 @@ from collections.abc import Sequence
 
 from dynagent import limits
 from dynagent.address import parse_address
-from dynagent.client.routing import Plan
-from dynagent.core.messages import (
-    MODE_BLIND,
-    MODE_CONTEXT,
-    MODE_OVERWRITE,
-    ROLE_CLIENT,
-    Error,
-    Get,
-    GetReply,
-    Hello,
-    Message,
-    Put,
-    PutReply,
-    RingReply,
-    RingRequest,
+from dynagent.client.requests import (
+    Receipt,
+    Result,
+    budget_ms,
+    make_put,
+    new_session,
+    read_receipt,
+    read_result,
 )
-from dynagent.core.version import Version
+from dynagent.client.routing import Addresses, Plan
+from dynagent.core.messages import Error, Get, Message, Put, RingReply, RingRequest
 from dynagent.errors import (
     ConnectionLost,
     DynagentError,
@@ -48,8 +42,6 @@ from dynagent.errors import (
     from_wire,
 )
 from dynagent.wire.codec import encode_frame
-from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
-from dynagent.wire.session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,18 +59,7 @@ class Connection:
         self.address = address
         self.is_open = True
         self._last_id = 0
-        hello = Hello(
-            VERSION_MIN,
-            VERSION_MAX,
-            ROLE_CLIENT,
-            cluster_id,
-            "",
-            b"",
-            [],
-            limits.DATA_FRAME_BYTES_MAX,
-            time.time_ns() // 1_000_000,
-        )
-        self._session = Session(hello, dialled=True)
+        self._session = new_session(cluster_id, wall_ms=time.time_ns() // 1_000_000)
         host, port = parse_address(address)
         try:
             # As bytes: a str host makes Python load the IDNA tables (4 ms of a 25 ms command).
@@ -97,11 +78,7 @@ class Connection:
         if the other end is no agent."""
         deadline = time.monotonic() + timeout_s
         self._last_id += 1
-        # The agent gets a little less, so that its own, better answer comes before our time-out.
-        budget_ms = max(1, int(timeout_s * 950))
-        data = encode_frame(
-            message, request_id=self._last_id, budget_ms=min(budget_ms, limits.BUDGET_MS_MAX)
-        )
+        data = encode_frame(message, request_id=self._last_id, budget_ms=budget_ms(timeout_s))
         if self._session.remote is None and self._last_id == 1:
             data = self._session.hello() + data
         try:
@@ -150,33 +127,6 @@ class Connection:
         self._socket.close()
 
 
-class Result:
-    """The answer to a get. `versions`: all concurrent values, none if the key has no value."""
-
-    __slots__ = ("agent", "answered", "context", "partial", "versions")
-
-    def __init__(self, reply: GetReply, agent: str) -> None:
-        self.versions = [Version(data) for data in reply.siblings]
-        self.context = reply.context  # for the next put of this key
-        self.partial = reply.partial
-        self.answered = reply.answered  # owners whose copies are in this answer
-        self.agent = agent  # who answered
-
-
-class Receipt:
-    """The answer to a put or delete that W owners have fsynced."""
-
-    __slots__ = ("agent", "attempts", "context", "dot", "op_id", "siblings")
-
-    def __init__(self, reply: PutReply, *, op_id: bytes, attempts: int, agent: str) -> None:
-        self.context = reply.context  # empty while siblings are left
-        self.siblings = reply.siblings
-        self.dot = reply.dot
-        self.op_id = op_id
-        self.attempts = attempts
-        self.agent = agent
-
-
 class Client:
     """A cluster. `endpoints`: `host:port` of any of its agents; raises nothing until it is used.
 
@@ -197,7 +147,7 @@ class Client:
         self._timeout_s = timeout_s
         self._learn_ring = learn_ring
         self._cluster_id = cluster_id
-        self._ring: Ring | None = None
+        self._addresses: Addresses | None = None  # once the ring has been learnt
         self._idle: dict[str, deque[Connection]] = {}
 
     def __enter__(self) -> Client:
@@ -221,9 +171,7 @@ class Client:
         """
         plan = self._plan(key, is_write=False)
         reply, agent = self._run(plan, Get(key, r, strict))
-        if not isinstance(reply, GetReply):
-            raise ProtocolError(f"{agent}: {type(reply).__name__} is not the answer to a get")
-        return Result(reply, agent)
+        return read_result(reply, agent=agent)
 
     def put(
         self,
@@ -245,30 +193,25 @@ class Client:
         Raises `WriteOutcomeUnknown` (its `op_id` attribute repeats the put safely), `QuorumNotMet`,
         `Overloaded`, `BadRequest`, `TooLarge`, `Unreachable`.
         """
-        mode = MODE_CONTEXT if context is not None else MODE_BLIND if blind else MODE_OVERWRITE
         plan = self._plan(key, is_write=True, repeats=bool(op_id))
-        put = Put(
+        put = make_put(
             key,
             value,
-            mode,
-            context or b"",
-            op_id or os.urandom(limits.OP_ID_BYTES),
-            plan.attempt,
-            r,
-            w,
-            strict,
-            content,
-            0,
-            meta or {},
+            op_id=op_id or os.urandom(limits.OP_ID_BYTES),
+            context=context,
+            blind=blind,
+            r=r,
+            w=w,
+            strict=strict,
+            content=content,
+            meta=meta,
         )
         try:
             reply, agent = self._run(plan, put)
         except WriteOutcomeUnknown as exc:
             exc.op_id = put.op_id
             raise
-        if not isinstance(reply, PutReply):
-            raise ProtocolError(f"{agent}: {type(reply).__name__} is not the answer to a put")
-        return Receipt(reply, op_id=put.op_id, attempts=plan.attempt, agent=agent)
+        return read_receipt(reply, put, attempts=plan.attempt, agent=agent)
 
     def delete(
         self,
@@ -289,13 +232,16 @@ class Client:
         """The ring, learnt from any agent; raises `Unreachable` or `NotReady`."""
         from dynagent.core.ring import decode_ring  # here: `dynctl get` can do without it
 
-        plan = Plan(self._addresses(), deadline=self._deadline(), is_write=False)
+        known = self._addresses
+        addresses = known.anybody if known is not None else self._endpoints
+        plan = Plan(addresses, deadline=self._deadline(), is_write=False)
         reply, agent = self._run(plan, RingRequest())
         if not isinstance(reply, RingReply):
             raise ProtocolError(f"{agent}: {type(reply).__name__} is not a ring")
-        self._ring = decode_ring(reply.ring)
-        self._cluster_id = self._cluster_id or self._ring.cluster_id
-        return self._ring
+        ring = decode_ring(reply.ring)
+        self._addresses = Addresses(ring, self._endpoints)
+        self._cluster_id = self._cluster_id or ring.cluster_id
+        return ring
 
     def ask(self, address: str, message: Message) -> Message:
         """One request to one agent, without retries; raises its error or `Unreachable`."""
@@ -305,27 +251,14 @@ class Client:
 
     def _plan(self, key: bytes, *, is_write: bool, repeats: bool = False) -> Plan:
         deadline = self._deadline()
-        if self._learn_ring and self._ring is None:
+        if self._learn_ring and self._addresses is None:
             self.ring()
-        addresses = self._addresses(key)
+        known = self._addresses
+        addresses = known.of(key) if known is not None else self._endpoints
         return Plan(addresses, deadline=deadline, is_write=is_write, repeats=repeats)
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout_s
-
-    def _addresses(self, key: bytes | None = None) -> list[str]:
-        """Owners of the key, then the other members, then the endpoints; each once."""
-        ring = self._ring
-        if ring is None:
-            return self._endpoints
-        address_of = {member.id: member.address for member in ring.members}
-        owners: tuple[str, ...] = ()
-        if key:
-            from dynagent.core.ring import token_of
-
-            owners = ring.lists[ring.partition_of(token_of(key))]
-        first = [address_of[node] for node in owners]  # type: ignore[index]
-        return list(dict.fromkeys([*first, *address_of.values(), *self._endpoints]))
 
     def _run(self, plan: Plan, message: Message) -> tuple[Message, str]:
         while (step := plan.next(time.monotonic())) is not None:

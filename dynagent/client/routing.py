@@ -22,6 +22,10 @@ from dynagent.errors import (
     WrongCluster,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dynagent.core.ring import Ring
+
 # Worth asking another agent: it may be up, less busy, see more of the owners, or be the right one.
 _ELSEWHERE = (
     NotReady,
@@ -106,3 +110,33 @@ class Plan:
                 return WriteOutcomeUnknown(last.message)
             return last
         return WriteOutcomeUnknown(f"{self._indefinite.message}; then: {last.message}")
+
+
+class Addresses:
+    """The addresses of a request in order: owners of its key, the other members, the endpoints.
+
+    All that write a key begin at the same owner, so that one actor mints its dots and its clock
+    stays short; the ring gives every node its fair share of first places, so the load is spread.
+    """
+
+    __slots__ = ("_by_partition", "_ring", "_token_of", "anybody")
+
+    def __init__(self, ring: Ring, endpoints: Sequence[str]) -> None:
+        from dynagent.core.ring import token_of  # here: `dynctl get` can do without it
+
+        self._token_of = token_of
+        self._ring = ring
+        self._by_partition: dict[int, list[str]] = {}  # a list is made when it is first needed
+        members = [member.address for member in ring.members]
+        self.anybody = list(dict.fromkeys([*members, *endpoints]))  # for what is not about a key
+
+    def of(self, key: bytes) -> list[str]:
+        """Each address once; shared by all keys of the partition, so it must not be changed."""
+        partition = self._ring.partition_of(self._token_of(key))
+        found = self._by_partition.get(partition)
+        if found is None:
+            address_of = {member.id: member.address for member in self._ring.members}
+            owners = [address_of[node] for node in self._ring.lists[partition]]
+            found = list(dict.fromkeys([*owners, *self.anybody]))
+            self._by_partition[partition] = found
+        return found

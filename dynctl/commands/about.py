@@ -17,7 +17,12 @@ def schema(
     ],
     form: Annotated[
         str | None,
-        typer.Option("-o", "--output", metavar="FORM", help="Of json or of jsonl. Default: json."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FORM",
+            help="Of json or of jsonl. Default: json, or what there is.",
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -28,17 +33,22 @@ def schema(
     import msgspec
 
     from dynctl.render import line_type
-    from dynctl.views import DOCUMENTS
+    from dynctl.views import DOCUMENTS, LINES
 
     name = " ".join(verb)
-    document = DOCUMENTS.get(name)
-    if document is None:
-        known = ", ".join(sorted(DOCUMENTS))
+    if name not in DOCUMENTS and name not in LINES:
+        known = ", ".join(sorted({**DOCUMENTS, **LINES}))
         raise BadRequest(f"{name!r} prints no records; choose one of: {known}")
-    chosen = options.read_form(form, default="json")
+    chosen = options.read_form(form, default="jsonl" if name in LINES else "json")
     if chosen not in ("json", "jsonl"):
         raise BadRequest(f"-o {chosen} has no schema; choose json or jsonl")
-    described = msgspec.json.schema(document if chosen == "json" else line_type(document))
+    if name in LINES:
+        if chosen == "json":
+            raise BadRequest(f"{name} prints lines only; leave out -o json")
+        described = msgspec.json.schema(LINES[name])
+    else:
+        document = DOCUMENTS[name]
+        described = msgspec.json.schema(document if chosen == "json" else line_type(document))
     described = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
     streams.emit(msgspec.json.format(msgspec.json.encode(described), indent=2) + b"\n")
 

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from dynagent.client.blocking import TIMEOUT_S_DEFAULT
-from dynagent.errors import BadRequest, Unreachable
+from dynagent.errors import BadRequest, Partial, Unreachable
 from dynctl import endpoints, options, streams
 from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose
-from dynctl.faults import Partial, say
+from dynctl.faults import say
 from dynctl.observe import Seen, by_name, observe, stats_rows
 from dynctl.render import default_form, show
 from dynctl.views import StatsDocument
@@ -62,7 +62,8 @@ def stats(
     else:
         show(StatsDocument(nodes=stats_rows(answered)), chosen, when)
     if silent:
-        raise Partial(f"{len(answered)} of {len(asked)} agents answered: {', '.join(silent)}")
+        count = f"{len(answered)} of {len(asked)} agents answered"
+        raise Partial(f"partial: {count}: {', '.join(silent)}; see: dynctl health")
 
 
 def _chosen(members: Sequence[Seen], node: str | None) -> list[Seen]:

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.acceptance import durability, quorum
+from tests.acceptance import durability, everyday, quorum
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] = {
     "durability": durability.run,
+    "everyday": everyday.run,
     "quorum": quorum.run,
 }
 

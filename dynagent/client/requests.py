@@ -1,0 +1,107 @@
+"""What a request is made of, and what its reply means: pure, the same for every client.
+
+Where it goes is `client.routing`; who sends it and waits is the blocking client or `client.bulk`.
+"""
+
+from __future__ import annotations
+
+from dynagent import limits
+from dynagent.core.messages import (
+    MODE_BLIND,
+    MODE_CONTEXT,
+    MODE_OVERWRITE,
+    ROLE_CLIENT,
+    GetReply,
+    Hello,
+    Message,
+    Put,
+    PutReply,
+)
+from dynagent.core.version import Version
+from dynagent.errors import ProtocolError
+from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
+from dynagent.wire.session import Session
+
+
+class Result:
+    """The answer to a get. `versions`: all concurrent values, none if the key has no value."""
+
+    __slots__ = ("agent", "answered", "context", "partial", "versions")
+
+    def __init__(self, reply: GetReply, agent: str) -> None:
+        self.versions = [Version(data) for data in reply.siblings]
+        self.context = reply.context  # for the next put of this key
+        self.partial = reply.partial
+        self.answered = reply.answered  # owners whose copies are in this answer
+        self.agent = agent  # who answered
+
+
+class Receipt:
+    """The answer to a put or delete that W owners have fsynced."""
+
+    __slots__ = ("agent", "attempts", "context", "dot", "op_id", "siblings")
+
+    def __init__(self, reply: PutReply, *, op_id: bytes, attempts: int, agent: str) -> None:
+        self.context = reply.context  # empty while siblings are left
+        self.siblings = reply.siblings
+        self.dot = reply.dot
+        self.op_id = op_id
+        self.attempts = attempts
+        self.agent = agent
+
+
+def make_put(
+    key: bytes,
+    value: bytes | None,
+    *,
+    op_id: bytes,
+    context: bytes | None = None,
+    blind: bool = False,
+    r: int = 0,
+    w: int = 0,
+    strict: bool = False,
+    content: int = 0,
+    meta: dict[bytes, bytes] | None = None,
+) -> Put:
+    """The first attempt of a put, of a delete if `value` is None. With a `context` it supersedes
+    what that get returned, `blind` nothing, otherwise what R owners hold now. `r` and `w` 0: the
+    cluster's own."""
+    mode = MODE_CONTEXT if context is not None else MODE_BLIND if blind else MODE_OVERWRITE
+    return Put(key, value, mode, context or b"", op_id, 1, r, w, strict, content, 0, meta or {})
+
+
+def read_result(reply: Message, *, agent: str) -> Result:
+    """What a get was answered; raises `ProtocolError` if that is not the answer to one."""
+    if not isinstance(reply, GetReply):
+        raise ProtocolError(f"{agent}: {type(reply).__name__} is not the answer to a get")
+    return Result(reply, agent)
+
+
+def read_receipt(reply: Message, put: Put, *, attempts: int, agent: str) -> Receipt:
+    """What a put was answered; raises `ProtocolError` if that is not the answer to one."""
+    if not isinstance(reply, PutReply):
+        raise ProtocolError(f"{agent}: {type(reply).__name__} is not the answer to a put")
+    return Receipt(reply, op_id=put.op_id, attempts=attempts, agent=agent)
+
+
+def new_session(cluster_id: bytes, *, wall_ms: int) -> Session:
+    """A client's end of a connection that it has dialled. With a `cluster_id` (else empty) agents
+    of another cluster are refused."""
+    hello = Hello(
+        VERSION_MIN,
+        VERSION_MAX,
+        ROLE_CLIENT,
+        cluster_id,
+        "",
+        b"",
+        [],
+        limits.DATA_FRAME_BYTES_MAX,
+        wall_ms,
+    )
+    return Session(hello, dialled=True)
+
+
+def budget_ms(timeout_s: float) -> int:
+    """What the agent gets of a try's time: a little less than all of it, so that its own, better
+    answer comes before our time-out."""
+    return min(max(1, int(timeout_s * 950)), limits.BUDGET_MS_MAX)
