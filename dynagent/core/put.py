@@ -190,7 +190,7 @@ class PutOperation(Operation):
         put, coordinator = self.put, self.coordinator
         verb = "delete" if put.value is None else "put"
         attempt = f", attempt {put.attempt}" if put.attempt > 1 else ""
-        look = f"R={self.look.needed} to look, " if self.look is not None else ""
+        look = f"reads R={self.look.needed} first, " if self.look is not None else ""
         owners = coordinator.in_order(self.owners)
         words = f"takes the {verb}{attempt}: {look}W={self.w} of {owners}"
         self.tell(now, coordinator.node_id, words)
@@ -198,11 +198,11 @@ class PutOperation(Operation):
     def _tell_write(self, now: float, record: Record, others: list[NodeId]) -> None:
         coordinator = self.coordinator
         if not record.value.clock:
-            words = "has nothing to write: there is no value"
+            words = "has nothing to delete"
         elif others:
-            words = f"writes its own copy, and sends it to {coordinator.in_order(others)}"
+            words = f"sends its copy to {coordinator.in_order(others)}"
         else:
-            words = "writes its own copy; no other owner is up"
+            words = "sends its copy to nobody: no other owner is up"
         self.tell(now, coordinator.node_id, words)
 
     def _waits_for(self, node: NodeId) -> bool:
@@ -339,6 +339,8 @@ class PutOperation(Operation):
             self.finish()
             return
         record, number = replica.write(put, self.token, old, context, coordinator.wall_ms())
+        if self.trace is not None and record.value.clock:
+            self.tell(now, coordinator.node_id, "writes its own copy")
         self._replicate(now, self.asked, record, number)
 
     def _complete_own(self, now: float) -> None:
@@ -358,6 +360,8 @@ class PutOperation(Operation):
     def _complete(self, now: float) -> None:
         """Our own copy holds the write that this retry repeats: bring it to W."""
         replica = self.coordinator.replica
+        if self.trace is not None:
+            self.tell(now, self.coordinator.node_id, "holds this write: completes it")
         record = replica.newest(self.put.key, self.token)
         asked = [node for node in self.owners if node in self.coordinator.up]
         self._replicate(now, asked, record, replica.batch_of(self.put.key))
@@ -370,6 +374,8 @@ class PutOperation(Operation):
         self.tally = PutQuorum(asked, self.w)
         if not coordinator.replica.when_durable(number, (None, self.number)):
             self.tally.add_result(coordinator.node_id)
+            if self.trace is not None and record.value.clock:
+                self.tell(now, coordinator.node_id, "has its own copy on disk")
         if not record.value.clock:
             self.tally = PutQuorum([], 0)  # a delete that met nothing: there is nothing to say
         others = [node for node in asked if node != coordinator.node_id]

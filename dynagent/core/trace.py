@@ -128,7 +128,7 @@ def copy_words(value: Siblings, *, unreadable: bool) -> str:
     if not value.clock:
         return "has nothing"
     pairs = [number for pair in sorted(value.clock.items()) for number in pair]
-    return f"has {count(len(value.siblings), 'value')}, {clock_words(pairs)}"
+    return f"has {values_words(len(value.siblings))}, {clock_words(pairs)}"
 
 
 def request_words(targets: str, want: int, *, op_id: bytes) -> str:
@@ -151,16 +151,17 @@ def reply_words(message: Message, *, is_same: bool = False) -> str:
         return f"sends the record, {clock_words(message.clock)}{op}"
     if is_same:
         return f"has the same{op}"
-    return f"has {clock_words(message.clock)}{op}"
+    return f"has {values_words(len(message.dots) // 2)}, {clock_words(message.clock)}{op}"
 
 
 def outcome_words(message: Message) -> str:
     """What the client is answered."""
     if isinstance(message, GetReply):
-        values = count(len(message.siblings), "value")
-        return f"answers: {values}, from the copies of {count(message.answered, 'owner')}"
+        values = values_words(len(message.siblings))
+        owners = "1 owner" if message.answered == 1 else f"{message.answered} owners"
+        return f"answers: {values}, from the copies of {owners}"
     if isinstance(message, PutReply):
-        return f"answers: done; the key has {count(message.siblings, 'value')}"
+        return f"answers: done; the key has {values_words(message.siblings)}"
     assert isinstance(message, Error)
     return f"answers: {error_name(message)}"
 
@@ -169,5 +170,5 @@ def error_name(error: Error) -> str:
     return BY_CODE.get(error.error, DynagentError).__name__
 
 
-def count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+def values_words(number: int) -> str:
+    return "no value" if not number else "1 value" if number == 1 else f"{number} values"
