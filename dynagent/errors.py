@@ -11,6 +11,10 @@ Every class carries
 A message names the thing, the number and the next step.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class DynagentError(Exception):
     """Something failed inside the agent; the agent's log tells more."""
@@ -18,6 +22,8 @@ class DynagentError(Exception):
     code = 1
     definite = False
     exit_status = 1
+    trace_data = b""  # what the agent that answered it went through, if that was asked (core.trace)
+    trace: Sequence[tuple[int, str, str]] = ()  # the same of the whole request; set by the client
 
     @property
     def message(self) -> str:
@@ -228,6 +234,8 @@ BY_CODE: dict[int, type[DynagentError]] = {
 }
 
 
-def from_wire(code: int, message: str) -> DynagentError:
+def from_wire(code: int, message: str, trace_data: bytes = b"") -> DynagentError:
     """The error that a peer sent; an unknown code (a newer peer) is an indefinite DynagentError."""
-    return BY_CODE.get(code, DynagentError)(message)
+    error = BY_CODE.get(code, DynagentError)(message)
+    error.trace_data = trace_data
+    return error

@@ -47,6 +47,7 @@ REQUEST_BYTES_IN_FLIGHT_MAX = 256 * MIB  # records that tallies and the open bat
 OUTBOX_BYTES_MAX = 64 * MIB  # unsent bytes of one connection: a reader slower than this is dropped
 INBOX_REQUESTS_MAX = 256  # of one turn, before they are handled: enough to read in bulk
 HEDGE_S = 0.05  # a read without its answer asks everybody: far over the p99 of a healthy cluster
+TRACE_BYTES_MAX = 32 * KIB  # of one request: some 400 events; it must fit an Error's frame
 ACKS_MAX = 1_024  # request ids in one MergeAck: far below a control frame
 BATCH_RECORDS_MAX = 4_096  # one store batch: bounds the time until the first of it is answered
 BATCH_BYTES_MAX = 32 * MIB  # and its memory

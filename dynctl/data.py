@@ -12,7 +12,7 @@ from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.client.requests import Receipt, Result
 from dynagent.errors import BadRequest, Conflict, NotFound, QuorumNotMet, TooLarge
 from dynctl import endpoints, options, streams
-from dynctl.faults import say
+from dynctl.faults import say, say_trace
 from dynctl.options import Given, word, words
 
 
@@ -44,7 +44,8 @@ def _get(given: Given) -> None:
         raise BadRequest("-o and --print-context print different things; leave one out")
     with _client(given) as client:
         r = options.read_quorum(word(given, "r"), "-r")
-        result = client.get(key, r=r, strict=bool(given["strict"]))
+        result = client.get(key, r=r, strict=bool(given["strict"]), trace=bool(given["trace"]))
+    say_trace(result.trace)
     if given["verbose"]:
         say(f"dynctl: get: {result.agent} answered, with the copies of {result.answered} owners")
     _check(key, result, several=bool(given["all"]))
@@ -103,6 +104,7 @@ def _put(given: Given) -> None:
             w=options.read_quorum(word(given, "w"), "-w"),
             strict=bool(given["strict"]),
             op_id=options.read_op_id(word(given, "op_id")),
+            trace=bool(given["trace"]),
         )
     _tell(given, "put", receipt)
     if given["print_context"] and receipt.context:
@@ -125,11 +127,13 @@ def _delete(given: Given) -> None:
             w=options.read_quorum(word(given, "w"), "-w"),
             strict=bool(given["strict"]),
             op_id=options.read_op_id(word(given, "op_id")),
+            trace=bool(given["trace"]),
         )
     _tell(given, "delete", receipt)
 
 
 def _tell(given: Given, verb: str, receipt: Receipt) -> None:
+    say_trace(receipt.trace)
     if given["verbose"]:
         attempts = f", at attempt {receipt.attempts}" if receipt.attempts > 1 else ""
         say(f"dynctl: {verb}: {receipt.agent} answered{attempts}; op-id {receipt.op_id.hex()}")

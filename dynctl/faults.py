@@ -7,6 +7,7 @@ message that already ends in its own next step gets no second one.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from dynagent.errors import (
     BadRequest,
@@ -107,8 +108,23 @@ def report(verb: str, error: DynagentError, *, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
+    say_trace(error.trace)
     say(line(verb, error))
     return error.exit_status
+
+
+def say_trace(events: Sequence[tuple[int, str, str]]) -> None:
+    """What a traced request went through, a line for each event, in columns."""
+    if not events:
+        return
+    shown = [(f"{at_us / 1_000:9.3f} ms", plain(who), plain(what)) for at_us, who, what in events]
+    width = max(len(who) for _moment, who, _what in shown)
+    say("\n".join(f"{moment}  {who:{width}}  {what}" for moment, who, what in shown))
+
+
+def plain(text: str) -> str:
+    """On one line, and without what a terminal would obey: it comes from an agent."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def say(text: str) -> None:

@@ -132,7 +132,14 @@ OP_ID = Option(
     metavar="HEX",
     text="Repeat an earlier command whose outcome is unknown; it printed this id.",
 )
-_COMMON = (ENDPOINT, TIMEOUT, VERBOSE, DEBUG)
+TRACE = Option(
+    "trace",
+    "--trace",
+    kind=FLAG,
+    text="Tell on stderr which node answered what and when. "
+    "What comes after the answer is not in it.",
+)
+_COMMON = (TRACE, ENDPOINT, TIMEOUT, VERBOSE, DEBUG)
 _KEY = Argument("key", "KEY", required=True, text="The key: 1 to 1,024 bytes.")
 
 VERBS: dict[str, Verb] = {

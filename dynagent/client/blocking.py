@@ -45,6 +45,7 @@ from dynagent.wire.codec import encode_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dynagent.client.journal import Journal
     from dynagent.client.keys import Keys
     from dynagent.core.ring import Ring
 
@@ -96,7 +97,7 @@ class Connection:
                 raise Unreachable(f"{self.address} is no agent: {exc.message}") from exc
             raise
         if isinstance(reply, Error):
-            raise from_wire(reply.error, reply.text)
+            raise from_wire(reply.error, reply.text, reply.trace)
         return reply
 
     def _receive(self, deadline: float) -> Message:
@@ -165,14 +166,19 @@ class Client:
 
     # --- data ------------------------------------------------------------------------------------
 
-    def get(self, key: bytes, *, r: int = 0, strict: bool = False) -> Result:
+    def get(self, key: bytes, *, r: int = 0, strict: bool = False, trace: bool = False) -> Result:
         """All concurrent values of a key. `r`: owners that must answer (0: the cluster's R).
+        `trace`: also which node answered what and when, on the result or on the error.
 
         Raises `QuorumNotMet`, `BadRequest`, `Unreachable`, `ConnectionLost`.
         """
         plan = self._plan(key, is_write=False)
-        reply, agent = self._run(plan, Get(key, r, strict))
-        return read_result(reply, agent=agent)
+        journal = _new_journal() if trace else None
+        reply, agent = self._run(plan, Get(key, r, strict, trace), journal)
+        result = read_result(reply, agent=agent)
+        if journal is not None:
+            result.trace = journal.events
+        return result
 
     def put(
         self,
@@ -188,9 +194,11 @@ class Client:
         content: int = 0,
         meta: dict[bytes, bytes] | None = None,
         expiry_ms: int = 0,
+        trace: bool = False,
     ) -> Receipt:
         """Writes a value. With a `context` it supersedes what that get returned, `blind` nothing,
         otherwise what R owners hold now. `op_id`: repeats an earlier put whose outcome is unknown.
+        `trace`: as for a get.
 
         Raises `WriteOutcomeUnknown` (its `op_id` attribute repeats the put safely), `QuorumNotMet`,
         `Overloaded`, `BadRequest`, `TooLarge`, `Unreachable`.
@@ -209,12 +217,17 @@ class Client:
             expiry_ms=expiry_ms,
             meta=meta,
         )
+        put.trace = trace
+        journal = _new_journal() if trace else None
         try:
-            reply, agent = self._run(plan, put)
+            reply, agent = self._run(plan, put, journal)
         except WriteOutcomeUnknown as exc:
             exc.op_id = put.op_id
             raise
-        return read_receipt(reply, put, attempts=plan.attempt, agent=agent)
+        receipt = read_receipt(reply, put, attempts=plan.attempt, agent=agent)
+        if journal is not None:
+            receipt.trace = journal.events
+        return receipt
 
     def delete(
         self,
@@ -225,9 +238,12 @@ class Client:
         w: int = 0,
         strict: bool = False,
         op_id: bytes = b"",
+        trace: bool = False,
     ) -> Receipt:
         """A put of nothing; the same arguments and errors. Deleting a missing key succeeds."""
-        return self.put(key, None, context=context, r=r, w=w, strict=strict, op_id=op_id)
+        return self.put(
+            key, None, context=context, r=r, w=w, strict=strict, op_id=op_id, trace=trace
+        )
 
     def keys(
         self, *, prefix: bytes | None = None, resume: bytes = b"", rate: float | None = None
@@ -276,16 +292,26 @@ class Client:
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout_s
 
-    def _run(self, plan: Plan, message: Message) -> tuple[Message, str]:
+    def _run(
+        self, plan: Plan, message: Message, journal: Journal | None = None
+    ) -> tuple[Message, str]:
         while (step := plan.next(time.monotonic())) is not None:
             address, timeout_s = step
             if isinstance(message, Put):
                 message.attempt = plan.attempt
+            if journal is not None:
+                journal.on_try(time.monotonic(), address, plan.attempt)
             try:
-                return self._try(address, message, timeout_s), address
+                reply = self._try(address, message, timeout_s)
             except DynagentError as exc:
+                if journal is not None:
+                    journal.on_failure(time.monotonic(), address, exc)
                 plan.failed(exc)
-        raise plan.error()
+            else:
+                if journal is not None:
+                    journal.on_reply(time.monotonic(), address, reply)
+                return reply, address
+        raise plan.error() if journal is None else journal.sign(plan.error())
 
     def _try(self, address: str, message: Message, timeout_s: float) -> Message:
         connection = self._take(address, timeout_s)
@@ -312,3 +338,9 @@ class Client:
             idle.append(connection)
         else:
             connection.close()
+
+
+def _new_journal() -> Journal:
+    from dynagent.client.journal import Journal  # here: others need not load it
+
+    return Journal(time.monotonic())

@@ -22,11 +22,17 @@ from dynagent.errors import ProtocolError
 from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
 from dynagent.wire.session import Session
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dynagent.core.trace import Event
+
 
 class Result:
     """The answer to a get. `versions`: all concurrent values, none if the key has no value."""
 
-    __slots__ = ("agent", "answered", "context", "partial", "versions")
+    __slots__ = ("agent", "answered", "context", "partial", "trace", "versions")
 
     def __init__(self, reply: GetReply, agent: str) -> None:
         self.versions = [Version(data) for data in reply.siblings]
@@ -34,12 +40,13 @@ class Result:
         self.partial = reply.partial
         self.answered = reply.answered  # owners whose copies are in this answer
         self.agent = agent  # who answered
+        self.trace: Sequence[Event] = ()  # what happened on the way, if that was asked
 
 
 class Receipt:
     """The answer to a put or delete that W owners have fsynced."""
 
-    __slots__ = ("agent", "attempts", "context", "dot", "op_id", "siblings")
+    __slots__ = ("agent", "attempts", "context", "dot", "op_id", "siblings", "trace")
 
     def __init__(self, reply: PutReply, *, op_id: bytes, attempts: int, agent: str) -> None:
         self.context = reply.context  # empty while siblings are left
@@ -48,6 +55,7 @@ class Receipt:
         self.op_id = op_id
         self.attempts = attempts
         self.agent = agent
+        self.trace: Sequence[Event] = ()  # as in a Result
 
 
 def make_put(

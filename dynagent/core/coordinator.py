@@ -13,14 +13,15 @@ reach enough of them is refused before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 
 from dynagent import limits
-from dynagent.core.messages import Error, Message
+from dynagent.core.messages import Error, GetReply, Message, PutReply
 from dynagent.core.ports import Effects, LinkId, NodeId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring
+from dynagent.core.trace import Trace, outcome_words
 from dynagent.errors import BadRequest, DynagentError, Overloaded, QuorumNotMet, TooLarge
 
 SETTLED = 2  # the phase of a stamp outside ring changes (design §6)
@@ -39,6 +40,7 @@ class Operation:
         "number",
         "request_id",
         "size",
+        "trace",
     )
 
     def __init__(
@@ -57,6 +59,7 @@ class Operation:
         self.deadline = deadline
         self.due = deadline if due is None or due > deadline else due  # when to wake it
         self.answered = False
+        self.trace: Trace | None = None  # until the answer, of a request that asked for it
         self.size = size  # bytes of user data that it keeps alive
         self.number = coordinator.admit(self)
 
@@ -78,11 +81,30 @@ class Operation:
     def answer(self, message: Message) -> None:
         assert not self.answered
         self.answered = True
+        if self.trace is not None:
+            self._close_trace(message)
         self.coordinator.effects.answer(self.link, self.request_id, message)
 
     def fail(self, error: DynagentError) -> None:
         self.coordinator.count_error(error)
         self.answer(Error(error.code, error.message))
+
+    def tell(self, now: float, node: NodeId, what: str) -> None:
+        """Adds to the trace, which is there. Whatever leads to the answer is told before it."""
+        assert self.trace is not None
+        self.trace.add(now, self.coordinator.names([node]), what)
+
+    def tell_failure(self, now: float, node: NodeId) -> None:
+        is_up = node in self.coordinator.up
+        self.tell(now, node, "failed" if is_up else "failed: its link is down")
+
+    def _close_trace(self, message: Message) -> None:
+        assert self.trace is not None
+        if isinstance(message, GetReply | PutReply | Error):
+            own = self.coordinator.node_id
+            self.trace.add_next(self.coordinator.names([own]), outcome_words(message))
+            message.trace = self.trace.encode()
+        self.trace = None
 
     def finish(self) -> None:
         """Nothing more can come: leave the table."""
@@ -211,6 +233,10 @@ class Coordinator:
                 f"down: {self.names(down)}"
             )
         return [self.node_id, *up]
+
+    def in_order(self, nodes: Sequence[NodeId]) -> str:
+        """`n3, n2` for people, in the order given."""
+        return ", ".join([self._names.get(node, node) for node in nodes])
 
     def names(self, nodes: object) -> str:
         """`n2, n3` for people, in a fixed order."""

@@ -13,6 +13,7 @@ from dynagent.core.messages import WANT_DIGEST, WANT_VALUE, Get, GetReply, Messa
 from dynagent.core.ports import LinkId, NodeId, Token
 from dynagent.core.quorum import DONE, MISSED, GetQuorum
 from dynagent.core.siblings import Siblings
+from dynagent.core.trace import copy_words, reply_words, request_words
 from dynagent.core.version import Version
 from dynagent.errors import ProtocolError, QuorumNotMet
 
@@ -41,11 +42,19 @@ class GetOperation(Operation):
 
     def start(self, now: float, token: Token) -> None:
         coordinator = self.coordinator
-        self.tally.add_own(coordinator.node_id, coordinator.replica.read(self.get.key, token))
+        own = coordinator.replica.read(self.get.key, token)
+        if self.trace is not None:
+            owners = coordinator.in_order(self.owners)
+            self.tell(now, coordinator.node_id, f"takes the get: R={self.tally.needed} of {owners}")
+            self.tell(now, coordinator.node_id, copy_words(own.value, unreadable=own.unknown))
+        self.tally.add_own(coordinator.node_id, own)
         self._conclude(now)
 
     def _ask(self, now: float, targets: list[NodeId], want: int) -> None:
         coordinator = self.coordinator
+        if self.trace is not None:
+            asked = request_words(coordinator.in_order(targets), want, op_id=b"")
+            self.tell(now, coordinator.node_id, asked)
         coordinator.effects.send(
             targets,
             self.number,
@@ -54,6 +63,8 @@ class GetOperation(Operation):
         )
 
     def on_reply(self, now: float, source: NodeId, message: Message) -> None:
+        if self.trace is not None:
+            self.tell(now, source, reply_words(message, is_same=self.tally.has_digest_of(message)))
         if not isinstance(message, ReadReply):
             self.on_failure(now, source)
             return
@@ -72,15 +83,21 @@ class GetOperation(Operation):
         self._conclude(now)
 
     def on_failure(self, now: float, source: NodeId) -> None:
+        if self.trace is not None and source in self.tally.waiting:
+            self.tell_failure(now, source)
         self.tally.add_failure(source)
         self._conclude(now)
 
     def on_hedge(self, now: float) -> None:
         if not self.answered and (targets := self.tally.hedge(self.coordinator.up)):
+            if self.trace is not None:
+                self.tell(now, self.coordinator.node_id, "waits no longer: asks the other owners")
             self._ask(now, targets, WANT_DIGEST)
 
     def on_deadline(self, now: float) -> None:
         if not self.answered:
+            if self.trace is not None:
+                self.tell(now, self.coordinator.node_id, "has no more time")
             self._miss()
 
     def _conclude(self, now: float) -> None:

@@ -2,7 +2,8 @@
 
 A class body here is the one table of the protocol: the field order is the order on the wire, the
 annotation names the schema that `wire.registry` checks, a default marks a field that an older peer
-may leave out. Fields are append-only and codes are never reused (`tests/wire/lock.txt` holds it);
+may leave out. (A last field that has its default is never sent: so a rare one costs nothing.)
+Fields are append-only and codes are never reused (`tests/wire/lock.txt` holds it);
 `docs/protocol.md` and the CDDL file are generated from these classes.
 
 The classes are slotted and built by a metaclass: frozen dataclasses cost 8 times as much to make
@@ -133,6 +134,7 @@ class Error(Message, code=2):
 
     error: Small
     text: Text
+    trace: Blob = b""  # if it was asked for
 
 
 class Ping(Message, code=3):
@@ -154,6 +156,7 @@ class Get(Message, code=10):
     key: Key
     r: Small = 0  # owners that must answer; 0: the ring's R
     strict: Flag = False  # only owners count, no fallbacks
+    trace: Flag = False  # tell which node answered what and when, see The trace
 
 
 class GetReply(Message, code=11):
@@ -163,6 +166,7 @@ class GetReply(Message, code=11):
     siblings: SiblingBytes
     partial: Flag  # fewer than R owners answered (sloppy reads only)
     answered: Small  # owners whose copies are in this answer
+    trace: Blob = b""  # if it was asked for
 
 
 class Put(Message, code=12):
@@ -184,6 +188,7 @@ class Put(Message, code=12):
     content: Small = 0  # type of the value, free for applications
     expiry_ms: Uint = 0  # wall milliseconds since 1970; 0: never
     meta: Meta = {}  # noqa: RUF012 - never changed; small headers kept with the value
+    trace: Flag = False  # as for Get
 
 
 class PutReply(Message, code=13):
@@ -192,6 +197,7 @@ class PutReply(Message, code=13):
     context: ContextBytes  # what the writer has now seen; empty while siblings are left: read first
     siblings: Small  # values the key has at the coordinator, this one included
     dot: Blob  # actor and counter, 8 bytes each; empty for a delete or a retry found superseded
+    trace: Blob = b""  # if it was asked for
 
 
 class List(Message, code=14):

@@ -54,6 +54,7 @@ from dynagent.core.put import PutOperation, op_state
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, decode_ring, token_of
 from dynagent.core.router import ForwardOperation
+from dynagent.core.trace import Trace
 from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady, Refused
 
 Handler = Callable[[float, LinkId, int, int, Message], None]
@@ -235,6 +236,8 @@ class Node:
             operation = GetOperation(coordinator, link, request_id, now, deadline, message, owners)
         else:
             operation = PutOperation(coordinator, link, request_id, now, deadline, message, owners)
+        if message.trace:
+            operation.trace = Trace(now)
         operation.start(now, token)
 
     def _on_list(

@@ -50,6 +50,7 @@ from dynagent.core.messages import (
 from dynagent.core.ports import LinkId, NodeId, Token
 from dynagent.core.quorum import DONE, MISSED, ContextQuorum, PutQuorum
 from dynagent.core.siblings import Clock, join
+from dynagent.core.trace import copy_words, reply_words, request_words
 from dynagent.errors import (
     BadRequest,
     Overloaded,
@@ -110,10 +111,15 @@ class PutOperation(Operation):
 
     def start(self, now: float, token: Token) -> None:
         self.token = token
+        if self.trace is not None:
+            self._tell_start(now)
         if self.look is None:
             self._mint(now)
             return
         own = self.coordinator.replica.newest(self.put.key, token)
+        if self.trace is not None:
+            words = copy_words(own.value, unreadable=own.unknown)
+            self.tell(now, self.coordinator.node_id, words)
         self.look.add_result(
             self.coordinator.node_id,
             state=STATE_UNREADABLE if own.unknown else 0,
@@ -123,6 +129,9 @@ class PutOperation(Operation):
         self._conclude_look(now)
 
     def on_reply(self, now: float, source: NodeId, message: Message) -> None:
+        if self.trace is not None:
+            is_ack = isinstance(message, MergeAck)
+            self.tell(now, source, "has it on disk" if is_ack else reply_words(message))
         match message:
             case MergeAck() if self.tally is not None:
                 self.tally.add_result(source)
@@ -137,6 +146,8 @@ class PutOperation(Operation):
                 self.on_failure(now, source)
 
     def on_failure(self, now: float, source: NodeId) -> None:
+        if self.trace is not None and self._waits_for(source):
+            self.tell_failure(now, source)
         if self.tally is not None:
             self.tally.add_failure(source)
             self._conclude_write()
@@ -150,22 +161,54 @@ class PutOperation(Operation):
     def on_hedge(self, now: float) -> None:
         look = self.look
         if look is not None and not look.replied and (more := look.hedge(self.coordinator.up)):
+            if self.trace is not None:
+                self.tell(now, self.coordinator.node_id, "waits no longer: asks the other owners")
             self._ask(now, more, WANT_DIGEST)
 
     def on_durable(self, now: float) -> None:
         assert self.tally is not None
+        if self.trace is not None:
+            self.tell(now, self.coordinator.node_id, "has its own copy on disk")
         self.tally.add_result(self.coordinator.node_id)
         self._conclude_write()
 
     def on_deadline(self, now: float) -> None:
         if self.answered:
             return
+        if self.trace is not None:
+            self.tell(now, self.coordinator.node_id, "has no more time")
         if self.tally is not None:
             self._miss()
         elif self.look is not None and not self.look.replied:
             self._miss_look()
         else:
             self._unknown("the owner at which the write was found did not answer in time")
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _tell_start(self, now: float) -> None:
+        put, coordinator = self.put, self.coordinator
+        verb = "delete" if put.value is None else "put"
+        attempt = f", attempt {put.attempt}" if put.attempt > 1 else ""
+        look = f"reads R={self.look.needed} first, " if self.look is not None else ""
+        owners = coordinator.in_order(self.owners)
+        words = f"takes the {verb}{attempt}: {look}W={self.w} of {owners}"
+        self.tell(now, coordinator.node_id, words)
+
+    def _tell_write(self, now: float, record: Record, others: list[NodeId]) -> None:
+        coordinator = self.coordinator
+        if not record.value.clock:
+            words = "has nothing to delete"
+        elif others:
+            words = f"sends its copy to {coordinator.in_order(others)}"
+        else:
+            words = "sends its copy to nobody: no other owner is up"
+        self.tell(now, coordinator.node_id, words)
+
+    def _waits_for(self, node: NodeId) -> bool:
+        if self.tally is not None:
+            return node in self.tally.waiting
+        return self.look is not None and (node in self.look.waiting or node == self.fetching)
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -174,6 +217,10 @@ class PutOperation(Operation):
 
     def _ask(self, now: float, targets: list[NodeId], want: int) -> None:
         coordinator = self.coordinator
+        if self.trace is not None:
+            names = coordinator.in_order(targets)
+            asked = request_words(names, want, op_id=self._asked_op_id())
+            self.tell(now, coordinator.node_id, asked)
         coordinator.effects.send(
             targets,
             self.number,
@@ -292,6 +339,8 @@ class PutOperation(Operation):
             self.finish()
             return
         record, number = replica.write(put, self.token, old, context, coordinator.wall_ms())
+        if self.trace is not None and record.value.clock:
+            self.tell(now, coordinator.node_id, "writes its own copy")
         self._replicate(now, self.asked, record, number)
 
     def _complete_own(self, now: float) -> None:
@@ -311,6 +360,8 @@ class PutOperation(Operation):
     def _complete(self, now: float) -> None:
         """Our own copy holds the write that this retry repeats: bring it to W."""
         replica = self.coordinator.replica
+        if self.trace is not None:
+            self.tell(now, self.coordinator.node_id, "holds this write: completes it")
         record = replica.newest(self.put.key, self.token)
         asked = [node for node in self.owners if node in self.coordinator.up]
         self._replicate(now, asked, record, replica.batch_of(self.put.key))
@@ -323,9 +374,13 @@ class PutOperation(Operation):
         self.tally = PutQuorum(asked, self.w)
         if not coordinator.replica.when_durable(number, (None, self.number)):
             self.tally.add_result(coordinator.node_id)
+            if self.trace is not None and record.value.clock:
+                self.tell(now, coordinator.node_id, "has its own copy on disk")
         if not record.value.clock:
             self.tally = PutQuorum([], 0)  # a delete that met nothing: there is nothing to say
         others = [node for node in asked if node != coordinator.node_id]
+        if self.trace is not None:
+            self._tell_write(now, record, others)
         if others and record.value.clock:
             coordinator.effects.send(
                 others,

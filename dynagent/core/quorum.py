@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from dynagent.core.entry import Record, decode_entry, unflatten
-from dynagent.core.messages import STATE_ABSENT, STATE_UNREADABLE, ReadReply
+from dynagent.core.messages import STATE_ABSENT, STATE_UNREADABLE, Message, ReadReply
 from dynagent.core.ports import NodeId
 from dynagent.core.siblings import EMPTY, Clock, join
 
@@ -144,6 +144,10 @@ class GetQuorum(Quorum):
             self.fetching.add(node)
             return True
         return False
+
+    def has_digest_of(self, message: Message) -> bool:
+        """The copy of this reply is the same as one that is merged already."""
+        return isinstance(message, ReadReply) and message.digest in self._known
 
     def _merge_known(self, reply: ReadReply) -> bool:
         """Merges a copy of which we hold every sibling already; False if it may have news."""

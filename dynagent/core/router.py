@@ -8,9 +8,10 @@ while it surely has not begun: anything later is the client's retry, which carri
 from __future__ import annotations
 
 from dynagent.core.coordinator import Coordinator, Operation
-from dynagent.core.messages import Error, Get, Message, Put
+from dynagent.core.messages import Error, Get, GetReply, Message, Put, PutReply
 from dynagent.core.ports import LinkId, NodeId, Token
-from dynagent.errors import NotReady, QuorumNotMet, WriteOutcomeUnknown
+from dynagent.core.trace import reply_words
+from dynagent.errors import NotReady, ProtocolError, QuorumNotMet, WriteOutcomeUnknown
 
 
 class ForwardOperation(Operation):
@@ -40,6 +41,9 @@ class ForwardOperation(Operation):
         self._send(now)
 
     def _send(self, now: float) -> None:
+        if self.trace is not None:
+            own, target = self.coordinator.node_id, self.coordinator.names([self.target])
+            self.tell(now, own, f"is no owner of this key: passes it on to {target}")
         # The owner gets a little less time, so that its own, better answer comes before ours.
         left_ms = self.budget_ms(now)
         budget_ms = max(1, left_ms - min(100, left_ms // 10))
@@ -48,6 +52,8 @@ class ForwardOperation(Operation):
     def on_reply(self, now: float, source: NodeId, message: Message) -> None:
         if source != self.target:
             return
+        if self.trace is not None:
+            self._tell_reply(now, source, message)
         if isinstance(message, Error) and message.error == NotReady.code and self._try_next(now):
             return  # it refused before doing anything
         self.answer(message)
@@ -56,13 +62,27 @@ class ForwardOperation(Operation):
     def on_failure(self, now: float, source: NodeId) -> None:
         if source != self.target:
             return
+        if self.trace is not None:
+            self.tell_failure(now, source)
         if isinstance(self.message, Get) and self._try_next(now):
             return
         self._give_up(f"{self.coordinator.names([source])} failed while it ran the request")
         self.finish()
 
     def on_deadline(self, now: float) -> None:
+        if self.trace is not None:
+            self.tell(now, self.coordinator.node_id, "has no more time")
         self._give_up(f"{self.coordinator.names([self.target])} did not answer in time")
+
+    def _tell_reply(self, now: float, source: NodeId, message: Message) -> None:
+        assert self.trace is not None
+        if isinstance(message, GetReply | PutReply | Error):
+            try:
+                self.trace.include(message.trace)
+            except ProtocolError as exc:
+                self.coordinator.effects.note("peer.malformed", peer=source, reason=exc.message)
+        is_answer = isinstance(message, GetReply | PutReply)
+        self.tell(now, source, "has answered" if is_answer else reply_words(message))
 
     def _try_next(self, now: float) -> bool:
         while self.candidates:

@@ -35,7 +35,10 @@ class Frame:
 def encode_frame(message: Message, *, request_id: int, budget_ms: int, ext: Ext = None) -> bytes:
     """Header and body, ready to be sent; raises `TooLarge` over the bound of this message."""
     row = REGISTRY[type(message).code]
-    body = dumps([row.code, request_id, budget_ms, ext, *row.parts(message)])
+    fields = [row.code, request_id, budget_ms, ext, *row.parts(message)]
+    if fields[-1] == row.rare:  # what hardly ever is said costs nothing
+        del fields[-1]
+    body = dumps(fields)
     if len(body) > row.bytes_max:
         raise TooLarge(
             f"a {row.cls.__name__} of {len(body):,} bytes; the limit is {row.bytes_max:,}"

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from dynagent import limits
-from dynagent.core import entry, inspect
+from dynagent.core import entry, inspect, trace
 from dynagent.core.messages import Message
 from dynagent.errors import BY_CODE
 from dynagent.wire.registry import PEER_ONLY, REGISTRY, VERSION_MAX, VERSION_MIN, Row
@@ -33,7 +33,7 @@ Version {VERSION_MIN}..{VERSION_MAX}. One TCP connection carries frames in both 
 - `budget ms` is how long the sender will wait, 0 for "no word" (5 s then); in replies it is 0.
 - `ext` is null or `[trace id, class, principal, sender wall ms]`.
 - Fields are positional and append-only: skip those you do not know, take the default for those that
-  are missing.
+  are missing. A last field that has its default is left out.
 - The encoding is plain CBOR: definite lengths only, no tags, no duplicate map keys, at most 16
   levels, nothing behind the item. Anything else closes the connection.
 
@@ -96,6 +96,7 @@ def protocol() -> str:
     parts += ["", _SIBLINGS, "The encodings in full, as the code has them:\n"]
     parts.append(_essay(entry.__doc__))
     parts += ["## The status document\n", _essay(inspect.__doc__)]
+    parts += ["## The trace\n", _essay(trace.__doc__)]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -120,10 +120,13 @@ _LARGE: dict[type[Message], int] = {
 PEER_ONLY: frozenset[type[Message]] = frozenset({Merge, Read})  # refused on links of clients
 
 
+_NO_DEFAULT = object()
+
+
 class Row:
     """One message: how to take it apart, check it and put it together again."""
 
-    __slots__ = ("build", "bytes_max", "cls", "code", "parts", "required", "schemas")
+    __slots__ = ("build", "bytes_max", "cls", "code", "parts", "rare", "required", "schemas")
 
     def __init__(self, cls: type[Message]) -> None:
         self.cls = cls
@@ -131,6 +134,8 @@ class Row:
         self.bytes_max = _LARGE.get(cls, limits.CONTROL_FRAME_BYTES_MAX)
         self.schemas = [(name, SCHEMAS[schema]) for name, schema in _fields(cls)]
         self.required = len(cls.field_names) - len(cls.defaults)
+        # A last field that has this default is left out of the frame.
+        self.rare = cls.defaults[-1] if cls.defaults else _NO_DEFAULT
         self.parts = _taker(cls.field_names)
         self.build: Callable[[list[object]], Message] = self._build_first
 
@@ -167,17 +172,20 @@ def _builder(row: Row) -> Callable[[list[object]], Message]:
 
     Written out for each message: the loop over its schemas cost 4 µs a put, a sixth of its frames.
     """
-    lines = [
-        "def build(fields):",
-        f"    if len(fields) != {HEADER_FIELDS + len(row.schemas)}:",
-        "        fields = fit(fields)",
-        f"    {', '.join(['_'] * HEADER_FIELDS + list(row.cls.field_names))} = fields",
-    ]
+    names = [*["_"] * HEADER_FIELDS, *row.cls.field_names]
+    lines = ["def build(fields):", "    count = len(fields)", f"    if count == {len(names)}:"]
+    lines += [f"        {', '.join(names)} = fields"]
+    if row.rare is not _NO_DEFAULT:
+        lines += [f"    elif count == {len(names) - 1}:"]
+        lines += [f"        {', '.join(names[:-1])} = fields", f"        {names[-1]} = rare"]
+    lines += ["    else:", f"        {', '.join(names)} = fit(fields)"]
     for place, (name, schema) in enumerate(row.schemas):
         lines.append(f"    if not ({_is_surely_right(name, schema)}):")
         lines.append(f"        check({place}, {name})")
     lines.append(f"    return cls({', '.join(row.cls.field_names)})")
     scope: dict[str, Any] = {"cls": row.cls, "fit": row.fit, "check": row.check}
+    if row.rare is not _NO_DEFAULT:
+        scope["rare"] = row.rare
     exec("\n".join(lines), scope)
     build: Callable[[list[object]], Message] = scope["build"]
     return build

@@ -21,7 +21,7 @@ class Listener:
 
     def __init__(self, words: bytes) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._words = words
+        self.words = words
         self._open: list[socket.socket] = []
         self.met = threading.Event()
         self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -31,15 +31,15 @@ class Listener:
     def _serve(self) -> None:
         while True:
             connection, _ = self._listener.accept()
-            if self._words == b"stop":
+            if self.words == b"stop":
                 connection.close()
                 return
             self._open.append(connection)
             self.met.set()
-            connection.sendall(self._words)
+            connection.sendall(self.words)
 
     def close(self) -> None:
-        self._words = b"stop"
+        self.words = b"stop"
         host, port = self._listener.getsockname()
         socket.create_connection((host, port)).close()
         self._thread.join()

@@ -41,10 +41,14 @@ def _modules(dynctl: Dynctl, *words: str) -> dict[str, str]:
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("trace", [[], ["--trace"]], ids=["", "trace"])
 @pytest.mark.parametrize("words", [["put", "budget", "v"], ["get", "budget"], ["delete", "budget"]])
-def test_one_shot_verbs_load_nothing_slow(cluster: Cluster, words: list[str]) -> None:
+def test_one_shot_verbs_load_nothing_slow(
+    cluster: Cluster, words: list[str], trace: list[str]
+) -> None:
     cluster("put", "budget", "v")
-    loaded = _modules(cluster, *words)
+    loaded = _modules(cluster, *words, *trace)
+    assert ("dynagent.core.trace" in loaded) == bool(trace)
     assert not _SLOW & {name.partition(".")[0] for name in loaded}
     ours = {n: f for n, f in loaded.items() if n.partition(".")[0] in ("dynctl", "dynagent") and f}
     assert len(ours) > 10

@@ -67,6 +67,7 @@ def test_what_the_table_parser_accepts_typer_reads_alike(name: str, argv: list[s
         "get k",
         "get k --out f -r 1 --strict --timeout 2s --endpoint h:1 --endpoint=h:2 -v",
         "get k --all -o json",
+        "get k --trace",
         "put k v",
         "put k -",
         "put k @f --context C -w 2 --op-id 00 --print-context",

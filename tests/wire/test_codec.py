@@ -29,12 +29,15 @@ from dynagent.wire.registry import REGISTRY
 SAMPLES: list[Message] = [
     Hello(1, 1, 0, b"", "", b"boot", ["a"], 1_000, 1_700_000_000_000),
     Error(8, "2 of R=2 owners"),
+    Error(8, "2 of R=2 owners", b"trace"),
     Ping(),
     Get(b"k", 2, True),
+    Get(b"k", 2, True, True),
     GetReply(b"ctx", [b"one", b"two"], False, 2),
     Put(b"k", None, 1, b"", b"o" * 16),
     Put(b"k", b"v", 0, b"ctx", b"o" * 16, 2, 1, 3, True, 7, 5, {b"type": b"text"}),
     PutReply(b"ctx", 1, b"d" * 16),
+    PutReply(b"ctx", 1, b"d" * 16, b"trace"),
     Merge(1, 2, 0, [[b"k", [5, 1], [b"sibling"], []]]),
     MergeAck(),
     Read(1, 2, b"k", 1),
@@ -60,9 +63,41 @@ def test_missing_trailing_fields_take_their_defaults() -> None:
     assert decoded.message == Get(b"k", 0, False)
 
 
+def test_a_last_field_that_has_its_default_is_left_out() -> None:
+    """So that asking for no trace costs nothing, and an old peer sees what it always saw."""
+    for message, fields in (
+        (Get(b"k", 2, True), [b"k", 2, True]),
+        (Get(b"k", 2, True, True), [b"k", 2, True, True]),
+        (GetReply(b"c", [], False, 2), [b"c", [], False, 2]),
+        (PutReply(b"c", 1, b"d"), [b"c", 1, b"d"]),
+        (Error(8, "why"), [8, "why"]),
+        (MergeAck(), []),
+        (MergeAck([7]), [[7]]),
+        (Hello(1, 1, 0, b"", "", b"", [], 9, 0), [1, 1, 0, b"", "", b"", [], 9, 0]),
+    ):
+        frame = encode_frame(message, request_id=1, budget_ms=0)
+        assert cbor2.loads(frame[4:])[4:] == fields
+        assert decode_frame(frame[4:]).message == message
+
+
+@pytest.mark.parametrize(
+    ("message", "fields"),
+    [
+        (Get(b"k", 2, True), [b"k", 2, True]),
+        (GetReply(b"c", [], False, 2), [b"c", [], False, 2]),
+        (PutReply(b"c", 1, b"d"), [b"c", 1, b"d"]),
+        (Error(8, "why"), [8, "why"]),
+        (Put(b"k", b"v", 0, b"", b"o"), [b"k", b"v", 0, b"", b"o", 1, 0, 0, False, 0, 0, {}]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_peer_without_traces_is_understood(message: Message, fields: list[object]) -> None:
+    assert decode_frame(cbor2.dumps([type(message).code, 1, 0, None, *fields])).message == message
+
+
 def test_unknown_trailing_fields_are_skipped() -> None:
-    decoded = decode_frame(cbor2.dumps([Get.code, 1, 0, None, b"k", 2, True, "new", {"x": 1}]))
-    assert decoded.message == Get(b"k", 2, True)
+    decoded = decode_frame(cbor2.dumps([Get.code, 1, 0, None, b"k", 2, True, True, "new", {}]))
+    assert decoded.message == Get(b"k", 2, True, True)
 
 
 def test_an_unknown_code_is_no_error_of_the_connection() -> None:
@@ -79,6 +114,8 @@ def test_an_unknown_code_is_no_error_of_the_connection() -> None:
         [Get.code, 1, 0, None, b"k", True],  # a bool is not a number
         [Get.code, 1, 0, None, b"k", 70_000],
         [Get.code, 1, 0, None, b"k", -1],
+        [Get.code, 1, 0, None, b"k", 2, True, 1],  # a number is not a flag
+        [GetReply.code, 1, 0, None, b"", [], False, 1, "text"],
         [Get.code, -1, 0, None, b"k"],
         [Get.code, "1", 0, None, b"k"],
         [Get.code, 1, limits.BUDGET_MS_MAX + 1, None, b"k"],
