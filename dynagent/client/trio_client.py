@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
+from typing import Self
 
 import trio
 
@@ -61,7 +62,7 @@ class TrioClient:
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
 
-    async def __aenter__(self) -> TrioClient:
+    async def __aenter__(self) -> Self:
         assert self._nursery is None, "one `async with` at a time"
         self._turns = Turns(self._make_transport())
         self._manager = trio.open_nursery()

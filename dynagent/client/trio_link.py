@@ -126,6 +126,11 @@ class TrioLink:
         connection.write(self._session.hello())
         return self
 
+    @property
+    def load(self) -> int:
+        """Requests that count as under way."""
+        return len(self._lane.pending)
+
     # --- what tasks do ---------------------------------------------------------------------------
 
     async def request(self, call: Call, *, now: float) -> Message:
