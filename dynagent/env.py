@@ -27,6 +27,9 @@ class Connection(Protocol):
     def close(self, reason: str) -> None:
         """Closes at the end of the turn, behind what has been written."""
 
+    def drop(self, reason: str) -> None:
+        """Closes now, whatever waits to be sent; this one does call `Handler.on_closed`."""
+
 
 class Handler(Protocol):
     """What the agent makes of one connection."""

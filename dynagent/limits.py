@@ -73,6 +73,9 @@ BULK_IN_FLIGHT_MAX = 8_192  # half of what an agent takes from everybody
 BULK_BYTES_MAX = 16 * MIB  # of all these requests and replies: the memory of a bulk client
 # On their way to and from one agent. Eight replies of the largest record stay within its outbox.
 LANE_BYTES_MAX = 8 * MIB
+# Requests under way of one trio client to one agent, as in bulk work: more make nothing faster. The
+# rest waits in line.
+LANE_REQUESTS_MAX = 1_024
 REPLY_BYTES_ASSUMED = 64 * KIB  # of a get, until replies have shown what they are
 RECONNECT_S_MIN = 0.1  # after a lost connection; doubled at each failure, so that an agent that
 RECONNECT_S_MAX = 2.0  # is down costs a few packets, and one that is back is used soon

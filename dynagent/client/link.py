@@ -12,7 +12,7 @@ from collections import deque
 
 from dynagent import limits
 from dynagent.address import parse_address
-from dynagent.client.lane import Lane
+from dynagent.client.lane import Lane, Request
 from dynagent.client.pipeline import Pipeline
 from dynagent.client.requests import new_session
 from dynagent.core.messages import Error
@@ -36,7 +36,7 @@ class Link:
 
     def __init__(
         self,
-        lane: Lane,
+        lane: Lane[Request],
         pipeline: Pipeline,
         selector: selectors.BaseSelector,
         *,

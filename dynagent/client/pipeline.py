@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 
 from dynagent import limits
-from dynagent.client.lane import Lane, Request
+from dynagent.client.lane import Costs, Lane, Request
 from dynagent.client.routing import Addresses, Plan
 from dynagent.core.messages import Error, Get, GetReply, Message, Put, PutReply
 from dynagent.errors import (
@@ -37,14 +37,13 @@ from dynagent.errors import (
 )
 
 _BUSY = (NotReady, Overloaded, QuorumNotMet)  # may well be over after a pause
-_OVERHEAD_BYTES = 512  # of a request and its reply beside key and value, roughly
 
 
 class Pipeline:
     """The window over all lanes. The times it is given are of one monotonic clock, in seconds."""
 
     def __init__(self, addresses: Addresses, *, timeout_s: float, in_flight: int) -> None:
-        self.lanes: dict[str, Lane] = {}  # grows as addresses are needed
+        self.lanes: dict[str, Lane[Request]] = {}  # grows as addresses are needed
         self._addresses = addresses
         self._timeout_s = timeout_s
         self._in_flight = in_flight
@@ -56,7 +55,7 @@ class Pipeline:
         self._resting: deque[tuple[float, Request]] = deque()  # (when to try again, request)
         self._stranded: list[Request] = []  # all their addresses are down
         self._outage_ends: float | None = None
-        self._reply_bytes = limits.REPLY_BYTES_ASSUMED
+        self._costs = Costs()
 
     def __len__(self) -> int:
         """Requests that have been taken in and not been handed out."""
@@ -74,7 +73,7 @@ class Pipeline:
             request.has_ended = True
             return
         key = message.key
-        self._charge(request)
+        self._charge(request, self._costs.of(message))
         earlier = self._tails.get(key)
         self._tails[key] = request
         if earlier is not None:
@@ -94,7 +93,7 @@ class Pipeline:
 
     # --- what lanes report -----------------------------------------------------------------------
 
-    def on_up(self, now: float, lane: Lane) -> None:
+    def on_up(self, now: float, lane: Lane[Request]) -> None:
         """The agent has said Hello."""
         lane.is_up = True
         lane.heard_at = now
@@ -103,18 +102,19 @@ class Pipeline:
         stranded, self._stranded = self._stranded, []
         for request in stranded:
             self._try(now, request)
+        lane.admit(now)
         self._start_ready(now)
 
-    def on_lost(self, now: float, lane: Lane, error: DynagentError) -> None:
+    def on_lost(self, now: float, lane: Lane[Request], error: DynagentError) -> None:
         """The connection could not be made, or is closed: everything in the lane goes elsewhere."""
         missing = error if isinstance(error, WrongCluster) else Unreachable(error.message)
         self._down[lane.address] = missing
         pending, unsent = lane.clear()
         if pending:
-            # It may be the agent that could not hold so many replies: begin again with few.
-            self._reply_bytes = max(self._reply_bytes, limits.VALUE_BYTES_DEFAULT_MAX)
+            self._costs.doubt()
         for request in pending:
-            self._charge(request)
+            assert request.message is not None
+            self._charge(request, self._costs.of(request.message))
             request.plan.failed(error)
             self._try(now, request)
         for request in unsent:
@@ -122,7 +122,9 @@ class Pipeline:
             self._try(now, request)
         self._start_ready(now)
 
-    def on_reply(self, now: float, lane: Lane, request_id: int, message: Message | None) -> None:
+    def on_reply(
+        self, now: float, lane: Lane[Request], request_id: int, message: Message | None
+    ) -> None:
         """A frame has come. One that nobody waits for any more is too late, and passed over."""
         request = lane.take(request_id)
         if request is None:
@@ -134,14 +136,14 @@ class Pipeline:
             self._end(request)
         elif type(message) is GetReply and type(request.message) is Get:
             request.reply = message
-            self._learn_size(request, message)
+            self._charge(request, self._costs.learn(message))
             self._end(request)
         else:
             self._fail(now, request, _error_of(lane, message))
         lane.admit(now)
         self._start_ready(now)
 
-    def sweep(self, now: float, lanes: list[Lane]) -> list[Lane]:
+    def sweep(self, now: float, lanes: list[Lane[Request]]) -> list[Lane[Request]]:
         """Ends tries whose time is over, in those of `lanes` whose bytes have all been read, and
         starts those that rested. Returns lanes that are silent: they are to be closed.
 
@@ -245,28 +247,12 @@ class Pipeline:
             request.follower = None
             self._ready.append(follower)
 
-    # --- memory ----------------------------------------------------------------------------------
-
-    def _charge(self, request: Request) -> None:
-        """What it will hold: a put its value, a get what the latest replies lead us to expect."""
-        message = request.message
-        if type(message) is Put:
-            size = len(message.value) if message.value is not None else 0
-        else:
-            size = self._reply_bytes
-        self._bytes += size + _OVERHEAD_BYTES - request.cost
-        request.cost = size + _OVERHEAD_BYTES
-
-    def _learn_size(self, request: Request, reply: GetReply) -> None:
-        size = sum(map(len, reply.siblings))
-        self._bytes += size + _OVERHEAD_BYTES - request.cost
-        request.cost = size + _OVERHEAD_BYTES
-        expected = self._reply_bytes
-        # Up at once, down slowly: one small reply says little about the next one.
-        self._reply_bytes = size if size > expected else expected - (expected - size) // 16
+    def _charge(self, request: Request, cost: int) -> None:
+        self._bytes += cost - request.cost
+        request.cost = cost
 
 
-def _error_of(lane: Lane, message: Message | None) -> DynagentError:
+def _error_of(lane: Lane[Request], message: Message | None) -> DynagentError:
     if isinstance(message, Error):
         return from_wire(message.error, message.text)
     name = type(message).__name__ if message is not None else "an unknown message"

@@ -147,7 +147,7 @@ class TcpTransport:
         try:
             with trio.fail_after(limits.CONNECT_S_MAX):
                 sock = await _connect(host, port)
-        except (OSError, trio.TooSlowError) as exc:
+        except (OSError, UnicodeError, trio.TooSlowError) as exc:
             reason = getattr(exc, "strerror", None) or str(exc) or "no answer in time"
             raise Unreachable(f"{address}: {reason}") from exc
         return self._adopt(sock, format_address(host, port), accept)

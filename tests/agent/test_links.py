@@ -29,6 +29,9 @@ class Wire:
     def close(self, reason: str) -> None:
         self.closed = reason
 
+    def drop(self, reason: str) -> None:
+        self.close(reason)
+
 
 def hello() -> Hello:
     return Hello(1, 1, 0, b"", "", b"", [], limits.DATA_FRAME_BYTES_MAX, 0)

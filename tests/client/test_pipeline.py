@@ -57,7 +57,7 @@ class World:
             for address in ALL:
                 self.pipeline.on_up(self.now, self.lane(address))
 
-    def lane(self, address: str) -> Lane:
+    def lane(self, address: str) -> Lane[Request]:
         return self.pipeline.lanes.setdefault(address, Lane(address))
 
     def put(self, key: bytes, value: bytes = b"v", *, repeats: bool = False) -> Request:
@@ -217,6 +217,8 @@ def test_what_was_never_sent_fails_over_as_a_first_attempt() -> None:
     one, two, _three = world.owners(b"k")
     request = world.put(b"k")
     world.lose(one, Unreachable(f"{one}: Connection refused"))
+    assert world.sent(one) == world.sent(two) == []  # a lane that is not up sends nothing
+    world.pipeline.on_up(world.now, world.lane(two))
     frame = world.one(two)
     assert isinstance(frame.message, Put) and frame.message.attempt == 1
     world.reply(two, frame, DONE)

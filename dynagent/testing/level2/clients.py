@@ -170,6 +170,15 @@ class Caller:
         self._wires = wires
         self._calls: dict[str, Call] = {}
 
+    def read_late(self, seconds: float) -> None:
+        """It does not read for a while."""
+        self.port.is_slow = True
+        self._world.after(seconds, self.port.wake)
+
+    def wake(self) -> None:
+        """Reads on."""
+        self.port.wake()
+
     def lose_all(self) -> None:
         """Its machine has gone away: the agents are not told, requests under way end."""
         calls, self._calls = self._calls, {}
@@ -226,7 +235,8 @@ class FrameClient(LoopClient):
         super().__init__(
             number=number, world=world, history=history, ring=ring, profile=profile, keys=keys
         )
-        self.caller = Caller(world, wires, self.name)
+        self.place = self.name
+        self.caller = Caller(world, wires, self.place)
         self._level2 = profile
         self._addresses = [member.address for member in ring.members]
         self._is_router = self._dice.random() < profile.router

@@ -17,6 +17,7 @@ from dynagent.testing.level2.host import SimHost
 from dynagent.testing.level2.logstore import FILE_NAME
 from dynagent.testing.level2.points import Points
 from dynagent.testing.level2.profile import STALL_S_MAX, Profile
+from dynagent.testing.level2.tasks import TaskClient
 from dynagent.testing.level2.wires import Pair, Wires
 from dynagent.testing.world import Stream, World
 
@@ -35,7 +36,7 @@ class Nemesis:
         profile: Profile,
         keys: Sequence[bytes],
     ) -> None:
-        self.clients: Sequence[FrameClient] = ()
+        self.clients: Sequence[FrameClient | TaskClient] = ()
         self._world = world
         self._wires = wires
         self._hosts = hosts
@@ -86,7 +87,7 @@ class Nemesis:
                 host.life.writer.slowness = 1.0
             host.start()
         for client in self.clients:
-            client.caller.port.wake()
+            client.caller.wake()
         self._wires.mend()
 
     def _one(self) -> SimHost:
@@ -127,7 +128,7 @@ class Nemesis:
     # --- the network -----------------------------------------------------------------------------
 
     def _places(self) -> list[str]:
-        return [host.place for host in self._hosts] + [client.name for client in self.clients]
+        return [host.place for host in self._hosts] + [client.place for client in self.clients]
 
     def _stall_pair(self) -> None:
         one, other = self._dice.sample(self._places(), 2)
@@ -171,8 +172,7 @@ class Nemesis:
         if self.clients:
             client = self._dice.choice(self.clients)
             self._world.fault("slow_reader", client.name)
-            client.caller.port.is_slow = True
-            self._world.after(self._dice.uniform(0.1, 2.0), client.caller.port.wake)
+            client.caller.read_late(self._dice.uniform(0.1, 2.0))
 
     # --- disks and clocks ------------------------------------------------------------------------
 

@@ -40,6 +40,8 @@ class Profile(Level1Profile):
     hostile: float = 0.0  # mean seconds between two frames of the hostile client; 0: it is absent
     timeout_s: float = 2.0  # of a client's request over all its attempts
     router: float = 0.3  # probability that a client knows no ring and asks any agent
+    tasks: bool = False  # the clients are tasks that share one trio client
+    cancels: float = 0.0  # probability that such a task is cancelled before it has its answer
     armed: dict[str, float] = field(default_factory=dict)  # failure point → strikes a run, about
 
     @property

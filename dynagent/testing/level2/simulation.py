@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from traceback import format_exc
 
@@ -34,6 +35,7 @@ from dynagent.testing.level2.hostile import HostileClient
 from dynagent.testing.level2.nemesis import Nemesis
 from dynagent.testing.level2.points import Points
 from dynagent.testing.level2.profile import Profile, draw
+from dynagent.testing.level2.tasks import AppClient, TaskClient
 from dynagent.testing.level2.watch import Watch
 from dynagent.testing.level2.wires import Wires
 from dynagent.testing.simulation import Report as Level1Report
@@ -132,13 +134,41 @@ class Simulation:
             for host in self.hosts:
                 host.nursery = nursery
                 host.start()
-            await self._play()
+            if self.profile.tasks:
+                await self._play_with_tasks()
+            else:
+                await self._play(self._client)
             nursery.cancel_scope.cancel()
 
-    async def _play(self) -> None:
+    async def _play_with_tasks(self) -> None:
+        """The clients of phase 1 are tasks of one application."""
+        endpoints = [host.address for host in self.hosts]
+        async with (
+            AppClient(endpoints, self.wires, self.profile) as app,
+            trio.open_nursery() as nursery,
+        ):
+
+            def make(ring: Ring, number: int, profile: Profile) -> TaskClient:
+                return TaskClient(
+                    app,
+                    nursery,
+                    number=number,
+                    world=self.world,
+                    history=self.history,
+                    ring=ring,
+                    profile=profile,
+                    keys=self.keys,
+                )
+
+            await self._play(make)
+            self.world.verdicts.check(
+                "nothing_left", not app.left_over, f"the trio client has {app.left_over} left over"
+            )
+
+    async def _play(self, make: Callable[[Ring, int, Profile], FrameClient | TaskClient]) -> None:
         world, profile = self.world, self.profile
         ring = await bootstrap(world, self.wires, self.watch, self.hosts)
-        clients = [self._client(ring, number, profile) for number in range(1, profile.clients + 1)]
+        clients = [make(ring, number, profile) for number in range(1, profile.clients + 1)]
         self.nemesis.clients = clients
         hostile = HostileClient(world, self.wires, [host.address for host in self.hosts], profile)
         await trio.sleep(0.3)  # links come up

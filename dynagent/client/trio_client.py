@@ -1,0 +1,275 @@
+"""The trio client: for applications that are structured by nurseries; many tasks share it.
+
+    async with TrioClient(["127.0.0.1:7411"]) as client:
+        await client.put(b"cart/7", b"apples")
+        result = await client.get(b"cart/7")
+
+The verbs, their arguments, results and errors are those of `client.blocking`. All tasks share one
+connection to each agent, with many requests under way on it. Whoever asks may be cancelled at any
+moment, which harms nobody else; a put that was cancelled may still take effect. All that the client
+runs lives in a nursery which the `async with` opens and closes, and nothing outlives it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from dynagent import limits
+from dynagent.client.lane import Costs
+from dynagent.client.requests import Receipt, Result, make_put, read_receipt, read_result
+from dynagent.client.routing import Addresses, Plan
+from dynagent.client.trio_link import Call, TrioLink, Turns
+from dynagent.core.messages import Get, Message, RingReply, RingRequest
+from dynagent.core.ring import Ring, decode_ring
+from dynagent.env import Transport
+from dynagent.errors import DynagentError, ProtocolError, Unreachable, WriteOutcomeUnknown
+from dynagent.net.tcp import TcpTransport
+
+TIMEOUT_S_DEFAULT = 5.0
+
+
+class TrioClient:
+    """A cluster. `endpoints`: `host:port` of any of its agents; raises nothing until it is used.
+
+    `timeout_s` bounds each request over all its attempts. With `learn_ring` false it speaks to the
+    endpoints only, in their order. With a `cluster_id` agents of another cluster are refused.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        timeout_s: float = TIMEOUT_S_DEFAULT,
+        learn_ring: bool = True,
+        cluster_id: bytes = b"",
+    ) -> None:
+        self._endpoints = list(endpoints)
+        self._timeout_s = timeout_s
+        self._learn_ring = learn_ring
+        self._cluster_id = cluster_id
+        self._addresses: Addresses | None = None  # once the ring has been learnt
+        self._learning: _Learning | None = None
+        self._links: dict[str, TrioLink] = {}
+        self._down: dict[str, tuple[float, float]] = {}  # address → (rests until, for how long)
+        self._costs = Costs()
+        self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self._nursery: trio.Nursery | None = None
+
+    async def __aenter__(self) -> Self:
+        assert self._nursery is None, "one `async with` at a time"
+        self._turns = Turns(self._make_transport())
+        self._manager = trio.open_nursery()
+        self._nursery = await self._manager.__aenter__()
+        self._nursery.start_soon(self._turns.run)
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        manager, nursery = self._manager, self._nursery
+        assert manager is not None
+        assert nursery is not None
+        self._nursery = None
+        nursery.cancel_scope.cancel()
+        # The block's own exception stays out of the nursery, which would wrap it in a group.
+        await manager.__aexit__(None, None, None)
+
+    # --- data ------------------------------------------------------------------------------------
+
+    async def get(self, key: bytes, *, r: int = 0, strict: bool = False) -> Result:
+        """All concurrent values of a key. `r`: owners that must answer (0: the cluster's R).
+
+        Raises `QuorumNotMet`, `BadRequest`, `Unreachable`, `ConnectionLost`.
+        """
+        plan = await self._plan(key, is_write=False)
+        reply, agent = await self._run(plan, Get(key, r, strict))
+        return read_result(reply, agent=agent)
+
+    async def put(
+        self,
+        key: bytes,
+        value: bytes | None,
+        *,
+        context: bytes | None = None,
+        blind: bool = False,
+        r: int = 0,
+        w: int = 0,
+        strict: bool = False,
+        op_id: bytes = b"",
+        content: int = 0,
+        meta: dict[bytes, bytes] | None = None,
+    ) -> Receipt:
+        """Writes a value. With a `context` it supersedes what that get returned, `blind` nothing,
+        otherwise what R owners hold now. `op_id`: repeats an earlier put whose outcome is unknown.
+
+        Raises `WriteOutcomeUnknown` (its `op_id` attribute repeats the put safely), `QuorumNotMet`,
+        `Overloaded`, `BadRequest`, `TooLarge`, `Unreachable`.
+        """
+        plan = await self._plan(key, is_write=True, repeats=bool(op_id))
+        put = make_put(
+            key,
+            value,
+            op_id=op_id or self._new_op_id(),
+            context=context,
+            blind=blind,
+            r=r,
+            w=w,
+            strict=strict,
+            content=content,
+            meta=meta,
+        )
+        try:
+            reply, agent = await self._run(plan, put)
+        except WriteOutcomeUnknown as exc:
+            exc.op_id = put.op_id
+            raise
+        return read_receipt(reply, put, attempts=plan.attempt, agent=agent)
+
+    async def delete(
+        self,
+        key: bytes,
+        *,
+        context: bytes | None = None,
+        r: int = 0,
+        w: int = 0,
+        strict: bool = False,
+        op_id: bytes = b"",
+    ) -> Receipt:
+        """A put of nothing; the same arguments and errors. Deleting a missing key succeeds."""
+        return await self.put(key, None, context=context, r=r, w=w, strict=strict, op_id=op_id)
+
+    # --- the cluster -----------------------------------------------------------------------------
+
+    async def ring(self) -> Ring:
+        """The ring, learnt from any agent; raises `Unreachable` or `NotReady`."""
+        known = self._addresses
+        addresses = known.anybody if known is not None else self._endpoints
+        plan = Plan(self._in_order(addresses), deadline=self._deadline(), is_write=False)
+        reply, agent = await self._run(plan, RingRequest())
+        if not isinstance(reply, RingReply):
+            raise ProtocolError(f"{agent}: {type(reply).__name__} is not a ring")
+        ring = decode_ring(reply.ring)
+        self._addresses = Addresses(ring, self._endpoints)
+        self._cluster_id = self._cluster_id or ring.cluster_id
+        return ring
+
+    async def ask(self, address: str, message: Message) -> Message:
+        """One request to one agent, without retries; raises its error or `Unreachable`."""
+        plan = Plan([address], deadline=self._deadline(), is_write=False)
+        return await self._try(address, message, plan, self._timeout_s)
+
+    # --- how -------------------------------------------------------------------------------------
+
+    async def _plan(self, key: bytes, *, is_write: bool, repeats: bool = False) -> Plan:
+        deadline = self._deadline()
+        if self._learn_ring and self._addresses is None:
+            await self._learn()
+        known = self._addresses
+        addresses = known.of(key) if known is not None else self._endpoints
+        if self._down:
+            addresses = self._in_order(addresses)
+        return Plan(addresses, deadline=deadline, is_write=is_write, repeats=repeats)
+
+    def _deadline(self) -> float:
+        return trio.current_time() + self._timeout_s
+
+    def _in_order(self, addresses: list[str]) -> list[str]:
+        """Those that could not be reached lately are asked last, until it is time to try again."""
+        now = trio.current_time()
+        return sorted(addresses, key=lambda address: self._is_resting(address, now))
+
+    def _is_resting(self, address: str, now: float) -> bool:
+        if address not in self._down:
+            return False
+        link = self._links.get(address)
+        return now < self._down[address][0] or (link is not None and link.is_dialling)
+
+    async def _run(self, plan: Plan, message: Message) -> tuple[Message, str]:
+        while (step := plan.next(trio.current_time())) is not None:
+            address, timeout_s = step
+            try:
+                return await self._try(address, message, plan, timeout_s), address
+            except DynagentError as exc:
+                plan.failed(exc)
+        raise plan.error()
+
+    async def _try(self, address: str, message: Message, plan: Plan, timeout_s: float) -> Message:
+        link = self._links.get(address)
+        if link is None or link.error is not None:
+            link = self._dial(address)
+        now = trio.current_time()
+        return await link.request(Call(message, plan, now=now, timeout_s=timeout_s), now=now)
+
+    # --- tasks of the nursery --------------------------------------------------------------------
+
+    def _dial(self, address: str) -> TrioLink:
+        if self._nursery is None:
+            raise Unreachable("the client is closed: use it within its `async with`")
+        link = self._links[address] = TrioLink(
+            address,
+            self._turns,
+            self._costs,
+            cluster_id=self._cluster_id,
+            wall_ms=self._wall_ms(),
+        )
+        self._nursery.start_soon(self._connect, link)
+        return link
+
+    async def _connect(self, link: TrioLink) -> None:
+        await link.connect(timeout_s=min(self._timeout_s / 2, limits.CONNECT_S_MAX))
+        if link.error is None:
+            self._down.pop(link.address, None)
+        else:
+            _, rest_s = self._down.get(link.address, (0.0, limits.RECONNECT_S_MIN / 2))
+            rest_s = min(2 * rest_s, limits.RECONNECT_S_MAX)
+            self._down[link.address] = (trio.current_time() + rest_s, rest_s)
+
+    async def _learn(self) -> None:
+        """Learns the ring; tasks that come meanwhile wait for the same answer."""
+        if self._nursery is None:
+            raise Unreachable("the client is closed: use it within its `async with`")
+        learning = self._learning
+        if learning is None:
+            learning = self._learning = _Learning()
+            self._nursery.start_soon(self._learn_for_all, learning)
+        await learning.has_ended.wait()
+        if learning.error is not None:
+            raise type(learning.error)(learning.error.message)
+
+    async def _learn_for_all(self, learning: _Learning) -> None:
+        try:
+            await self.ring()
+        except DynagentError as exc:
+            learning.error = exc
+        finally:
+            self._learning = None
+            learning.has_ended.set()
+
+    # --- what the simulator replaces -------------------------------------------------------------
+
+    def _make_transport(self) -> Transport:
+        return TcpTransport()
+
+    def _new_op_id(self) -> bytes:
+        return os.urandom(limits.OP_ID_BYTES)
+
+    def _wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+class _Learning:
+    """A request for the ring, and how it ended."""
+
+    def __init__(self) -> None:
+        self.has_ended = trio.Event()
+        self.error: DynagentError | None = None
