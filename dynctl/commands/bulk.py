@@ -219,8 +219,13 @@ class _Interrupt:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        # Once it has come only words are left to say, and one more would hide them.
+        signal.signal(signal.SIGINT, signal.SIG_IGN if self.has_come else self._before)
 
     def _note(self, _number: int, _frame: object) -> None:
         self.has_come = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, _number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from tests.real.cluster import RealCluster
 from tests.real.command import Usage, run_dynctl
 
 HARD_MAX = limits.VALUE_BYTES_HARD_MAX
-GROWTH_MAX = 1.10  # of peak memory, from the corpus once to the corpus three times
+GROWTH_MAX = 1.10  # of peak memory, from the corpus twice to the corpus six times
 
 Say = Callable[[str], None]
 _Record = TypeVar("_Record", PutRecord, GetRecord)
@@ -38,24 +38,26 @@ def run(share: float, say: Say) -> dict[str, object]:
         RealCluster(Path(directory), 3, partitions=256) as cluster,
     ):
         day = Day(cluster, corpus, Path(directory), say)
-        once, thrice = ["1/"], ["2/", "3/", "4/"]
+        # Once would not do: where its words end and files begin again, gets that were expected to
+        # be small turn out large. That is the most that is ever held, and both must have met it.
+        few, many = ["1/", "2/"], ["3/", "4/", "5/", "6/", "7/", "8/"]
         figures: dict[str, object] = {"records": len(corpus)}
         peaks: dict[str, list[int]] = {"mput": [], "mget": []}
-        for name, prefixes in (("once", once), ("three times", thrice)):
+        for name, prefixes in (("twice", few), ("six times", many)):
             for verb, job in (("mput", day.put), ("mget", day.get)):
                 usage = job(prefixes)
                 figures[f"{verb} {name}"] = day.told(f"{verb} {name}", usage, len(prefixes))
                 peaks[verb].append(usage.peak_kib)
-        # A share of the corpus does not fill the window's bytes when it comes once, but may later.
+        # A share of the corpus does not fill the window's bytes at first, but may later.
         slack_kib = 0 if share == 1.0 else limits.BULK_BYTES_MAX // limits.KIB
         for verb, (small, large) in peaks.items():
             if large > small * GROWTH_MAX + slack_kib:
-                raise Failed(f"{verb}: {small:,} KiB for the corpus once, {large:,} three times")
+                raise Failed(f"{verb}: {small:,} KiB for the corpus twice, {large:,} six times")
         figures["refused_by_the_limit"] = day.refuse()
         usage = day.put(["killed/"], victim=1)
         figures["mput, agent killed"] = day.told("mput, agent killed and started", usage, 1)
-        usage = day.get([*once, *thrice, "killed/"])
-        figures["mget of all after it"] = day.told("mget of all after it", usage, 5)
+        usage = day.get([*few, *many, "killed/"])
+        figures["mget of all after it"] = day.told("mget of all after it", usage, 9)
     return figures
 
 
