@@ -31,6 +31,7 @@ from pathlib import Path
 
 from dynagent import limits
 from dynagent.agent.links import Links
+from dynagent.agent.merges import Merges
 from dynagent.core.claim import plan
 from dynagent.core.messages import (
     MODE_CONTEXT,
@@ -40,6 +41,7 @@ from dynagent.core.messages import (
     Get,
     GetReply,
     Hello,
+    Merge,
     Message,
     Put,
     PutReply,
@@ -100,6 +102,7 @@ class Host:
             self.node, lambda: _hello(ROLE_PEER, node_id), lambda: 0.0, self.store.read_ahead
         )
         self.peers: dict[NodeId, Dialled] = {}
+        self.merges = Merges(lambda node, frame: self.peers[node].out.append(frame))
 
     def connect(self, peers: Sequence[Host]) -> None:
         for peer in peers:
@@ -111,6 +114,7 @@ class Host:
         """Everything that has come from the peers, then a commit; False if nothing was to do."""
         busy = bool(self.links.inbox)
         self.links.dispatch()
+        self.merges.flush()
         for node_id, peer in self.peers.items():
             for frame in peer.exchange():
                 assert frame.message is not None
@@ -127,6 +131,9 @@ class Host:
     def send(
         self, targets: Sequence[NodeId], request_id: int, budget_ms: int, message: Message
     ) -> None:
+        if isinstance(message, Merge):
+            self.merges.add(targets, request_id, budget_ms, message)
+            return
         frame = encode_frame(message, request_id=request_id, budget_ms=budget_ms)
         for target in targets:
             self.peers[target].out.append(frame)

@@ -16,10 +16,11 @@ import trio
 
 from dynagent import limits
 from dynagent.agent.links import Links
+from dynagent.agent.merges import Merges
 from dynagent.agent.meter import Meter
 from dynagent.agent.peers import Peers
 from dynagent.config import Config
-from dynagent.core.messages import ROLE_PEER, Error, Hello, Message
+from dynagent.core.messages import ROLE_PEER, Error, Hello, Merge, Message
 from dynagent.core.node import Node
 from dynagent.core.ports import Batch, LinkId, NodeId
 from dynagent.core.ring import Ring, decode_ring
@@ -77,6 +78,7 @@ class Agent:
             env.dice("redial"),
             config.redial_s_max,
         )
+        self._merges = Merges(self._peers.write)
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serves until `stop` or `drain`; raises `StartError` or `StoreFailed`.
@@ -148,6 +150,9 @@ class Agent:
     def send(
         self, targets: Sequence[NodeId], request_id: int, budget_ms: int, message: Message
     ) -> None:
+        if isinstance(message, Merge):
+            self._merges.add(targets, request_id, budget_ms, message)
+            return
         frame = encode_frame(message, request_id=request_id, budget_ms=budget_ms)
         for target in targets:
             self._peers.write(target, frame)
@@ -177,6 +182,7 @@ class Agent:
 
     def _end_turn(self) -> None:
         self._links.dispatch()
+        self._merges.flush()
         if self._in_flight is None and self._failure is None:
             batch = self.node.take_batch()
             if batch is not None:

@@ -255,13 +255,15 @@ class Merge(Message, code=20):
     """Whole records to be merged (replication, repair, hints, transfer). Answered by MergeAck.
 
     `stamp_change`, `stamp_phase` and `barrier` say under which ring change and purge barrier the
-    content was read (design §6, §7).
+    content was read (design §6, §7). A frame may carry the merges of several requests; `also` are
+    the ids of the others, each of which is answered.
     """
 
     stamp_change: Uint
     stamp_phase: Small
     barrier: Uint
     entries: Entries
+    also: RequestIds = []  # noqa: RUF012 - never changed
 
 
 class MergeAck(Message, code=21):

@@ -266,12 +266,20 @@ class Node:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, Merge)
-        if self.ring is None:
-            raise NotReady("this agent belongs to no cluster yet")
-        self.replica.check_room(now)
-        number = self.replica.merge([decode_entry(entry) for entry in message.entries])
-        if not self.replica.when_durable(number, (link, request_id)):
-            self._effects.answer(link, request_id, MergeAck([]))
+        try:
+            if self.ring is None:
+                raise NotReady("this agent belongs to no cluster yet")
+            self.replica.check_room(now)
+            number = self.replica.merge([decode_entry(entry) for entry in message.entries])
+        except DynagentError as refusal:
+            for also in message.also:
+                self._effects.answer(link, also, Error(refusal.code, refusal.message))
+            raise
+        if self.replica.when_durable(number, (link, request_id)):
+            for also in message.also:
+                self.replica.when_durable(number, (link, also))
+        else:
+            self._effects.answer(link, request_id, MergeAck(message.also))
 
     def _on_read(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message

@@ -146,6 +146,22 @@ LEVEL_2_MUTANTS = (
         0,
     ),
     _mutant(
+        "B18",
+        "of the merges in one frame only the first waits for the disk",
+        "core/node.py",
+        "                self.replica.when_durable(number, (link, also))\n",
+        "                self._effects.answer(link, also, MergeAck([]))\n",
+        0,
+    ),
+    _mutant(
+        "B19",
+        "a frame is packed with another's merge for a different set of owners",
+        "agent/merges.py",
+        "        key = (*targets, merge",
+        "        key = (targets[0], merge",
+        0,
+    ),
+    _mutant(
         "M14",
         "bytes are read from the disk, and handed to others, without looking at their checksum",
         "core/entry.py",

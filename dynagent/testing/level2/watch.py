@@ -95,7 +95,9 @@ class Watch:
             return
         talk = self._talks.setdefault(end.line.number, Talk())
         if end.is_dialler:
-            talk.requests.setdefault(frame.request_id, []).append(message)
+            also = message.also if isinstance(message, Merge) else []
+            for request_id in (frame.request_id, *also):
+                talk.requests.setdefault(request_id, []).append(message)
             if isinstance(message, Get | Put):
                 place = (end.written_bytes, frame.request_id, frame.budget_ms)
                 talk.on_the_way.append(place)
