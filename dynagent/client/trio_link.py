@@ -246,7 +246,9 @@ class TrioLink:
 def _outcome(address: str, message: Message | None) -> Message | DynagentError:
     if isinstance(message, Error):
         return from_wire(message.error, message.text)
-    return message or ProtocolError(f"{address}: an unknown message is not an answer")
+    if message is None:
+        return ProtocolError(f"{address}: an unknown message is not an answer")
+    return message
 
 
 def _refusal(address: str, error: DynagentError) -> DynagentError:
