@@ -151,15 +151,7 @@ LEVEL_2_MUTANTS = (
         "core/node.py",
         "                self.replica.when_durable(number, (link, also))\n",
         "                self._effects.answer(link, also, MergeAck([]))\n",
-        0,
-    ),
-    _mutant(
-        "B19",
-        "a frame is packed with another's merge for a different set of owners",
-        "agent/merges.py",
-        "        key = (*targets, merge",
-        "        key = (targets[0], merge",
-        0,
+        106,
     ),
     _mutant(
         "M14",
@@ -203,7 +195,7 @@ LEVEL_2_MUTANTS = (
         "        self._session = Session(peers.hello(), dialled=True)\n",
         "        self._session = peers.__dict__.setdefault(\n"
         "            member.id, Session(peers.hello(), dialled=True)\n        )\n",
-        14,
+        28,
     ),
     _mutant(
         "M24",
