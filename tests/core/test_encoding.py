@@ -192,3 +192,14 @@ def _assert_value_or_protocol_error(data: bytes) -> None:
             decode_entry(value)
         except ProtocolError:
             pass
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [("1a01", "premature end"), ("58056162", "premature end"), ("8201", "premature end")]
+    + [("0102", "bytes after the end"), ("818100ff", "bytes after the end")],
+)
+def test_a_fault_is_told_alike_in_every_process(data: str, fault: str) -> None:
+    """Nothing of the salted number that marks the end gets into the words."""
+    with pytest.raises(ProtocolError, match=fault):
+        decode(bytes.fromhex(data))
