@@ -196,8 +196,10 @@ def _assert_value_or_protocol_error(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("data", "fault"),
-    [("1a01", "premature end"), ("58056162", "premature end"), ("8201", "premature end")]
-    + [("0102", "bytes after the end"), ("818100ff", "bytes after the end")],
+    [
+        *[(data, "premature end") for data in ("1a01", "58056162", "8201")],
+        *[(data, "bytes after the end") for data in ("0102", "818100ff")],
+    ],
 )
 def test_a_fault_is_told_alike_in_every_process(data: str, fault: str) -> None:
     """Nothing of the salted number that marks the end gets into the words."""
