@@ -29,6 +29,7 @@ _NO_TAGS = _NoTags()
 # cbor2 ignores what follows an item. So each is decoded as the first of a pair, whose second is a
 # number that differs from process to process (string hashes are salted): it is at that place only
 # if the item ends where it must. (To ask a decoder for its position costs a third of a frame.)
+_DEPTH_MAX = 16
 _PAIR = b"\x82"
 _END = hash("the end of an item")
 _ENCODED_END = dumps(_END)
@@ -46,14 +47,31 @@ def decode(data: bytes) -> object:
         # messages (GHSA-wcj4-jw5j-44wh).
         value, end = loads(
             b"".join((_PAIR, data, _ENCODED_END)),
-            max_depth=17,  # 16, and the pair
+            max_depth=_DEPTH_MAX + 1,  # the pair
             allow_indefinite=False,
             allow_duplicate_keys=False,
             strict_hashable_types=True,
             semantic_decoders=_NO_TAGS,
         )
     except (CBORDecodeError, ValueError, RecursionError) as exc:
-        raise ProtocolError(f"not valid CBOR: {exc}") from exc
+        raise _fault(data) from exc
     if end != _END:
-        raise ProtocolError("bytes after the end of a CBOR item")
+        raise _fault(data)
     return value
+
+
+def _fault(data: bytes) -> ProtocolError:
+    """What is wrong with it, without the number behind it: a piece that ends too early would have
+    swallowed some of that, and its error would be another in each process."""
+    try:
+        loads(
+            data,
+            max_depth=_DEPTH_MAX,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+            semantic_decoders=_NO_TAGS,
+        )
+    except (CBORDecodeError, ValueError, RecursionError) as exc:
+        return ProtocolError(f"not valid CBOR: {exc}")
+    return ProtocolError("bytes after the end of a CBOR item")

@@ -192,3 +192,16 @@ def _assert_value_or_protocol_error(data: bytes) -> None:
             decode_entry(value)
         except ProtocolError:
             pass
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        *[(data, "premature end") for data in ("1a01", "58056162", "8201")],
+        *[(data, "bytes after the end") for data in ("0102", "818100ff")],
+    ],
+)
+def test_a_fault_is_told_alike_in_every_process(data: str, fault: str) -> None:
+    """Nothing of the salted number that marks the end gets into the words."""
+    with pytest.raises(ProtocolError, match=fault):
+        decode(bytes.fromhex(data))

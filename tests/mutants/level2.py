@@ -167,7 +167,7 @@ LEVEL_2_MUTANTS = (
         "testing/level2/logstore.py",
         "            if _whole_batch(data, at, None):",
         "            if False:",
-        0,
+        14,
     ),
     _mutant(
         "M16",
