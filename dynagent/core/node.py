@@ -25,7 +25,9 @@ from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
 from dynagent.core.inspect import status_document
 from dynagent.core.listing import list_page
+from dynagent.core.look import LookingPut
 from dynagent.core.messages import (
+    MODE_OVERWRITE,
     STATE_ABSENT,
     STATE_PRESENT,
     STATE_UNREADABLE,
@@ -234,6 +236,8 @@ class Node:
             operation = ForwardOperation(coordinator, link, request_id, deadline, message, owners)
         elif isinstance(message, Get):
             operation = GetOperation(coordinator, link, request_id, now, deadline, message, owners)
+        elif message.mode == MODE_OVERWRITE or message.attempt > 1:
+            operation = LookingPut(coordinator, link, request_id, now, deadline, message, owners)
         else:
             operation = PutOperation(coordinator, link, request_id, now, deadline, message, owners)
         if message.trace:

@@ -154,6 +154,15 @@ def reply_words(message: Message, *, is_same: bool = False) -> str:
     return f"has {values_words(len(message.dots) // 2)}, {clock_words(message.clock)}{op}"
 
 
+def merge_words(targets: str, *, has_news: bool) -> str:
+    """To whom our own copy goes; without news it is a delete that met nothing."""
+    if not has_news:
+        return "has nothing to delete"
+    if not targets:
+        return "sends its copy to nobody: no other owner is up"
+    return f"sends its copy to {targets}"
+
+
 def outcome_words(message: Message) -> str:
     """What the client is answered."""
     if isinstance(message, GetReply):

@@ -153,7 +153,7 @@ MUTANTS = (
         "A1",
         "a retry always mints again",
         (
-            "core/put.py",
+            "core/look.py",
             "found = [node for node in states if states[node] in (OP_PRESENT, OP_SUPERSEDED)]",
             "found: list[NodeId] = []",
         ),
@@ -192,7 +192,7 @@ MUTANTS = (
         "A5",
         "an overwrite supersedes what its coordinator holds, without asking the others",
         (
-            "core/put.py",
+            "core/look.py",
             "self.context = join(self.context, self.look.clock)",
             "self.context = dict(self.context)",
         ),
@@ -324,7 +324,7 @@ MUTANTS = (
         "A15",
         "a retry found in the own copy is acknowledged although that copy has rotted meanwhile",
         (
-            "core/put.py",
+            "core/look.py",
             "                self._complete_own(now)\n",
             "                self._complete(now)\n",
         ),
