@@ -12,7 +12,7 @@ import pytest
 
 from dynagent.core.coordinator import SETTLED
 from dynagent.core.coordinator import Operation as OperationUnderWay
-from dynagent.core.entry import Record, encode_sibling
+from dynagent.core.entry import Record, encode_entry, encode_sibling
 from dynagent.core.messages import (
     MODE_BLIND,
     MODE_CONTEXT,
@@ -312,7 +312,8 @@ def test_a_node_mints_again_what_its_own_disk_knows() -> None:
     story = Story()
     put = story.begin(PUT)
     sibling = story.mint(put, A1, {1: 1})
-    entry: list[object] = [KEY, [1, 1, 2, 1], [sibling.data, sibling_of(put.number, B1).data], []]
+    both = Siblings({1: 1, 2: 1}, (sibling, sibling_of(put.number, B1)))
+    entry = encode_entry(KEY, Record(both))
     story.ledger.on_durable(X, KEY, Record(Siblings({1: 1}, (sibling,))))
     story.ledger.see_entry(Y, entry)
     assert objections(story.world) == set()
