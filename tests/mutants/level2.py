@@ -34,7 +34,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "is_clean = self._drained and self._failure is None",
         "is_clean = True",
-        124,
+        35,
     ),
     _mutant(
         "B4",
@@ -42,7 +42,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "identity.clean_from_run if identity.clean_stop else run",
         "identity.clean_from_run",
-        10,
+        6,
     ),
     _mutant(
         "B5",
@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        30,
+        56,
     ),
     _mutant(
         "B7",
@@ -119,7 +119,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "        if due < self._timer_scope.deadline:",
         "        if False:",
-        0,
+        8,
     ),
     _mutant(
         "B14",
@@ -178,7 +178,7 @@ LEVEL_2_MUTANTS = (
         "            self._disk.fsync(self._file)\n"
         "        except OSError:\n"
         "            self._disk.fsync(self._file)\n\n    def snapshot",
-        2,
+        15,
     ),
     _mutant(
         "M21",

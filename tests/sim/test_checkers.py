@@ -317,7 +317,8 @@ def test_a_node_mints_again_what_its_own_disk_knows() -> None:
     story.ledger.on_durable(X, KEY, Record(Siblings({1: 1}, (sibling,))))
     story.ledger.see_entry(Y, entry)
     assert objections(story.world) == set()
-    entry = [KEY, [1, 1, 2, 2], [sibling.data, sibling_of(put.number, (2, 2)).data], []]
+    again = Siblings({1: 1, 2: 2}, (sibling, sibling_of(put.number, (2, 2))))
+    entry = encode_entry(KEY, Record(again))
     story.ledger.see_entry(X, entry)
     assert objections(story.world) == {"retried_once"}
 
