@@ -184,8 +184,9 @@ LEVEL_2_MUTANTS = (
         "M21",
         "cbor2 runs with its default options",
         "core/encoding.py",
-        "            allow_indefinite=False,\n            allow_duplicate_keys=False,\n",
-        "",
+        "            max_depth=_DEPTH_MAX + 1,  # the pair\n            allow_indefinite=False,\n"
+        "            allow_duplicate_keys=False,\n",
+        "            max_depth=_DEPTH_MAX + 1,\n",
         0,
     ),
     _mutant(

@@ -45,8 +45,8 @@ MUTANTS = (
         "a replica acknowledges a Merge before it is fsynced",
         (
             "core/node.py",
-            "        if not self.replica.when_durable(number, (link, request_id)):\n",
-            "        if True:\n",
+            "        if self.replica.when_durable(number, (link, request_id)):\n",
+            "        if False:\n",
         ),
         seeds=(0, 2, 4),
     ),
@@ -65,8 +65,8 @@ MUTANTS = (
         "nobody waits for the disk: a write is acknowledged before it is even submitted",
         (
             "core/node.py",
-            "        if not self.replica.when_durable(number, (link, request_id)):\n",
-            "        if True:\n",
+            "        if self.replica.when_durable(number, (link, request_id)):\n",
+            "        if False:\n",
         ),
         (
             "core/put.py",
