@@ -4,8 +4,8 @@ It checks a request, finds the owners, and starts an **operation**: a small obje
 keyed by the number that is also the request id towards peers. Replies, failures of peers, commits
 and deadlines find the operation by that number; there is no task, lock or wait per request. An
 operation stays after its answer until every owner has answered or its deadline has passed, so that
-a straggler's reply is still counted. `get.py` and `put.py` have the two kinds (and `look.py` the
-put that looks first), `router.py` the third: passing a request on to an owner.
+a straggler's reply is still counted. `get.py` and `put.py` have the two kinds (`look.py` the puts
+that look first), `router.py` the third: passing a request on to an owner.
 
 Until hints exist (design §5) every quorum is strict: only owners count, and a request that cannot
 reach enough of them is refused before anything is written.

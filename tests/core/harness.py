@@ -3,6 +3,8 @@
 Effects are recorded: what a node sends lies in `wire` until a test delivers, drops, doubles or
 reorders it; a batch is durable when the test says so. Disks are dicts and survive `restart`.
 `settle` does everything that is left to do, in the order in which it came up.
+
+Below the cluster: what the tests of single requests ask (`put`), and how they look at the answers.
 """
 
 from __future__ import annotations
@@ -11,15 +13,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from dynagent import limits
+from dynagent.core.coordinator import Operation
 from dynagent.core.entry import ABSENT, Record, decode_stored
-from dynagent.core.messages import Message
+from dynagent.core.messages import MODE_BLIND, Error, GetReply, Message, Put
 from dynagent.core.node import Node
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
 from dynagent.core.ring import Member, Ring, decode_ring, token_of
+from dynagent.core.version import Version
+from dynagent.errors import DynagentError
 
 IDS = tuple(NodeId(letter * 16) for letter in "abcd")
 CLIENT = LinkId(len(IDS))  # lower numbers are the links of the peers
 CLUSTER_ID = b"c" * 16
+KEY = b"key"  # of every request made here
 
 
 def make_ring(n: int, *, others: int = 0) -> Ring:
@@ -166,3 +173,70 @@ class Recorder:
 
     def note(self, event: str, **fields: object) -> None:
         self.cluster.notes.append((event, fields))
+
+
+# --- one request after the other -----------------------------------------------------------------
+
+
+def op(number: int) -> bytes:
+    return number.to_bytes(limits.OP_ID_BYTES, "big")
+
+
+def put(
+    value: bytes | None,
+    number: int = 1,
+    *,
+    mode: int = MODE_BLIND,
+    context: bytes = b"",
+    attempt: int = 1,
+    r: int = 0,
+    w: int = 0,
+) -> Put:
+    return Put(KEY, value, mode, context, op(number), attempt, r, w)
+
+
+def values(reply: Message) -> list[bytes]:
+    assert isinstance(reply, GetReply), reply
+    return sorted(Version(data).value for data in reply.siblings)
+
+
+def is_error(reply: Message, kind: type[DynagentError]) -> bool:
+    return isinstance(reply, Error) and reply.error == kind.code
+
+
+def cluster(*, n: int = 3, others: int = 0) -> Cluster:
+    return Cluster(make_ring(n, others=others))
+
+
+def at_once(c: Cluster, node: NodeId, request: Message) -> Message:
+    """The answer to what needs neither a peer nor the disk."""
+    number = c.request(node, request)
+    assert c.answers[-1][0] == number
+    return c.answers[-1][1]
+
+
+def operations(c: Cluster, node: NodeId) -> list[Operation]:
+    coordinator = c.nodes[node].coordinator
+    assert coordinator is not None
+    return list(coordinator.operations.values())
+
+
+def heard_only_at(c: Cluster, node: NodeId, request: Put) -> None:
+    """A write that reaches no other node, and of which its coordinator has given up the rest."""
+    c.request(node, request)
+    c.wire.clear()
+    c.settle()
+    c.tick(c.now + 1)
+
+
+def requests(c: Cluster, kind: type[Message]) -> list[Packet]:
+    return [packet for packet in c.wire if isinstance(packet.message, kind)]
+
+
+def dots(c: Cluster, number: int) -> set[tuple[int, int]]:
+    return {
+        s.dot
+        for disk in c.disks.values()
+        for s in disk.record(KEY).value.siblings
+        if s.op_id == op(number)
+    }

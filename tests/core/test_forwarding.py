@@ -1,0 +1,110 @@
+"""A request at a node that owns nothing of it: passed on, tried again, given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynagent.core.messages import Get, GetReply, Message, PutReply
+from dynagent.errors import BadRequest, DynagentError, NotReady, QuorumNotMet, WriteOutcomeUnknown
+from tests.core.harness import (
+    IDS,
+    KEY,
+    Cluster,
+    at_once,
+    cluster,
+    is_error,
+    operations,
+    put,
+    values,
+)
+
+A, B, C, D = IDS
+
+
+def forwarded(c: Cluster, request: Message) -> int:
+    number = c.request(D, request)
+    [packet] = c.wire
+    assert (packet.source, packet.target, packet.message) == (D, A, request)
+    return number
+
+
+def test_a_forwarded_request_gets_the_owners_answer_as_it_is() -> None:
+    c = cluster(others=1)
+    c.ask(D, put(b"v"))
+    assert c.ask(D, Get(KEY)) == c.ask(A, Get(KEY))
+    assert is_error(c.ask(D, Get(KEY, 4)), BadRequest)
+    assert operations(c, D) == []
+    assert c.disks[D].rows == {}
+
+
+def test_a_forwarded_get_whose_owner_fails_goes_to_the_next_one_that_is_up() -> None:
+    c = cluster(others=1)
+    c.ask(A, put(b"v"))
+    number = forwarded(c, Get(KEY))
+    c.wire.clear()
+    c.nodes[D].on_peer_down(0, B)
+    c.nodes[D].on_peer_down(0, A)
+    assert [packet.target for packet in c.wire] == [C]
+    c.settle()
+    assert values(dict(c.answers)[number]) == [b"v"]
+
+
+def test_a_forwarded_get_whose_owners_all_fail_is_definite() -> None:
+    c = cluster(others=1)
+    forwarded(c, Get(KEY))
+    for owner in (A, B, C):
+        c.nodes[D].on_peer_down(0, owner)
+    [(_, reply)] = c.answers
+    assert is_error(reply, QuorumNotMet)
+    for request in (Get(KEY), put(b"v")):
+        assert is_error(at_once(c, D, request), QuorumNotMet)
+    assert operations(c, D) == []
+
+
+def test_a_forwarded_put_whose_owner_fails_is_indefinite_and_not_repeated() -> None:
+    c = cluster(others=1)
+    forwarded(c, put(b"v"))
+    c.wire.clear()
+    c.nodes[D].on_peer_down(0, A)
+    [(_, reply)] = c.answers
+    assert is_error(reply, WriteOutcomeUnknown)
+    assert c.wire == []
+
+
+@pytest.mark.parametrize("request_", [Get(KEY), put(b"v")], ids=["get", "put"])
+def test_a_forwarded_request_that_the_owner_is_not_ready_for_goes_to_the_next(
+    request_: Message,
+) -> None:
+    c = cluster(others=1)
+    c.nodes[A].draining = True
+    assert isinstance(c.ask(D, request_), GetReply | PutReply)
+    c.nodes[B].draining = c.nodes[C].draining = True
+    assert is_error(c.ask(D, request_), NotReady)
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [(Get(KEY), QuorumNotMet), (put(b"v"), WriteOutcomeUnknown)],
+    ids=["get", "put"],
+)
+def test_a_forwarded_request_that_is_never_answered_ends_at_its_deadline(
+    request_: Message, error: type[DynagentError]
+) -> None:
+    c = cluster(others=1)
+    forwarded(c, request_)
+    assert c.nodes[D].next_deadline() == 1.0
+    [late] = c.wire
+    c.tick(1.0)
+    [(_, reply)] = c.answers
+    assert is_error(reply, error)
+    c.deliver(late)
+    c.settle()
+    assert len(c.answers) == 1
+
+
+def test_the_owner_of_a_forwarded_request_gets_a_little_less_time() -> None:
+    c = cluster(others=1)
+    c.request(D, Get(KEY), budget_ms=500)
+    c.request(D, Get(KEY), budget_ms=5_000)
+    c.request(D, Get(KEY), budget_ms=1)
+    assert [packet.budget_ms for packet in c.wire] == [450, 4_900, 1]

@@ -1,0 +1,57 @@
+"""Merges of several requests in one frame: each request has its own answer."""
+
+from __future__ import annotations
+
+from dynagent.core.messages import Error, Merge, MergeAck, PutReply
+from dynagent.errors import WriteOutcomeUnknown
+from tests.core.harness import IDS, Cluster, Packet, cluster, is_error, put, requests
+
+A, B, C = IDS[:3]
+
+
+def packed(c: Cluster) -> Merge:
+    """Two blind puts of different keys at A, as one Merge; nothing of it has been delivered."""
+    entries, ids = [], []
+    for number, key in enumerate((b"one", b"two"), start=1):
+        request = put(b"v", number)
+        request.key = key
+        c.request(A, request)
+    for packet in requests(c, Merge):
+        if packet.target == B:
+            assert isinstance(packet.message, Merge)
+            entries += packet.message.entries
+            ids.append(packet.number)
+    c.wire.clear()
+    return Merge(1, 2, 0, entries, ids[1:])
+
+
+def test_each_request_of_a_packed_merge_is_acknowledged_when_all_of_it_is_durable() -> None:
+    c = cluster()
+    merge = packed(c)
+    number = merge.also[0] - 1
+    c.deliver(Packet(A, B, number, merge, 100))
+    assert c.wire == []
+    c.commit(B)
+    [ack] = requests(c, MergeAck)
+    assert isinstance(ack.message, MergeAck)
+    assert (ack.number, ack.message.also) == (number, merge.also)
+    c.deliver(Packet(A, B, number, merge, 100))  # once more: nothing to wait for
+    [_, again] = requests(c, MergeAck)
+    assert isinstance(again.message, MergeAck) and again.message.also == merge.also
+    c.commit(A)
+    c.settle()
+    assert [type(reply) for _, reply in c.answers] == [PutReply, PutReply]
+
+
+def test_each_request_of_a_packed_merge_is_refused() -> None:
+    c = cluster()
+    merge = packed(c)
+    number = merge.also[0] - 1
+    merge.entries[1] = [b"two", b"no content", []]
+    c.deliver(Packet(A, B, number, merge, 100))
+    refusals = requests(c, Error)
+    assert sorted(packet.number for packet in refusals) == [number, *merge.also]
+    c.nodes[A].on_peer_down(c.now, C)
+    c.commit(A)
+    c.settle()
+    assert all(is_error(reply, WriteOutcomeUnknown) for _, reply in c.answers)
