@@ -22,6 +22,7 @@ from typing import Self
 import trio
 
 from dynagent import limits
+from dynagent.client.journal import Journal
 from dynagent.client.lane import Costs
 from dynagent.client.requests import Receipt, Result, make_put, read_receipt, read_result
 from dynagent.client.routing import Addresses, Plan
@@ -86,14 +87,21 @@ class TrioClient:
 
     # --- data ------------------------------------------------------------------------------------
 
-    async def get(self, key: bytes, *, r: int = 0, strict: bool = False) -> Result:
+    async def get(
+        self, key: bytes, *, r: int = 0, strict: bool = False, trace: bool = False
+    ) -> Result:
         """All concurrent values of a key. `r`: owners that must answer (0: the cluster's R).
+        `trace`: also which node answered what and when, on the result or on the error.
 
         Raises `QuorumNotMet`, `BadRequest`, `Unreachable`, `ConnectionLost`.
         """
         plan = await self._plan(key, is_write=False)
-        reply, agent = await self._run(plan, Get(key, r, strict))
-        return read_result(reply, agent=agent)
+        journal = Journal(trio.current_time()) if trace else None
+        reply, agent = await self._run(plan, Get(key, r, strict, trace), journal)
+        result = read_result(reply, agent=agent)
+        if journal is not None:
+            result.trace = journal.events
+        return result
 
     async def put(
         self,
@@ -108,9 +116,12 @@ class TrioClient:
         op_id: bytes = b"",
         content: int = 0,
         meta: dict[bytes, bytes] | None = None,
+        expiry_ms: int = 0,
+        trace: bool = False,
     ) -> Receipt:
         """Writes a value. With a `context` it supersedes what that get returned, `blind` nothing,
         otherwise what R owners hold now. `op_id`: repeats an earlier put whose outcome is unknown.
+        `trace`: as for a get.
 
         Raises `WriteOutcomeUnknown` (its `op_id` attribute repeats the put safely), `QuorumNotMet`,
         `Overloaded`, `BadRequest`, `TooLarge`, `Unreachable`.
@@ -126,14 +137,20 @@ class TrioClient:
             w=w,
             strict=strict,
             content=content,
+            expiry_ms=expiry_ms,
             meta=meta,
         )
+        put.trace = trace
+        journal = Journal(trio.current_time()) if trace else None
         try:
-            reply, agent = await self._run(plan, put)
+            reply, agent = await self._run(plan, put, journal)
         except WriteOutcomeUnknown as exc:
             exc.op_id = put.op_id
             raise
-        return read_receipt(reply, put, attempts=plan.attempt, agent=agent)
+        receipt = read_receipt(reply, put, attempts=plan.attempt, agent=agent)
+        if journal is not None:
+            receipt.trace = journal.events
+        return receipt
 
     async def delete(
         self,
@@ -144,9 +161,12 @@ class TrioClient:
         w: int = 0,
         strict: bool = False,
         op_id: bytes = b"",
+        trace: bool = False,
     ) -> Receipt:
         """A put of nothing; the same arguments and errors. Deleting a missing key succeeds."""
-        return await self.put(key, None, context=context, r=r, w=w, strict=strict, op_id=op_id)
+        return await self.put(
+            key, None, context=context, r=r, w=w, strict=strict, op_id=op_id, trace=trace
+        )
 
     # --- the cluster -----------------------------------------------------------------------------
 
@@ -194,14 +214,24 @@ class TrioClient:
         link = self._links.get(address)
         return now < self._down[address][0] or (link is not None and link.is_dialling)
 
-    async def _run(self, plan: Plan, message: Message) -> tuple[Message, str]:
+    async def _run(
+        self, plan: Plan, message: Message, journal: Journal | None = None
+    ) -> tuple[Message, str]:
         while (step := plan.next(trio.current_time())) is not None:
             address, timeout_s = step
+            if journal is not None:
+                journal.on_try(trio.current_time(), address, plan.attempt)
             try:
-                return await self._try(address, message, plan, timeout_s), address
+                reply = await self._try(address, message, plan, timeout_s)
             except DynagentError as exc:
+                if journal is not None:
+                    journal.on_failure(trio.current_time(), address, exc)
                 plan.failed(exc)
-        raise plan.error()
+            else:
+                if journal is not None:
+                    journal.on_reply(trio.current_time(), address, reply)
+                return reply, address
+        raise plan.error() if journal is None else journal.sign(plan.error())
 
     async def _try(self, address: str, message: Message, plan: Plan, timeout_s: float) -> Message:
         link = self._links.get(address)

@@ -245,7 +245,7 @@ class TrioLink:
 
 def _outcome(address: str, message: Message | None) -> Message | DynagentError:
     if isinstance(message, Error):
-        return from_wire(message.error, message.text)
+        return from_wire(message.error, message.text, message.trace)
     if message is None:
         return ProtocolError(f"{address}: an unknown message is not an answer")
     return message

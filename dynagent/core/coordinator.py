@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 
 from dynagent import limits
-from dynagent.core.messages import Error, GetReply, Message, PutReply
+from dynagent.core.messages import Error, GetReply, Message, PutReply, Read
 from dynagent.core.ports import Effects, LinkId, NodeId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring
-from dynagent.core.trace import Trace, outcome_words
+from dynagent.core.trace import Trace, outcome_words, request_words
 from dynagent.errors import BadRequest, DynagentError, Overloaded, QuorumNotMet, TooLarge
 
 SETTLED = 2  # the phase of a stamp outside ring changes (design §6)
@@ -33,6 +33,7 @@ class Operation:
 
     __slots__ = (
         "answered",
+        "asked_at",
         "coordinator",
         "deadline",
         "due",
@@ -59,6 +60,7 @@ class Operation:
         self.deadline = deadline
         self.due = deadline if due is None or due > deadline else due  # when to wake it
         self.answered = False
+        self.asked_at = 0.0  # when the last Read went out
         self.trace: Trace | None = None  # until the answer, of a request that asked for it
         self.size = size  # bytes of user data that it keeps alive
         self.number = coordinator.admit(self)
@@ -88,6 +90,18 @@ class Operation:
     def fail(self, error: DynagentError) -> None:
         self.coordinator.count_error(error)
         self.answer(Error(error.code, error.message))
+
+    def ask_read(
+        self, now: float, targets: list[NodeId], key: bytes, want: int, op_id: bytes = b""
+    ) -> None:
+        """Asks owners what they hold."""
+        coordinator = self.coordinator
+        if self.trace is not None:
+            asked = request_words(coordinator.in_order(targets), want, op_id=op_id)
+            self.tell(now, coordinator.node_id, asked)
+        self.asked_at = now
+        read = Read(coordinator.ring.epoch, SETTLED, key, want, op_id)
+        coordinator.effects.send(targets, self.number, self.budget_ms(now), read)
 
     def tell(self, now: float, node: NodeId, what: str) -> None:
         """Adds to the trace, which is there. Whatever leads to the answer is told before it."""
@@ -142,6 +156,7 @@ class Coordinator:
         self._names = {member.id: member.name for member in ring.members}
         self._bytes = 0  # that the operations keep alive
         self._last_number = 0
+        self._read_s = 0.0  # the mean time of late: from asking an owner to its answer
         self._deadlines: list[tuple[float, int]] = []  # a heap; entries of finished ones are stale
 
     # --- the table -------------------------------------------------------------------------------
@@ -198,6 +213,18 @@ class Coordinator:
         self.up.discard(node)
         for operation in list(self.operations.values()):
             operation.on_failure(now, node)
+
+    # --- how long an owner takes -----------------------------------------------------------------
+
+    def hedge_at(self, now: float) -> float:
+        """When a read that begins now waits no longer for those it has asked (decision 0006)."""
+        return now + min(
+            max(limits.HEDGE_S, limits.HEDGE_FACTOR * self._read_s), limits.HEDGE_S_MAX
+        )
+
+    def note_read(self, seconds: float) -> None:
+        """An owner has answered a Read after that long; one that hangs answers none."""
+        self._read_s += (seconds - self._read_s) / 16
 
     # --- what operations ask ---------------------------------------------------------------------
 

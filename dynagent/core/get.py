@@ -6,14 +6,13 @@ answer is late the remaining owners are asked too, and the first R to answer dec
 
 from __future__ import annotations
 
-from dynagent import limits
-from dynagent.core.coordinator import SETTLED, Coordinator, Operation
+from dynagent.core.coordinator import Coordinator, Operation
 from dynagent.core.entry import encode_context
-from dynagent.core.messages import WANT_DIGEST, WANT_VALUE, Get, GetReply, Message, Read, ReadReply
+from dynagent.core.messages import WANT_DIGEST, WANT_VALUE, Get, GetReply, Message, ReadReply
 from dynagent.core.ports import LinkId, NodeId, Token
 from dynagent.core.quorum import DONE, MISSED, GetQuorum
 from dynagent.core.siblings import Siblings
-from dynagent.core.trace import copy_words, reply_words, request_words
+from dynagent.core.trace import copy_words, reply_words
 from dynagent.core.version import Version
 from dynagent.errors import ProtocolError, QuorumNotMet
 
@@ -35,7 +34,7 @@ class GetOperation(Operation):
     ) -> None:
         r = coordinator.needed("R", get.r, coordinator.ring.r)
         own, *others = coordinator.reachable(owners, "R", r)
-        super().__init__(coordinator, link, request_id, deadline, due=now + limits.HEDGE_S)
+        super().__init__(coordinator, link, request_id, deadline, due=coordinator.hedge_at(now))
         self.get = get
         self.owners = owners
         self.tally = GetQuorum([own], r, others)
@@ -51,16 +50,7 @@ class GetOperation(Operation):
         self._conclude(now)
 
     def _ask(self, now: float, targets: list[NodeId], want: int) -> None:
-        coordinator = self.coordinator
-        if self.trace is not None:
-            asked = request_words(coordinator.in_order(targets), want, op_id=b"")
-            self.tell(now, coordinator.node_id, asked)
-        coordinator.effects.send(
-            targets,
-            self.number,
-            self.budget_ms(now),
-            Read(coordinator.ring.epoch, SETTLED, self.get.key, want),
-        )
+        self.ask_read(now, targets, self.get.key, want)
 
     def on_reply(self, now: float, source: NodeId, message: Message) -> None:
         if self.trace is not None:
@@ -68,6 +58,7 @@ class GetOperation(Operation):
         if not isinstance(message, ReadReply):
             self.on_failure(now, source)
             return
+        self.coordinator.note_read(now - self.asked_at)
         try:
             if message.entry is not None and message.entry[:1] != [self.get.key]:
                 raise ProtocolError("the record of another key")

@@ -30,7 +30,7 @@ What holds:
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.core.coordinator import SETTLED, Coordinator
+from dynagent.core.coordinator import Coordinator
 from dynagent.core.entry import Record, decode_entry, unflatten
 from dynagent.core.messages import (
     MODE_OVERWRITE,
@@ -41,14 +41,13 @@ from dynagent.core.messages import (
     WANT_DIGEST,
     WANT_VALUE,
     Message,
-    Read,
     ReadReply,
 )
 from dynagent.core.ports import NodeId, Token
 from dynagent.core.put import PutOperation, op_state
 from dynagent.core.quorum import DONE, MISSED, ContextQuorum
 from dynagent.core.siblings import join
-from dynagent.core.trace import copy_words, request_words
+from dynagent.core.trace import copy_words
 from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet
 
 
@@ -68,7 +67,7 @@ class LookingPut(PutOperation):
         self.asked = []  # for W owners again, before it mints: time will have passed
         self.op_id = put.op_id if put.attempt > 1 else b""  # whose write is looked for
         self.fetching: NodeId | None = None  # the owner asked for the record with the found write
-        return now + limits.HEDGE_S
+        return coordinator.hedge_at(now)
 
     # --- what the coordinator feeds; ours until the write has begun ------------------------------
 
@@ -133,14 +132,10 @@ class LookingPut(PutOperation):
     # --- looking ---------------------------------------------------------------------------------
 
     def _ask(self, now: float, targets: list[NodeId], want: int) -> None:
-        coordinator = self.coordinator
-        if self.trace is not None:
-            asked = request_words(coordinator.in_order(targets), want, op_id=self.op_id)
-            self.tell(now, coordinator.node_id, asked)
-        read = Read(coordinator.ring.epoch, SETTLED, self.put.key, want, self.op_id)
-        coordinator.effects.send(targets, self.number, self.budget_ms(now), read)
+        self.ask_read(now, targets, self.put.key, want, self.op_id)
 
     def _on_look(self, now: float, source: NodeId, reply: ReadReply) -> None:
+        self.coordinator.note_read(now - self.asked_at)
         try:
             clock = dict(unflatten(reply.clock))
         except ProtocolError as exc:
