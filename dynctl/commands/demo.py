@@ -15,7 +15,7 @@ import typer
 
 from dynagent.errors import DynagentError
 from dynctl import options
-from dynctl.declare import Color, Debug
+from dynctl.declare import Color, Debug, among
 from dynctl.demo.narrator import Narrator
 from dynctl.demo.steps import STEPS
 from dynctl.demo.tour import Step, StepFailed, Tour
@@ -42,6 +42,7 @@ def demo(
             metavar="FORM",
             help="Print only a record of each step: table, plain, json or jsonl. Default: tell "
             "the tour.",
+            autocompletion=among(options.FORMS),
         ),
     ] = None,
     color: Color = None,
