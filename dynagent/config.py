@@ -167,6 +167,8 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Config:
             raise ConfigError(f"config {path} is not TOML: {exc}") from exc
     source = f"config {path}" if path is not None else "flags"
     settings.update(overrides)
+    if "data_dir" not in settings:
+        raise ConfigError(f"{source}: no data directory; say --data-dir DIR")
     try:
         config = msgspec.convert(settings, Config)
     except msgspec.ValidationError as exc:

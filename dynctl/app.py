@@ -13,12 +13,11 @@ from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 import dynagent
 from dynagent.errors import BadRequest
 from dynctl import data, streams
-from dynctl.declare import new_app, single, tabled
+from dynctl.declare import Group, new_app, single, tabled
 from dynctl.faults import report, say
 from dynctl.options import VERBS
 
@@ -48,24 +47,24 @@ _LAZY = {
 }
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(Group):
     """Imports a verb's module when the verb is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_LAZY)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in VERBS:
-            return tabled(VERBS[cmd_name], data.run)
-        if cmd_name not in _LAZY:
+    def find(self, ctx: Any, name: str) -> Any:
+        if name in VERBS:
+            return tabled(VERBS[name], data.run)
+        if name not in _LAZY:
             return None
-        module, name = _LAZY[cmd_name]
-        found = getattr(importlib.import_module(f"dynctl.commands.{module}"), name)
+        module, attribute = _LAZY[name]
+        found = getattr(importlib.import_module(f"dynctl.commands.{module}"), attribute)
         if isinstance(found, typer.Typer):
             group = typer.main.get_command(found)
-            group.name = cmd_name
+            group.name = name
             return group
-        return single(cmd_name, found)
+        return single(name, found)
 
 
 root = new_app(
@@ -131,10 +130,35 @@ def _tell_usage(error: Any, argv: list[str], verb: str) -> int:
         say(error.format_message())
         return 2
     if argv and not argv[0].startswith("-") and argv[0] not in _LAZY:
-        near = get_close_matches(argv[0], _LAZY, n=1)
-        remedy = f"did you mean {near[0]}? see: dynctl --help" if near else "see: dynctl --help"
-        return report("", BadRequest(f"{argv[0]!r} is not a verb; {remedy}"), debug=False)
+        return report("", BadRequest(f"{argv[0]!r} is not a verb; {_instead(argv)}"), debug=False)
     text = error.format_message().rstrip(".")
     remedy = f"see: dynctl {verb} --help" if verb else "options follow their verb"
     cause = f"{text[:1].lower()}{text[1:]}; {remedy}"
     return report(verb, BadRequest(cause), debug=False)
+
+
+# What people's fingers know from other tools.
+_HABITS = {
+    "ls": "keys",
+    "list": "keys",
+    "scan": "keys",
+    "set": "put",
+    "rm": "delete",
+    "start": "up",
+    "stop": "down",
+    "status": "health",
+    "nodes": "node ls",
+    "members": "node ls",
+}
+
+
+def _instead(argv: list[str]) -> str:
+    """The remedy for a word that is no verb."""
+    if argv[0] == "help":
+        verb = argv[1] if len(argv) > 1 and argv[1] in _LAZY else ""
+        return f"see: dynctl {verb} --help" if verb else "see: dynctl --help"
+    if argv[0] == "version":
+        return "see: dynctl --version"
+    near = [_HABITS.get(argv[0], ""), *get_close_matches(argv[0], _LAZY, n=1)]
+    found = next(filter(None, near), "")
+    return f"did you mean {found}? see: dynctl --help" if found else "see: dynctl --help"

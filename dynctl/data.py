@@ -12,7 +12,7 @@ from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.client.requests import Receipt, Result
 from dynagent.errors import BadRequest, Conflict, NotFound, QuorumNotMet, TooLarge
 from dynctl import endpoints, options, streams
-from dynctl.faults import say, say_trace
+from dynctl.faults import LocalFailure, say, say_trace
 from dynctl.options import Given, word, words
 
 
@@ -175,13 +175,20 @@ def _value(given: Given) -> bytes:
         return _checked(os.fsencode(literal))
     if text is None:
         raise BadRequest("no value; write VALUE, - for stdin, @FILE, or --value V")
-    return read_value(text)
+    try:
+        return read_value(text)
+    except LocalFailure as exc:
+        if not text.startswith("@"):
+            raise
+        raise LocalFailure(f"{exc.message}; write a text that begins with @ as --value") from exc
 
 
 def read_value(text: str) -> bytes:
     """The bytes that a word stands for: itself, - for stdin, @FILE for a file."""
     if text == "-":
         value = streams.read_stdin(limits.VALUE_BYTES_HARD_MAX)
+    elif text == "@":
+        raise BadRequest("@ names no file; write @FILE")
     elif text.startswith("@"):
         value = streams.read_file(text[1:], limits.VALUE_BYTES_HARD_MAX)
     else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dynctl import options
 from dynctl.options import FLAG, LIST, Option, Verb
@@ -18,7 +19,18 @@ def option(declared: Option) -> Any:
     """The Typer declaration of an option of the table."""
     if declared.kind == FLAG:
         return typer.Option(*declared.flags, help=declared.help)
-    return typer.Option(*declared.flags, metavar=declared.metavar, help=declared.help)
+    return typer.Option(
+        *declared.flags,
+        metavar=declared.metavar,
+        help=declared.help,
+        autocompletion=among(declared.choices) if declared.choices else None,
+    )
+
+
+def among(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """For `autocompletion`: what a shell may put in place of the beginning of one of the words."""
+    known = list(words)
+    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
 
 
 Endpoints = Annotated[list[str] | None, option(options.ENDPOINT)]
@@ -35,6 +47,20 @@ Form = Annotated[str | None, option(options.FORM)]
 Color = Annotated[str | None, option(options.COLOR)]
 
 
+class Group(TyperGroup):
+    """Lists each verb with the whole first sentence of its help; Typer would cut it at a width."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = self.find(ctx, cmd_name)
+        if found is not None and found.help:
+            first, _, _ = " ".join(found.help.split("\n\n", 1)[0].split()).partition(". ")
+            found.short_help = first.removesuffix(".") + "."
+        return found
+
+    def find(self, ctx: Any, name: str) -> Any:
+        return super().get_command(ctx, name)
+
+
 def new_app(**settings: Any) -> typer.Typer:
     """A Typer application in the manner of this command line: plain help, no tracebacks of its
     own, no completion options (there is `dynctl completion`)."""
@@ -44,7 +70,7 @@ def new_app(**settings: Any) -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode=None,
         context_settings=HELP_FLAGS,
-        **settings,
+        **{"cls": Group, **settings},
     )
 
 

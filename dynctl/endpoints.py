@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from dynagent.address import parse_address
+from dynagent.address import format_address, parse_address
 from dynagent.errors import BadRequest, ConfigError, Unreachable
 from dynctl.settings import cluster_path, config_path, read_pairs
 
@@ -24,6 +24,11 @@ def find(flags: list[str]) -> list[str]:
         return _checked(variable.split(","), "DYNCTL_ENDPOINTS", BadRequest)
     path = config_path()
     config = read_pairs(path) or {}
+    for name in config:
+        if name != "current" and not name.endswith(".endpoints"):
+            raise ConfigError(
+                f"{path}: {name!r} is unknown; write current=NAME and NAME.endpoints=host:port,…"
+            )
     if current := config.get("current"):
         listed = config.get(f"{current}.endpoints", "")
         if not listed:
@@ -39,21 +44,22 @@ def find(flags: list[str]) -> list[str]:
 
 
 def check(addresses: list[str], source: str) -> list[str]:
-    """The same addresses, trimmed; raises `BadRequest` for one that is none."""
+    """The same addresses, each with its port; raises `BadRequest` for one that is none."""
     return _checked(addresses, source, BadRequest)
 
 
 def _checked(
     endpoints: list[str], source: str, kind: type[BadRequest] | type[ConfigError]
 ) -> list[str]:
-    found = [text for endpoint in endpoints if (text := endpoint.strip())]
-    for endpoint in found:
+    found: list[str] = []
+    for endpoint in filter(None, map(str.strip, endpoints)):
         try:
-            _host, port = parse_address(endpoint)
+            host, port = parse_address(endpoint)
         except BadRequest as exc:
             raise kind(f"{source}: {exc.message}") from exc
         if port == 0:
             raise kind(f"{source}: {endpoint!r} has port 0; an agent listens on 1 to 65535")
+        found.append(format_address(host, port))
     if not found:
         raise kind(f"{source} is empty; write host:port")
     return found

@@ -60,7 +60,10 @@ _TOLD: dict[type[DynagentError], tuple[str, str]] = {
     Overloaded: ("overloaded: ", "try again later"),
     WriteOutcomeUnknown: ("outcome unknown: ", "retry safely with --op-id {op_id}"),
     NotReady: ("not ready: ", "see: dynctl health"),
-    Unreachable: ("no agent reachable: ", "is it running? name others with --endpoint"),
+    Unreachable: (
+        "no agent reachable: ",
+        "is it running? dynctl up starts a local cluster, --endpoint names others",
+    ),
     ConnectionLost: ("connection lost: ", "try again, or give it longer with --timeout"),
     TimedOut: ("timed out: ", "give it longer with --timeout"),
     Refused: ("refused: ", ""),

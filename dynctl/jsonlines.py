@@ -1,8 +1,8 @@
 """The lines of mput, mget and mdelete: an input line becomes a `Request`, its end a record.
 
 What these verbs print may be their input: `mget | mdelete` deletes what was read, with its context.
-So a line may hold every field of a record; any other field is refused, because a misspelt context
-would silently overwrite.
+So may what `keys -o jsonl` prints. So a line may hold every field of a record; any other field is
+refused, because a misspelt context would silently overwrite.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
     """What a line may hold beside what its verb reads: the other fields of a record."""
 
     key: str | _Bytes
+    schema_version: msgspec.Raw = msgspec.Raw()
     status: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
     siblings: msgspec.Raw = msgspec.Raw()
@@ -46,7 +47,8 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
 
 
 class _PutLine(_Line, forbid_unknown_fields=True, gc=False, kw_only=True):
-    value: str | _Bytes
+    status: str | None = None  # type: ignore[assignment]
+    value: str | _Bytes | msgspec.UnsetType = msgspec.UNSET
     context: str | None = None
     mode: Literal["overwrite", "context", "blind"] | None = None
     op_id: str | None = None
@@ -106,6 +108,10 @@ class Reader:
         return request
 
     def _put(self, line: _PutLine, key: bytes) -> Request:
+        if isinstance(line.value, msgspec.UnsetType):
+            if line.status == "conflict":
+                raise BadRequest("several concurrent values; choose one with: dynctl resolve")
+            raise BadRequest("missing required field `value`")
         value = _bytes_of(line.value)
         if len(value) > limits.VALUE_BYTES_HARD_MAX:
             raise TooLarge(f"the value is over {limits.VALUE_BYTES_HARD_MAX:,} bytes")
@@ -161,9 +167,14 @@ class Reader:
 
     def _misread(self, exc: msgspec.DecodeError) -> BadRequest:
         said = str(exc).replace("str | object", 'str | {"base64": ...}')
+        remedy = f"see: dynctl {self._verb} --help"
         if not isinstance(exc, msgspec.ValidationError):
-            said = f"not JSON: {said}"
-        return BadRequest(f"{said[:1].lower()}{said[1:]}; see: dynctl {self._verb} --help")
+            said = f"not JSON: {said.removeprefix('JSON is malformed: ')}"
+            if self._verb != "mput":
+                remedy = "write a key in double quotes"
+        elif "`$.value" in said and "base64" not in said.rpartition("`$")[2]:
+            remedy = 'write a value as a string, or as {"base64": "..."}'
+        return BadRequest(f"{said[:1].lower()}{said[1:]}; {remedy}")
 
     def _refused(self, number: int, line: bytes, error: DynagentError) -> Request:
         """A request that has failed before it began; its tag is the key if that can be told."""

@@ -22,6 +22,9 @@ def cli() -> str:
         "# dynctl\n",
         "Data goes to stdout, words go to stderr. Options follow their verb; after `--` nothing is "
         "an option. Exit statuses: [exit-status.md](exit-status.md).\n",
+        "Forms of records (`-o`): `table` for people; `plain`, a line for each row, tab-separated, "
+        "without a header, in the order of the JSON fields if no other is told; `json`, one "
+        "document; `jsonl`, a line for each row (`dynctl schema VERB -o jsonl` describes it).\n",
         "The agents to speak to are those of `--endpoint`, else of `DYNCTL_ENDPOINTS`, else of the "
         "current context of the config file, else the local cluster that `dynctl up` started.\n",
         _list([(f"[{page.name}](#{_anchor(page)})", _first_line(page.help)) for page in verbs]),
@@ -99,6 +102,9 @@ def _verb(page: Page) -> str:
         parts.append(f"Example:\n\n    {page.example}\n")
     if document := DOCUMENTS.get(page.name):
         parts.append(f"Fields of `-o json`, after `schema_version`:\n\n{_fields(document)}\n")
+        if document.COLUMNS:
+            columns = ", ".join(f"`{name}`" for name in document.COLUMNS)
+            parts.append(f"Columns of `-o plain`: {columns}.\n")
     return "\n".join(parts)
 
 

@@ -18,22 +18,30 @@ Given = dict[str, str | bool | list[str] | None]  # what a parser hands to a ver
 
 TEXT, FLAG, LIST = "text", "flag", "list"
 FORMS = ("table", "plain", "json", "jsonl")
+COLORS = ("auto", "always", "never")
 TIMEOUT_S_MAX = limits.BUDGET_MS_MAX / 1000
 
 
 class Option:
     """An option. `kind`: TEXT takes a word, FLAG none, LIST may be repeated."""
 
-    __slots__ = ("flags", "help", "kind", "metavar", "name")
+    __slots__ = ("choices", "flags", "help", "kind", "metavar", "name")
 
     def __init__(
-        self, name: str, *flags: str, kind: str = TEXT, metavar: str = "", text: str
+        self,
+        name: str,
+        *flags: str,
+        kind: str = TEXT,
+        metavar: str = "",
+        text: str,
+        choices: tuple[str, ...] = (),  # what a shell offers for its word
     ) -> None:
         self.name = name
         self.flags = flags
         self.kind = kind
         self.metavar = metavar
         self.help = text
+        self.choices = choices
 
 
 class Argument:
@@ -100,8 +108,15 @@ FORM = Option(
     metavar="FORM",
     text="table, plain (tab-separated), json or jsonl. "
     "Default: table on a terminal, plain elsewhere.",
+    choices=FORMS,
 )
-COLOR = Option("color", "--color", metavar="WHEN", text="auto, always or never. Default: auto.")
+COLOR = Option(
+    "color",
+    "--color",
+    metavar="WHEN",
+    text="auto, always or never. Default: auto.",
+    choices=COLORS,
+)
 READ_QUORUM = Option(
     "r", "-r", "--r", metavar="N", text="Owners that must answer. Default: the cluster's R."
 )
@@ -155,7 +170,8 @@ VERBS: dict[str, Verb] = {
                 "print_context",
                 "--print-context",
                 kind=FLAG,
-                text="Print the context instead of the value (which --out still writes).",
+                text="Print the context instead of the value (which --out still writes); "
+                "with --all that of several concurrent values.",
             ),
             Option(
                 "all",
@@ -172,6 +188,7 @@ VERBS: dict[str, Verb] = {
                 metavar="FORM",
                 text="For --all: table, plain, json or jsonl. "
                 "Default: table on a terminal, jsonl elsewhere.",
+                choices=FORMS,
             ),
             COLOR,
             *_COMMON,
@@ -292,7 +309,7 @@ def read_form(text: str | None, *, default: str) -> str:
 
 def read_color(text: str | None) -> str:
     """auto, always or never."""
-    if text not in (None, "auto", "always", "never"):
+    if text not in (None, *COLORS):
         raise BadRequest(f"--color {text!r} is unknown; choose auto, always or never")
     return text or "auto"
 

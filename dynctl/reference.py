@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Exit statuses without an error class of their own.
 _OTHER_STATUSES = {
     0: "Everything asked for was done.",
+    1: "A file, pipe or process of this machine failed.",
+    2: "The command line is wrong: nothing was done.",
     130: "Interrupted (^C). A put or delete under way may still take effect.",
     141: "The reader of the output went away.",
 }

@@ -123,21 +123,32 @@ def _escape(cell: str) -> str:
 # --- the table -----------------------------------------------------------------------------------
 
 
+_WHOLE = 40  # cells: no column is made narrower than its contents or that
+_GAP = 2
+
+
 def _table_text(document: Document, color: str) -> str:
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     console = new_console(color)
+    screen = console.width
     with console.capture() as capture:
         for title, columns, rows in _tables(document, document.TABLE_OMITS):
             table = Table(box=None, pad_edge=False, show_header=any(columns), header_style="bold")
-            for column in columns:
-                table.add_column(column.upper(), overflow="fold")
-            for row in rows:
-                cells = [_escape(cell) for cell in row]
-                table.add_row(*(Text(cell, style=_HIGHLIGHTS.get(cell, "")) for cell in cells))
+            cells = [[_escape(cell) for cell in row] for row in rows]
+            width = 0
+            for place, column in enumerate(columns):
+                widest = max(map(cell_len, [column, *(row[place] for row in cells)]))
+                table.add_column(column.upper(), overflow="fold", no_wrap=widest <= _WHOLE)
+                width += min(widest, _WHOLE) + _GAP
+            for row in cells:
+                table.add_row(*(Text(cell, style=_HIGHLIGHTS.get(cell, "")) for cell in row))
             if title and not document.ROWS:
                 console.print()
+            # Too narrow a terminal breaks lines; broken addresses could be neither read nor copied.
+            console.width = max(screen, width)
             console.print(table)
     return trimmed(capture.get())
 

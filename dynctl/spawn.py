@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import dynagent
@@ -16,6 +18,7 @@ from dynctl.faults import LocalFailure
 
 HOST = "127.0.0.1"
 LOG = "agent.log"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that end a command
 
 
 def free_ports(count: int) -> list[int]:
@@ -103,6 +106,22 @@ class Started:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Signals that come meanwhile are delivered at the end: a ^C within `Popen` would leave a
+    process that nobody knows of. Blocking them would not do, as the process would inherit that."""
+    came: list[int] = []
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for signalled in came:
+        signal.raise_signal(signalled)
 
 
 def environment() -> dict[str, str]:

@@ -95,6 +95,7 @@ class NodesDocument(Document, frozen=True, kw_only=True):
     """`node ls`."""
 
     ROWS: ClassVar[str] = "nodes"
+    TABLE_OMITS: ClassVar[tuple[str, ...]] = ("id",)
 
     nodes: list[NodeRow]
 
@@ -108,6 +109,8 @@ class RingNodeRow(NodeRow, frozen=True, kw_only=True):
 
 class RingStatusDocument(Document, frozen=True, kw_only=True):
     """`ring status`."""
+
+    TABLE_OMITS: ClassVar[tuple[str, ...]] = ("id", "zone", "host", "capacity")
 
     cluster_id: str
     epoch: int
@@ -211,6 +214,7 @@ class StatsDocument(Document, frozen=True, kw_only=True):
         *("name", "state", "gets", "puts", "errors", "in_flight", "commits", "keys"),
         *("store_bytes", "cpu_s", "stalls"),
     )
+    TABLE_OMITS: ClassVar[tuple[str, ...]] = ("in_flight", "stalls")
 
     nodes: list[StatsRow]
 

@@ -162,8 +162,9 @@ class Keys:
         runs = joined([(first, last, b"") for first, last, _ in self._skipped])
         told = [str(first) if first == last else f"{first}-{last}" for first, last, _ in runs]
         more = f" and {len(told) - _TOLD_MAX} more" if len(told) > _TOLD_MAX else ""
+        noun = "partition" if len(runs) == 1 and runs[0][0] == runs[0][1] else "partitions"
         return (
-            f"fewer than the {self._needed} owners needed have answered for partition "
+            f"fewer than the {self._needed} owners needed have answered for {noun} "
             f"{', '.join(told[:_TOLD_MAX])}{more} ({', '.join(sorted(self._problems))})"
         )
 

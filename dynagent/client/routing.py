@@ -37,11 +37,14 @@ _ELSEWHERE = (
     WrongCluster,
 )
 
+_ABSENT_SHOWN = 3  # addresses where nobody is, in an error
+
 
 class Plan:
     """The attempts of one request. Ask `next`, report with `failed`, until it says None."""
 
     __slots__ = (
+        "_absent",
         "_addresses",
         "_answer",
         "_indefinite",
@@ -64,6 +67,7 @@ class Plan:
         self._place = -1
         self._is_write = is_write
         self._last: DynagentError | None = None
+        self._absent: tuple[str, ...] = ()  # what was said where nobody is
         self._answer: DynagentError | None = None  # the latest definite one of an agent
         self._indefinite: DynagentError | None = None
         if repeats:
@@ -94,6 +98,8 @@ class Plan:
     def failed(self, error: DynagentError) -> None:
         """This try failed; an indefinite failure of a put makes the next one a retry."""
         self._last = error
+        if isinstance(error, Unreachable):
+            self._absent += (error.message,)
         if error.definite and not isinstance(error, Unreachable):
             self._answer = error
         if self._is_write and not error.definite:
@@ -105,6 +111,11 @@ class Plan:
         last = self._last or Unreachable("no address to try")
         if isinstance(last, Unreachable) and self._answer is not None:
             last = self._answer  # it tells more than that the next address is not there
+        elif isinstance(last, Unreachable) and len(self._absent) > 1:
+            shown = list(dict.fromkeys(self._absent))
+            more = len(shown) - _ABSENT_SHOWN
+            rest = [f"and {more} more"] if more > 0 else []
+            last = Unreachable(", ".join([*shown[:_ABSENT_SHOWN], *rest]))
         if self._indefinite is None or not last.definite:
             if isinstance(last, ConnectionLost) and self._is_write:
                 return WriteOutcomeUnknown(last.message)

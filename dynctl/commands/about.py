@@ -8,7 +8,9 @@ import typer
 
 from dynagent.errors import BadRequest
 from dynctl import options, streams
-from dynctl.declare import Debug
+from dynctl.declare import Debug, among
+
+_SHELLS = ("bash", "zsh", "fish")
 
 
 def schema(
@@ -22,6 +24,7 @@ def schema(
             "--output",
             metavar="FORM",
             help="Of json or of jsonl. Default: json, or what there is.",
+            autocompletion=among(("json", "jsonl")),
         ),
     ] = None,
     debug: Debug = False,
@@ -54,7 +57,10 @@ def schema(
 
 
 def completion(
-    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
+    shell: Annotated[
+        str,
+        typer.Argument(metavar="SHELL", help="bash, zsh or fish.", autocompletion=among(_SHELLS)),
+    ],
     debug: Debug = False,
 ) -> None:
     """Print the script that makes a shell complete dynctl's words.
@@ -72,7 +78,7 @@ def completion_script(shell: str) -> str:
 
     from dynctl.app import command, know_shells
 
-    if shell not in ("bash", "zsh", "fish"):
+    if shell not in _SHELLS:
         raise BadRequest(f"no completion for {shell!r}; choose bash, zsh or fish")
     know_shells()
     variable = "_DYNCTL_COMPLETE"

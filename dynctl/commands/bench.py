@@ -11,7 +11,7 @@ from dynagent import limits
 from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.errors import BadRequest, TooLarge
 from dynctl import endpoints, options, streams
-from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose, option
+from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose, among, option
 from dynctl.faults import LocalFailure, say
 
 _DURATION_S, _DURATION_S_MAX = 10.0, 86_400.0
@@ -23,7 +23,14 @@ _UNITS = {"": 1, "b": 1, "k": limits.KIB, "kib": limits.KIB, "m": limits.MIB, "m
 
 
 def bench(
-    workload: Annotated[str, typer.Argument(metavar="put|get|mixed", help="What to load with.")],
+    workload: Annotated[
+        str,
+        typer.Argument(
+            metavar="put|get|mixed",
+            help="What to load with.",
+            autocompletion=among((*_SHARES, "mixed")),
+        ),
+    ],
     connections: Annotated[
         str | None, typer.Option("--connections", metavar="N", help="Default: 64.")
     ] = None,

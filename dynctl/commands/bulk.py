@@ -53,6 +53,7 @@ def mput(
     A line: {"key": K, "value": V}, and if wanted "context": C or "mode": "blind" (as put has
     them), and "op_id" to repeat a line whose outcome was unknown. Keys and values that are not
     text are {"base64": "..."}. Blank lines are passed over; lines of one key take effect in order.
+    What mget prints can be put in; a key that it did not find, or in conflict, then fails.
 
     A record: {"key", "status", "context"?, "error"?, "op_id"?}; status is ok, unknown or failed.
     Exits 11 if one is not ok. --timeout is for each record. ^C stops reading, and waits for the
@@ -81,14 +82,14 @@ def mget(
     """Read many keys: JSON Lines from stdin, a record for each to stdout, in their order.
 
     A line: {"key": K}, or the key alone as a JSON string; a key that is not text is
-    {"base64": "..."}. Blank lines are passed over.
+    {"base64": "..."}. Blank lines are passed over. What keys -o jsonl prints can be put in.
 
     A record: {"key", "status", "value"?, "context"?, "siblings"?, "partial"?, "error"?}; status is
     ok, not_found, conflict (then siblings has all values) or failed. Values that are not text are
     {"base64": "..."}. Exits 11 if one failed; not_found and conflict are answers. --timeout is for
     each record.
 
-    example: printf '"a"\\n"b"\\n' | dynctl mget
+    example: dynctl keys --prefix cart/ -o jsonl | dynctl mget
     """
     reader = Reader("mget", r=options.read_quorum(r, "-r"), strict=strict)
     return _run("mget", reader, get_record, endpoint, timeout, in_flight, verbose)
@@ -107,8 +108,8 @@ def mdelete(
     """Delete many keys: JSON Lines from stdin, a record for each to stdout, in their order.
 
     A line: {"key": K}, and if wanted "context": C (as delete has it) and "op_id" to repeat a line
-    whose outcome was unknown; or the key alone as a JSON string. What mget prints can be put in:
-    then what it has read is deleted, and nothing newer.
+    whose outcome was unknown; or the key alone as a JSON string. What keys -o jsonl
+    prints can be put in, and what mget prints: then what it has read is deleted, and nothing newer.
 
     Records, exit status, --timeout and ^C are those of mput. Deleting a missing key is ok.
 

@@ -15,15 +15,14 @@ import typer
 
 from dynagent.errors import DynagentError
 from dynctl import options
-from dynctl.declare import Color, Debug
+from dynctl.declare import Color, Debug, among
 from dynctl.demo.narrator import Narrator
 from dynctl.demo.steps import STEPS
 from dynctl.demo.tour import Step, StepFailed, Tour
 from dynctl.faults import LocalFailure, ReaderGone, say
 from dynctl.render import show
+from dynctl.spawn import SIGNALS
 from dynctl.views import DemoDocument, DemoStep
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def demo(
@@ -42,6 +41,7 @@ def demo(
             metavar="FORM",
             help="Print only a record of each step: table, plain, json or jsonl. Default: tell "
             "the tour.",
+            autocompletion=among(options.FORMS),
         ),
     ] = None,
     color: Color = None,
@@ -88,7 +88,7 @@ def run(tour: Tour, steps: Sequence[Step]) -> list[DemoStep]:
             ok = True  # nothing failed: there is nothing to be looked at
             raise
         finally:
-            for number in _SIGNALS:  # a second ^C must not leave agents behind
+            for number in SIGNALS:  # a second ^C must not leave agents behind
                 signal.signal(number, signal.SIG_IGN)
             tour.stop()
             if ok and not tour.keep:
@@ -120,7 +120,7 @@ def _signals_end_it() -> Iterator[None]:
     def end(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, end) for number in _SIGNALS}
+    before = {number: signal.signal(number, end) for number in SIGNALS}
     try:
         yield
     finally:

@@ -49,7 +49,10 @@ def explain(
     show(document, chosen, when)
     if not document.r_passes:
         able = sum(_counts_for_r(row) for row in document.owners)
-        raise QuorumNotMet(f"{able} owners could answer a get of this key now, R={document.r}")
+        raise QuorumNotMet(
+            f"{able} of the {document.r} owners needed (R={document.r}) could answer a get of this "
+            f"key now"
+        )
 
 
 def look(key: bytes, found: list[str], *, timeout_s: float) -> ExplainDocument:

@@ -13,7 +13,7 @@ from dynagent.client.keys import Keys
 from dynagent.client.listing import Listed
 from dynagent.errors import BadRequest, QuorumNotMet
 from dynctl import endpoints, options, streams
-from dynctl.declare import Debug, Endpoints
+from dynctl.declare import Debug, Endpoints, among
 from dynctl.faults import say
 from dynctl.keywriter import KeyWriter
 
@@ -58,6 +58,7 @@ def keys(
             "--output",
             metavar="FORM",
             help="plain (a key on each line), table, json or jsonl. Default: plain.",
+            autocompletion=among(options.FORMS),
         ),
     ] = None,
     endpoint: Endpoints = None,

@@ -31,8 +31,8 @@ def resolve(
         typer.Option(
             "--pick",
             metavar="DOT",
-            help="Keep this value, with its type and headers: a dot as get --all prints it, or "
-            "its beginning.",
+            help="Keep this value, with its type and headers: a dot as get --all prints it, "
+            "its beginning, or its end (:3).",
         ),
     ] = None,
     value: Annotated[
@@ -66,7 +66,7 @@ def resolve(
     stays beside the chosen value, and the exit status is 4. A key that has the picked value alone
     is left as it is.
 
-    example: dynctl resolve cart/7 --pick 5f3a
+    example: dynctl resolve cart/7 --pick :3
     """
     name = data.read_key(key)
     if sum((pick is not None, value is not None, delete)) != 1:
@@ -105,15 +105,17 @@ def _check(key: bytes, result: Result) -> None:
 
 
 def _pick(key: bytes, result: Result, text: str) -> Version:
-    """The one version whose dot is, or begins with, `text`."""
+    """The one version whose dot is, or begins with, `text`; or ends with it, if that is a colon
+    and a counter: values that one node coordinated differ in nothing else."""
     plain = text.strip().lower()
     actor, _, counter = plain.partition(":")
-    if not actor or set(actor) - set("0123456789abcdef") or not (counter + "0").isdigit():
+    is_hex = set(actor) <= set("0123456789abcdef")
+    if not ((actor or counter) and is_hex and (counter + "0").isdigit()):
         raise BadRequest(f"--pick {text!r} is no dot; copy one from: dynctl get --all KEY")
     by_dot = {dot_text(version.actor, version.counter): version for version in result.versions}
     if plain in by_dot:
         return by_dot[plain]
-    near = [dot for dot in by_dot if dot.startswith(plain)]
+    near = [dot for dot in by_dot if (dot.startswith(plain) if actor else dot.endswith(plain))]
     if len(near) > 1:
         raise BadRequest(f"--pick {text} may mean {', '.join(near)}; write more of it")
     if not near:

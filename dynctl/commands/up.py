@@ -21,7 +21,7 @@ from dynctl.faults import LocalFailure, say
 from dynctl.local import LocalCluster
 from dynctl.observe import health_rows, observe
 from dynctl.settings import cluster_path, read_pairs, state_dir, write_pairs
-from dynctl.spawn import Started, check_ports
+from dynctl.spawn import Started, check_ports, held_back
 
 _UP_S = 30.0
 _DOWN_S = 30.0  # an agent that drains takes up to 10
@@ -148,7 +148,8 @@ def _start(cluster: LocalCluster, *, is_new: bool, deadline: float) -> list[str]
             cluster.save()
         for name in stopped:
             home, http = cluster.directory / name, cluster.http[name]
-            started.append(Started(name, cluster.addresses[name], http, home))
+            with held_back():
+                started.append(Started(name, cluster.addresses[name], http, home))
         _make_ready(cluster, started, deadline)
     except BaseException:
         for agent in started:

@@ -26,7 +26,7 @@ from dynctl import local
 from dynctl.demo.narrator import Narrator
 from dynctl.faults import LocalFailure
 from dynctl.local import LocalCluster
-from dynctl.spawn import environment
+from dynctl.spawn import environment, held_back
 
 _COMMAND_S = 60.0
 _KILL_S = 15.0
@@ -139,17 +139,21 @@ class Tour:
             "XDG_CONFIG_HOME": str(self.root / "config"),
         }
         environ.pop("DYNCTL_ENDPOINTS", None)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dynctl", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environ,
-            process_group=0,  # ^C comes to it through us, once
-        )
+        process: subprocess.Popen[bytes] | None = None
         try:
+            with held_back():
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "dynctl", *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=environ,
+                    process_group=0,  # ^C comes to it through us, once
+                )
             stdout, stderr = process.communicate(timeout=_COMMAND_S)
         except BaseException as exc:
+            if process is None:
+                raise
             process.send_signal(signal.SIGINT)  # `up` then stops what it has started
             try:
                 process.communicate(timeout=_KILL_S)

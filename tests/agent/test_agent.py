@@ -218,7 +218,7 @@ def test_listening_beyond_loopback_needs_the_long_flag(tmp_path: Path) -> None:
         ('data_dir = "x"\ncapacity = -1', "capacity"),
         ('data_dir = "x"\nlog_level = "loud"', "log_level"),
         ('data_dir = "x"\ncluster_id = "short"', "32 hex digits"),
-        ("", "missing required field `data_dir`"),
+        ("", "no data directory; say --data-dir DIR"),
     ],
 )
 def test_a_corrupt_config_is_one_clear_line(tmp_path: Path, text: str, says: str) -> None:

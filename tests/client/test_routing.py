@@ -85,6 +85,15 @@ def test_when_nobody_is_there_each_address_is_tried_once() -> None:
     assert run(plan(), *[Unreachable()] * 9) == ["a", "b", "c"]
 
 
+def test_when_nobody_is_there_everybody_is_named_up_to_a_bound() -> None:
+    made = plan()
+    run(made, Unreachable("a: gone"), Unreachable("b: gone"), Unreachable("c: gone"))
+    assert made.error().message == "a: gone, b: gone, c: gone"
+    made = plan(addresses=[*"abcde"])
+    run(made, *[Unreachable(f"{name}: gone") for name in "abcde"])
+    assert made.error().message == "a: gone, b: gone, c: gone, and 2 more"
+
+
 def test_a_busy_cluster_is_asked_again_within_the_bound() -> None:
     assert run(plan(), *[Overloaded()] * 9) == ["a", "b", "c", "a"]
 

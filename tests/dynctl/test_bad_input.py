@@ -179,6 +179,10 @@ _AT = ["--endpoint", "127.0.0.1:1"]
         (["get", "k", "j"], "unexpected extra argument"),
         (["frob"], "'frob' is not a verb"),
         (["gte", "k"], "did you mean get?"),
+        (["ls"], "did you mean keys?"),
+        (["help", "get"], "see: dynctl get --help"),
+        (["help"], "see: dynctl --help"),
+        (["put", "k", "@"], "@ names no file"),
         (["ring", "frob"], "no such command 'frob'"),
         (["up", "--nodes", "0"], "--nodes '0'"),
         (["up", "--port", "70000"], "--port '70000'"),
@@ -251,6 +255,13 @@ def test_a_partition_that_does_not_exist_exits_2(cluster: Cluster) -> None:
 def test_an_unreadable_file_is_named(bare: Dynctl, tmp_path: Path) -> None:
     assert "/no/such: No such file" in bare.fails(1, "put", "k", "@/no/such", *_AT)
     assert "Is a directory" in bare.fails(1, "put", "k", f"@{tmp_path}", *_AT)
+    assert bare.fails(1, "put", "k", "@alice", *_AT).endswith(
+        "alice: No such file or directory; write a text that begins with @ as --value\n"
+    )
+
+
+def test_an_endpoint_without_a_port_is_told_with_it(bare: Dynctl) -> None:
+    assert ":7411: " in bare.fails(7, "get", "k", "--endpoint", "no-such-host.invalid")
 
 
 # --- files and variables -------------------------------------------------------------------------
@@ -267,6 +278,7 @@ def _config(bare: Dynctl, text: str | bytes) -> Path:
     ("text", "said"),
     [
         ("current=prod\n", "there is no prod.endpoints="),
+        ("currant=prod\n", "'currant' is unknown; write current=NAME"),
         ("# a comment\ncurrent\n", "config:2: 'current' is not key=value"),
         ("current=p\np.endpoints=a b\n", "'a b' is not an address"),
         ("current=p\np.endpoints=h:99999\n", "not an address"),

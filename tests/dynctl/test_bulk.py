@@ -104,6 +104,16 @@ def test_what_mget_prints_mdelete_takes(cluster: Cluster, key: str) -> None:
 
 
 @pytest.mark.real
+def test_what_keys_prints_mget_and_mdelete_take(cluster: Cluster, key: str) -> None:
+    cluster("put", f"{key} a", "1")
+    cluster("put", f"{key} b", "2")
+    listed = cluster("keys", "--prefix", key, "-o", "jsonl").stdout
+    records, _ = bulk(cluster, "mget", stdin=listed)
+    assert sorted(record["value"] for record in records) == ["1", "2"]
+    bulk(cluster, "mdelete", stdin=listed)
+    assert cluster("keys", "--prefix", key).stdout == b""
+
+
 def test_mdelete_never_deletes_what_mget_could_not_read(cluster: Cluster, key: str) -> None:
     read = cluster("mget", stdin=jsonl([key])).stdout
     cluster("put", key, "newer")
@@ -152,7 +162,10 @@ _PUT_LINES = [
     (b'"k"', "line 2: expected `object`"),
     (b'{"value": "v"}', "missing required field `key`"),
     (b'{"key": "k"}', "missing required field `value`"),
-    (b'{"key": "k", "value": null}', "at `$.value`"),
+    (b'{"key": "k", "value": null}', "at `$.value`; write a value as a string"),
+    (b'{"key": "k", "value": {"a": 1}}', "at `$.value`; write a value as a string"),
+    (b'{"key": "k", "value": {"base64": "!"}}', "invalid base64"),
+    (b'{"key": "k", "status": "conflict"}', "several concurrent values; choose one with"),
     (b'{"key": 5, "value": "v"}', "at `$.key`"),
     (b'{"key": "", "value": "v"}', "the key is empty"),
     (b'{"key": "%s", "value": "v"}' % (b"k" * 1025), "1,025 bytes; the limit is 1,024"),
@@ -178,6 +191,13 @@ def test_a_line_that_is_no_good_is_named_with_its_reason(line: bytes, said: str)
     assert request is not None and request.error is not None and request.message is None
     assert request.error.message.startswith("line 2: ")
     assert said in request.error.message
+
+
+def test_a_bare_word_is_told_to_be_put_in_quotes() -> None:
+    request = Reader("mget", r=0, strict=False).read(3, b"k")
+    assert request is not None and request.error is not None
+    assert request.error.message.startswith("line 3: not JSON: invalid character")
+    assert request.error.message.endswith("; write a key in double quotes")
 
 
 def test_a_line_without_json_around_its_key_is_for_mget_and_mdelete_only() -> None:

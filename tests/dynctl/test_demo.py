@@ -9,12 +9,15 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dynctl.commands import demo
+from dynctl.demo.narrator import Narrator
 from dynctl.demo.steps import STEPS
 from dynctl.demo.tour import Step, Tour
+from dynctl.spawn import held_back
 from tests.dynctl.conftest import Dynctl, Here
 from tests.dynctl.schemas import problems
 
@@ -121,6 +124,35 @@ def test_a_signal_ends_the_tour_and_all_that_it_started(
     assert (process.returncode, told) == (130, b"")
     assert _agents_in(directory) == []
     assert not directory.exists()
+
+
+def test_a_signal_waits_until_what_is_being_started_is_known() -> None:
+    started = False
+    with pytest.raises(KeyboardInterrupt), held_back():
+        signal.raise_signal(signal.SIGINT)
+        started = True
+    assert started
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_at_the_start_of_a_command_leaves_no_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = subprocess.Popen
+    started: list[Any] = []
+
+    def interrupted(*places: Any, **names: Any) -> Any:
+        started.append(popen(*places, **names))
+        signal.raise_signal(signal.SIGINT)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Tour(tmp_path / "tour", Narrator("never", silent=True), keep=False).dynctl(
+            *("up", "--dir", str(tmp_path / "tour" / "cluster"), "--port", "0")
+        )
+    assert started[0].returncode is not None
+    assert _agents_in(tmp_path / "tour") == []
 
 
 def test_a_directory_with_something_in_it_is_refused(here: Here, tmp_path: Path) -> None:

@@ -176,10 +176,13 @@ def test_with_agents_down_what_can_be_listed_is_and_the_rest_is_named(own: Clust
     document = json.loads(done.stdout)
     assert (document["keys"], document["complete"]) == ([], False)
     assert b"dynctl: keys: quorum not met: fewer than the 2 owners needed" in done.stderr
-    assert b"partition 0-255 (" in done.stderr
+    assert b"partitions 0-255 (" in done.stderr
     assert b"local-2: Connection refused" in done.stderr
     done = own("explain", "k1", "-o", "json", status=5)
-    assert b"quorum not met: 1 owners could answer a get of this key now, R=2" in done.stderr
+    assert (
+        b"quorum not met: 1 of the 2 owners needed (R=2) could answer a get of this key now"
+        in done.stderr
+    )
     explained = json.loads(done.stdout)
     assert (explained["r_passes"], explained["w_passes"]) == (False, False)
 

@@ -91,7 +91,7 @@ def test_plain_is_one_line_a_row_with_tabs(cluster: Cluster) -> None:
 @pytest.mark.real
 def test_a_table_in_a_file_has_headers_and_neither_colour_nor_cuts(cluster: Cluster) -> None:
     table = cluster("node", "ls", "-o", "table").stdout.decode()
-    assert table.splitlines()[0].split()[:3] == ["NAME", "ID", "ADDRESS"]
+    assert table.splitlines()[0].split()[:3] == ["NAME", "ADDRESS", "ZONE"]
     assert "\x1b" not in table
     assert "\x1b[" in cluster("node", "ls", "-o", "table", "--color", "always").stdout.decode()
 

@@ -70,3 +70,7 @@ def test_a_shell_completes_verbs_and_options(bare: Dynctl) -> None:
     assert bare().stdout.split() == [b"ring"]
     bare.environment |= {"COMP_WORDS": "dynctl put --op", "COMP_CWORD": "2"}
     assert bare().stdout.split() == [b"--op-id"]
+    bare.environment |= {"COMP_WORDS": "dynctl get -o j", "COMP_CWORD": "3"}
+    assert bare().stdout.split() == [b"json", b"jsonl"]
+    bare.environment |= {"COMP_WORDS": "dynctl bench ", "COMP_CWORD": "2"}
+    assert bare().stdout.split() == [b"put", b"get", b"mixed"]

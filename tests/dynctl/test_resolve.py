@@ -48,6 +48,18 @@ def test_a_dot_may_be_cut_as_long_as_it_is_one(cluster: Cluster, key: str) -> No
     assert _dots(cluster, key) == [left]
 
 
+def test_a_dot_may_be_picked_by_its_end(cluster: Cluster, key: str) -> None:
+    cluster("put", key, "one", "--blind", "--endpoint", cluster.endpoints[0])
+    cluster("put", key, "two", "--blind", "--endpoint", cluster.endpoints[0])
+    actors = {dot.partition(":")[0] for dot in _dots(cluster, key)}
+    if len(actors) == 1:  # no beginning would tell them apart
+        assert "write more of it" in cluster.fails(2, "resolve", key, "--pick", actors.pop())
+    document = json.loads(cluster("get", key, "--all", "-o", "json").stdout)
+    (two,) = [row["dot"] for row in document["siblings"] if row["value"] == "two"]
+    cluster("resolve", key, "--pick", ":" + two.partition(":")[2])
+    assert cluster("get", key).stdout == b"two"
+
+
 def test_a_new_value_supersedes_all_that_were_there(cluster: Cluster, key: str) -> None:
     _conflict(cluster, key)
     done = cluster("resolve", key, "--value", "-", "--print-context", stdin=b"three\n")
@@ -88,6 +100,8 @@ def test_a_dot_that_is_not_there_is_refused_with_those_that_are(cluster: Cluster
     assert "is no dot" in cluster.fails(2, "resolve", key, "--pick", "one")
     assert "is no dot" in cluster.fails(2, "resolve", key, "--pick", "ab:x")
     assert "is no dot" in cluster.fails(2, "resolve", key, "--pick", "")
+    assert "is no dot" in cluster.fails(2, "resolve", key, "--pick", ":")
+    cluster.fails(10, "resolve", key, "--pick", ":99")
     assert _dots(cluster, key) == dots
 
 

@@ -69,7 +69,7 @@ def test_prometheus_text_has_the_metrics_of_the_table_for_every_agent(cluster: C
 def test_a_table_shows_the_main_figures_only(cluster: Cluster) -> None:
     header = cluster("stats", "-o", "table").stdout.decode().splitlines()[0].split()
     assert header[:4] == ["NAME", "STATE", "GETS", "PUTS"]
-    assert len(header) == 11
+    assert len(header) == 9  # as wide as a terminal
     for line in cluster("stats").stdout.decode().splitlines():
         assert line.count("\t") == 10
 

@@ -40,6 +40,14 @@ def test_colour_can_be_switched_off(
     assert "\x1b" not in table
 
 
+@pytest.mark.parametrize("words", [["node", "ls"], ["ring", "status"], ["stats"]], ids=" ".join)
+def test_a_narrow_terminal_breaks_no_word_of_a_table(cluster: Cluster, words: list[str]) -> None:
+    table = _on_terminal(cluster, *words, "--color", "never", COLUMNS="40")
+    row = next(line for line in table.splitlines() if line.startswith("local-1 "))
+    header = next(line for line in table.splitlines() if line.startswith("NAME "))
+    assert len(row.split()) >= len(header.split()) - 1  # zone is empty
+
+
 def test_what_a_value_holds_cannot_steer_the_terminal(cluster: Cluster) -> None:
     cluster("put", "escape", "-", stdin=b"\x1b]0;owned\x07")
     table = _on_terminal(cluster, "get", "escape", "--all", "--color", "never")
