@@ -55,7 +55,7 @@ def test_with_two_of_three_agents_gone_nothing_is_listed_and_the_token_has_it_al
         for agent in cluster.agents[:2]:
             agent.kill()
         keys = client.keys()
-        with pytest.raises(QuorumNotMet, match=r"partition 0-7 \(n1: .*refused, n2: .*refused\)"):
+        with pytest.raises(QuorumNotMet, match=r"partitions 0-7 \(n1: .*refused, n2: .*refused\)"):
             list(keys)
         cluster.start()
         cluster.wait_ready()

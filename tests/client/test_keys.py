@@ -151,7 +151,7 @@ def test_what_too_few_owners_answer_for_is_left_out_and_the_token_names_exactly_
     # Of the owners of partition p (p, p+1, p+2 of a, b, c, d) two are up for p = 1, 2, 5, 6 only.
     able = [key for key in WANTED if RING.partition_of(token_of(key)) in (1, 2, 5, 6)]
     assert found == able
-    assert "partition 0, 3-4, 7 (" in failure.message
+    assert "partitions 0, 3-4, 7 (" in failure.message
     assert "n-a: no answer in time" in failure.message
     assert "n-b: no answer in time" in failure.message
     house.down = set()
