@@ -54,6 +54,7 @@ ACKS_MAX = 1_024  # request ids in one Merge or MergeAck: far below a control fr
 MERGES_BYTES_MAX = 1 * MIB  # records packed into one frame: more only delays the first of them
 BATCH_RECORDS_MAX = 4_096  # one store batch: bounds the time until the first of it is answered
 BATCH_BYTES_MAX = 32 * MIB  # and its memory
+CACHE_BYTES_DEFAULT = 64 * MIB  # 45,000 records of 1 KiB: the busy part of a small cluster
 DISK_FULL_PAUSE_S = 1.0  # between two tries to write to a disk that was full
 
 # --- its HTTP endpoint ---------------------------------------------------------------------------

@@ -66,6 +66,7 @@ class Agent:
             run=identity.run,
             clean_from_run=identity.clean_from_run,
             value_bytes_max=config.value_bytes_max,
+            cache_bytes=config.cache_bytes,
         )
         self._links = Links(self.node, self._hello, env.monotonic, data_dir.store.read_ahead)
         self.meter = Meter(env, data_dir, connections=lambda: len(self._links.by_id))

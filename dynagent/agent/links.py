@@ -55,11 +55,17 @@ class Links:
     def dispatch(self) -> None:
         """Hands the requests of a turn to the node; their records are read in one go."""
         inbox, self.inbox = self.inbox, []
-        self._read_ahead(_places(inbox))
+        if not inbox:
+            return
+        is_at_hand = self.node.replica.is_at_hand
+        missing = [key for key in _keys(inbox) if not is_at_hand(key)]
+        if missing:
+            self._read_ahead([(token_of(key), key) for key in missing])
         now = self.monotonic()
         for link, frame in inbox:
             link.dispatch(now, frame)
-        self._read_ahead([])
+        if missing:
+            self._read_ahead([])
 
     def drop_silent(self, now: float) -> None:
         """Closes connections that have not said Hello in time."""
@@ -131,7 +137,7 @@ class AcceptedLink:
         self._links.greeting.pop(self.id, None)
 
 
-def _places(inbox: list[tuple[AcceptedLink, Frame]]) -> list[tuple[Token, bytes]]:
+def _keys(inbox: list[tuple[AcceptedLink, Frame]]) -> list[bytes]:
     """Of the records that these requests read first; what is malformed is left to the node."""
     keys: list[bytes] = []
     for _, frame in inbox:
@@ -140,4 +146,4 @@ def _places(inbox: list[tuple[AcceptedLink, Frame]]) -> list[tuple[Token, bytes]
             keys += [entry[0] for entry in message.entries if entry and type(entry[0]) is bytes]
         elif isinstance(message, Get | Put | Read):
             keys.append(message.key)
-    return [(token_of(key), key) for key in keys]
+    return keys

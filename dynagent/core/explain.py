@@ -24,6 +24,7 @@ def inspect_copy(
 ) -> InspectReply:
     """The committed copy of `key`, without its values."""
     token = token_of(key)
+    replica.forget(key)  # what the disk has is asked
     record = replica.read(key, token)
     pending = replica.batch_of(key) != DURABLE
     writable = not draining and _has_room(replica, now)

@@ -77,6 +77,7 @@ class Node:
         run: int,
         clean_from_run: int,
         value_bytes_max: int = limits.VALUE_BYTES_DEFAULT_MAX,
+        cache_bytes: int = limits.CACHE_BYTES_DEFAULT,
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
@@ -92,6 +93,7 @@ class Node:
             cluster_id=b"",
             run=run,
             clean_from_run=clean_from_run,
+            cache_bytes=cache_bytes,
         )
         self.coordinator: Coordinator | None = None
         self._reader = reader

@@ -10,7 +10,8 @@ meanwhile is the next one. An acknowledgement waits for the batch that holds its
 change returns a batch number, and `when_durable` queues the answer behind it.
 
 **Two views.** Read-modify-write sees the **overlay** first: records that are submitted but not yet
-committed. Clients and peers that read see only what is committed (`read`). A change that adds
+committed. Clients and peers that read see only what is committed (`read`, from the cache if it is
+there). A change that adds
 nothing still waits for an overlaid copy that it rests on: a Merge sent again must not be
 acknowledged while the first one is unsynced.
 
@@ -35,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dynagent import limits
+from dynagent.core.cache import StoredCache
 from dynagent.core.entry import ABSENT, Record, decode_stored, encode_sibling, encode_stored
 from dynagent.core.messages import Put
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, Reader, Token
@@ -61,6 +63,7 @@ class Replica:
         cluster_id: bytes,
         run: int,
         clean_from_run: int,
+        cache_bytes: int,
     ) -> None:
         self.cluster_id = cluster_id
         self.run = run
@@ -68,6 +71,7 @@ class Replica:
         self._reader = reader
         self._effects = effects
         self._dice = dice
+        self._cache = StoredCache(cache_bytes)
         self._overlay: dict[bytes, tuple[Record, int]] = {}  # key → newest copy, its batch
         self._open = Batch(1)
         self._open_keys: dict[bytes, Token] = {}
@@ -81,13 +85,23 @@ class Replica:
     def read(self, key: bytes, token: Token) -> Record:
         """The committed copy; `ABSENT`, or `UNREADABLE` if it fails its checksum."""
         try:
-            stored = self._reader.get(token, key)
+            stored = self._cache.get(key)
             if stored is None:
-                return ABSENT
-            return decode_stored(stored, cluster_id=self.cluster_id, key=key)
+                stored = self._reader.get(token, key) or b""
+                self._cache.keep(key, stored)
+            return decode_stored(stored, cluster_id=self.cluster_id, key=key) if stored else ABSENT
         except CorruptRecord as exc:
             self._effects.note("record.unreadable", key=key, reason=exc.message)
+            self._cache.forget(key)
             return UNREADABLE
+
+    def is_at_hand(self, key: bytes) -> bool:
+        """To read this copy costs no visit to the engine."""
+        return key in self._overlay or key in self._cache
+
+    def forget(self, key: bytes) -> None:
+        """Reads the copy from the engine the next time, whatever the cache has."""
+        self._cache.forget(key)
 
     def newest(self, key: bytes, token: Token) -> Record:
         """The copy that a change must start from: the overlaid one if there is one."""
@@ -227,7 +241,8 @@ class Replica:
 
     def on_committed(self, batch: Batch) -> list[Waiter]:
         """The batch is durable: its records leave the overlay; returns whom to answer."""
-        for _token, key, _stored in batch.records:
+        for _token, key, stored in batch.records:
+            self._cache.keep(key, stored)
             overlaid = self._overlay.get(key)
             if overlaid is not None and overlaid[1] == batch.number:
                 del self._overlay[key]

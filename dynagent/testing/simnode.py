@@ -30,7 +30,7 @@ from dynagent.core.messages import (
     ReadReply,
 )
 from dynagent.core.node import Node
-from dynagent.core.ports import Batch, LinkId, NodeId
+from dynagent.core.ports import Batch, LinkId, NodeId, Token
 from dynagent.core.ring import Ring
 from dynagent.testing.disk import LANDS_AFTER_KILL, LANDS_AFTER_POWER_CUT, Disk
 from dynagent.testing.ledger import Ledger
@@ -39,6 +39,7 @@ from dynagent.testing.profile import Profile
 from dynagent.testing.world import World
 
 LISTINGS = LinkId(-1)  # where a listing's requests come from: no link of the network
+_CACHES_BYTES = (0, 4_000, 1_000_000)  # none, one that forgets all the time, one for everything
 LATE_S = 0.01  # an event loop under load looks at its timer up to that late
 
 
@@ -74,6 +75,7 @@ class SimNode:
         self._on_moment = on_moment  # is told of what makes a good moment for a fault
         self._actors = world.stream(f"actors {node_id}")
         self._timing = world.stream(f"timing {node_id}")
+        self._cache_bytes = world.stream(f"cache {node_id}").choice(_CACHES_BYTES)
         self.wall_offset_ms = self._timing.randint(-profile.skew_ms, profile.skew_ms)
         if self.wall_offset_ms:
             world.fault("skew", f"{node_id[:2]} by {self.wall_offset_ms} ms")
@@ -112,6 +114,7 @@ class SimNode:
             wall_ms=self.wall_ms,
             run=self._run,
             clean_from_run=self._clean_from_run,
+            cache_bytes=self._cache_bytes,
         )
         self._network.dial_missing()
 
@@ -148,6 +151,12 @@ class SimNode:
         self.node = None
         self.disk.stop(lands=lands)
         self._forget()
+
+    def rot(self, token: Token, key: bytes) -> bool:
+        """As `Disk.rot`; the damage is met at the next read, whatever the node had in memory."""
+        if self.node is not None:
+            self.node.replica.forget(key)
+        return self.disk.rot(token, key)
 
     # --- what the network brings -----------------------------------------------------------------
 

@@ -209,7 +209,7 @@ class Nemesis:
             self._damage(node, key)
 
     def _damage(self, node: SimNode, key: bytes) -> None:
-        if self._is_over or not node.disk.rot(token_of(key), key):
+        if self._is_over or not node.rot(token_of(key), key):
             self._rotten.discard(key)
         else:
             self._world.fault("rot", f"{node.id[:2]} {key.decode()}")

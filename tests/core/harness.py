@@ -107,6 +107,11 @@ class Cluster:
             self.nodes[id_].on_peer_up(self.now, peer)
         return self.nodes[id_]
 
+    def overwrite_row(self, id_: NodeId, stored: bytes) -> None:
+        """Something else than the node has put that on its disk, and its cache has forgotten it."""
+        self.disks[id_].rows[KEY] = stored
+        self.nodes[id_].replica.forget(KEY)
+
     def request(self, id_: NodeId, message: Message, *, budget_ms: int = 1_000) -> int:
         self.last_request += 1
         self.nodes[id_].on_message(self.now, CLIENT, self.last_request, budget_ms, message)

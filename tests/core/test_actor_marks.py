@@ -96,6 +96,7 @@ class Loaded(Replica):
             cluster_id=CLUSTER_ID,
             run=about.run,
             clean_from_run=about.clean_from_run,
+            cache_bytes=0,
         )
         self.node = about.node
         self.counter = about.counter

@@ -28,7 +28,7 @@ A, B, C, D = IDS
 def damage(c: Cluster, *nodes: NodeId) -> None:
     for node in nodes:
         stored = c.disks[node].rows[KEY]
-        c.disks[node].rows[KEY] = stored[:-1] + bytes([stored[-1] ^ 1])
+        c.overwrite_row(node, stored[:-1] + bytes([stored[-1] ^ 1]))
 
 
 @pytest.mark.parametrize("at", [A, B, C])

@@ -42,7 +42,7 @@ def test_a_retry_is_not_acknowledged_by_a_copy_that_has_rotted_meanwhile(
     assert isinstance(cluster.answers.pop()[1], Error)
 
     cluster.request(A, _put(2))
-    cluster.disks[A].rows[KEY] = b"rot!" + cluster.disks[A].rows[KEY][4:]
+    cluster.overwrite_row(A, b"rot!" + cluster.disks[A].rows[KEY][4:])
     if another_write_comes:
         looks, cluster.wire[:] = cluster.wire[:], []
         assert all(isinstance(packet.message, Read) for packet in looks)

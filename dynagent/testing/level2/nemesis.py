@@ -213,6 +213,8 @@ class Nemesis:
         if places:
             key, place = self._dice.choice(places)
             host.disk.rot(FILE_NAME, *place)
+            if host.life.agent is not None:
+                host.life.agent.node.replica.forget(key)  # met at the next read
             host.is_rotten = True
             self._ledger.on_rot(NodeId(host.place), key)
             self._world.fault("rot", f"{host.place} {key.decode()}")

@@ -1,0 +1,43 @@
+"""The cache of stored forms: what it holds is what was kept last, and it stays within its bound."""
+
+from random import Random
+
+from dynagent.core.cache import StoredCache
+
+
+def test_what_is_found_was_kept_last_and_is_not_forgotten() -> None:
+    dice = Random(1)
+    for bytes_max in (0, 500, 3_000, 1_000_000):
+        cache, truth, hits = StoredCache(bytes_max), dict[bytes, bytes](), 0
+        for _ in range(20_000):
+            key = b"key-%d" % dice.randrange(20)
+            match dice.randrange(4):
+                case 0:
+                    truth[key] = dice.randbytes(dice.randrange(30))
+                    cache.keep(key, truth[key])
+                case 1:
+                    truth.pop(key, None)
+                    cache.forget(key)
+                    assert key not in cache and cache.get(key) is None
+                case _:
+                    found = cache.get(key)
+                    assert found is None or found == truth[key]
+                    hits += found is not None
+        assert bool(hits) == bool(bytes_max)
+
+
+def test_it_stays_within_its_bound_and_keeps_what_is_used() -> None:
+    cache = StoredCache(100_000)
+    cache.keep(b"used", b"x" * 100)
+    for number in range(5_000):
+        cache.keep(b"%d" % number, b"y" * 100)
+        assert cache.get(b"used") == b"x" * 100
+    held = sum(b"%d" % number in cache for number in range(5_000))
+    assert 100 < held < 100_000 / 300
+    assert b"4999" in cache and b"0" not in cache
+
+
+def test_absence_is_known_too() -> None:
+    cache = StoredCache(10_000)
+    cache.keep(b"gone", b"")
+    assert b"gone" in cache and cache.get(b"gone") == b""
