@@ -80,6 +80,11 @@ class Disk:
         self._under_way = None
         self.store.write(batch)
         self._world.log(f"{self._node[:2]} disk: batch {batch.number} is durable")
+        for target, token, key, is_owed in batch.hints:
+            if is_owed:
+                self._world.faults["hint"] += 1
+            elif not self.store.has_hint(target, token, key):
+                self._ledger.on_hint_removed(self._node, target, key)
         for key, record in records:
             self._ledger.on_durable(self._node, key, record)
 

@@ -215,8 +215,9 @@ def put(
     attempt: int = 1,
     r: int = 0,
     w: int = 0,
+    strict: bool = False,
 ) -> Put:
-    return Put(KEY, value, mode, context, op(number), attempt, r, w)
+    return Put(KEY, value, mode, context, op(number), attempt, r, w, strict)
 
 
 def values(reply: Message) -> list[bytes]:
