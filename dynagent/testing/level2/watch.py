@@ -39,7 +39,7 @@ from dynagent.testing.level2.logstore import LogStore
 from dynagent.testing.level2.transport import SimTransport
 from dynagent.testing.level2.wires import End, Line
 from dynagent.testing.world import World
-from dynagent.wire.codec import Frame, decode_frame
+from dynagent.wire.codec import Frame, decode_frame, unpack
 
 LATE_S = 0.01  # a timer fires up to that late, see clock.py
 # Why an agent may close a connection although nothing bad came: it never said Hello.
@@ -95,18 +95,16 @@ class Watch:
             return
         talk = self._talks.setdefault(end.line.number, Talk())
         if end.is_dialler:
-            also = message.also if isinstance(message, Merge) else []
-            for request_id in (frame.request_id, *also):
-                talk.requests.setdefault(request_id, []).append(message)
+            for request_id, request in _requests_in(frame.request_id, message):
+                talk.requests.setdefault(request_id, []).append(request)
             if isinstance(message, Get | Put):
                 place = (end.written_bytes, frame.request_id, frame.budget_ms)
                 talk.on_the_way.append(place)
             if isinstance(message, Merge):
                 self._see_entries(NodeId(end.owner.place), message)
         else:
-            also = message.also if isinstance(message, MergeAck) else []
-            for request_id in (frame.request_id, *also):
-                self._on_reply(end, talk, request_id, message)
+            for request_id, reply in _replies_in(frame.request_id, message):
+                self._on_reply(end, talk, request_id, reply)
 
     def on_read(self, end: End) -> None:
         """An agent has taken bytes: from here on the deadlines of the requests in them run."""
@@ -241,3 +239,23 @@ class WatchedStore(LogStore):
         self._watch.on_durable(self._node, batch.records)
         if batch.meta:
             self._disk.point("adoption.after")
+
+
+def _requests_in(request_id: int, message: Message) -> list[tuple[int, Message]]:
+    """Every request of a frame by its id."""
+    if isinstance(message, Merge):
+        return [(number, message) for number in (request_id, *message.also)]
+    if isinstance(message, Read):
+        stamp = message.stamp_change, message.stamp_phase
+        reads = zip((request_id, *message.also), (message.key, *message.keys), strict=True)
+        return [(n, Read(*stamp, key, message.want, message.op_id)) for n, key in reads]
+    return [(request_id, message)]
+
+
+def _replies_in(request_id: int, message: Message) -> list[tuple[int, Message]]:
+    """Every reply of a frame by the id of its request."""
+    if isinstance(message, MergeAck):
+        return [(number, message) for number in (request_id, *message.also)]
+    if isinstance(message, ReadReply):
+        return [(request_id, message), *unpack(message)]
+    return [(request_id, message)]
