@@ -61,6 +61,8 @@ from dynagent.core.router import ForwardOperation
 from dynagent.core.trace import Trace
 from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady, Refused
 
+_DATA = (Get, Put)  # a tuple: to make the union Get | Put costs 0.2 µs each time
+
 Handler = Callable[[float, LinkId, int, int, Message], None]
 
 
@@ -238,7 +240,7 @@ class Node:
     def _on_data(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
-        assert isinstance(message, Get | Put)
+        assert isinstance(message, _DATA)
         coordinator = self._accepting()
         coordinator.check_key(message.key)
         token = token_of(message.key)

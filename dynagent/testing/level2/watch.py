@@ -97,7 +97,7 @@ class Watch:
             return
         talk = self._talks.setdefault(end.line.number, Talk())
         if end.is_dialler:
-            for request_id, request in _requests(frame.request_id, message):
+            for request_id, request in _requests_in(frame.request_id, message):
                 talk.requests.setdefault(request_id, []).append(request)
             if isinstance(message, Get | Put):
                 place = (end.written_bytes, frame.request_id, frame.budget_ms)
@@ -105,7 +105,7 @@ class Watch:
             if isinstance(message, Merge):
                 self._see_entries(NodeId(end.owner.place), message)
         else:
-            for request_id, reply in _replies(frame.request_id, message):
+            for request_id, reply in _replies_in(frame.request_id, message):
                 self._on_reply(end, talk, request_id, reply)
 
     def on_read(self, end: End) -> None:
@@ -230,7 +230,7 @@ class Watch:
                 self.ledger.on_durable(node, key, record)
 
     def on_hints(self, node: NodeId, store: LogStore, batch: Batch) -> None:
-        """A batch is durable. What it settles, as it was before, and drops must be safe elsewhere."""
+        """A batch is durable: what it settles and drops must be safe elsewhere."""
         for target, token, key, is_owed in batch.hints:
             if is_owed:
                 self.world.faults["hint"] += 1
@@ -252,27 +252,6 @@ class Watch:
         self.ledger.on_dropped(node, key, owes=owes_any(store, token_of(key), key))
 
 
-def _requests(request_id: int, message: Message) -> list[tuple[int, Message]]:
-    """The requests of one frame, each with its id."""
-    if isinstance(message, Merge):
-        return [(number, message) for number in (request_id, *message.also)]
-    if isinstance(message, Read):
-        stamps = (message.stamp_change, message.stamp_phase)
-        packed = zip(message.also, message.keys, strict=True)
-        more = [(number, Read(*stamps, key, message.want)) for number, key in packed]
-        return [(request_id, message), *more]
-    return [(request_id, message)]
-
-
-def _replies(request_id: int, message: Message) -> list[tuple[int, Message]]:
-    """The replies of one frame, each with the id of its request."""
-    if isinstance(message, MergeAck):
-        return [(number, message) for number in (request_id, *message.also)]
-    if isinstance(message, ReadReply):
-        return [(request_id, message), *unpack(message)]
-    return [(request_id, message)]
-
-
 class WatchedStore(LogStore):
     """A log of which the watch learns what is durable; adopting a ring passes its points."""
 
@@ -291,3 +270,23 @@ class WatchedStore(LogStore):
         self._watch.on_durable(self._node, batch.records)
         if batch.meta:
             self._disk.point("adoption.after")
+
+
+def _requests_in(request_id: int, message: Message) -> list[tuple[int, Message]]:
+    """Every request of a frame by its id."""
+    if isinstance(message, Merge):
+        return [(number, message) for number in (request_id, *message.also)]
+    if isinstance(message, Read):
+        stamp = message.stamp_change, message.stamp_phase
+        reads = zip((request_id, *message.also), (message.key, *message.keys), strict=True)
+        return [(n, Read(*stamp, key, message.want, message.op_id)) for n, key in reads]
+    return [(request_id, message)]
+
+
+def _replies_in(request_id: int, message: Message) -> list[tuple[int, Message]]:
+    """Every reply of a frame by the id of its request."""
+    if isinstance(message, MergeAck):
+        return [(number, message) for number in (request_id, *message.also)]
+    if isinstance(message, ReadReply):
+        return [(request_id, message), *unpack(message)]
+    return [(request_id, message)]
