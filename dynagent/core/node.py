@@ -4,7 +4,7 @@ The shell feeds it, in one thread, and performs the effects that each call emits
 
     on_message      a request that came in on a link         (client or peer)
     on_reply        a peer's answer to a request of ours
-    on_peer_up/down the link that we dialled to a peer
+    on_peer_up/down the link that we dialled to a peer; whether it is used says the detector
     on_committed    a batch that it took with `take_batch` is fsynced
     on_refused      the disk is full, and has none of that batch
     on_tick         `next_deadline` has passed
@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
+from dynagent.core.detector import Detector
 from dynagent.core.entry import decode_entry, encode_clock, encode_entry, flatten
 from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
@@ -42,6 +43,7 @@ from dynagent.core.messages import (
     MergeAck,
     Message,
     Ping,
+    PingFor,
     Pong,
     Put,
     Read,
@@ -51,6 +53,7 @@ from dynagent.core.messages import (
     StatusReply,
     StatusRequest,
 )
+from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader
 from dynagent.core.put import PutOperation, op_state
 from dynagent.core.replica import Replica
@@ -58,6 +61,8 @@ from dynagent.core.ring import Ring, decode_ring, token_of
 from dynagent.core.router import ForwardOperation
 from dynagent.core.trace import Trace
 from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady, Refused
+
+DEFAULT_TIMING = Timing()
 
 Handler = Callable[[float, LinkId, int, int, Message], None]
 
@@ -73,11 +78,13 @@ class Node:
         reader: Reader,
         effects: Effects,
         dice: Dice,
+        probe_dice: Dice,
         wall_ms: Callable[[], int],
         run: int,
         clean_from_run: int,
         value_bytes_max: int = limits.VALUE_BYTES_DEFAULT_MAX,
         cache_bytes: int = limits.CACHE_BYTES_DEFAULT,
+        timing: Timing = DEFAULT_TIMING,
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
@@ -96,6 +103,9 @@ class Node:
             cache_bytes=cache_bytes,
         )
         self.coordinator: Coordinator | None = None
+        self.detector: Detector | None = None  # with the coordinator
+        self._probe_dice = probe_dice
+        self._timing = timing
         self._reader = reader
         self._effects = effects
         self._wall_ms = wall_ms
@@ -108,6 +118,7 @@ class Node:
             Merge: self._on_merge,
             Read: self._on_read,
             Ping: self._on_ping,
+            PingFor: self._on_ping_for,
             RingRequest: self._on_ring_request,
             Install: self._on_install,
             StatusRequest: self._on_status_request,
@@ -118,7 +129,7 @@ class Node:
     def _serve(self, ring: Ring) -> None:
         self.ring = ring
         self.replica.cluster_id = ring.cluster_id
-        self.coordinator = Coordinator(
+        self.coordinator = coordinator = Coordinator(
             node_id=self.node_id,
             ring=ring,
             replica=self.replica,
@@ -127,6 +138,16 @@ class Node:
             value_bytes_max=self._value_bytes_max,
             count_error=self._count_error,
         )
+        self.detector = Detector(
+            names={m.id: m.name for m in ring.members if m.id != self.node_id},
+            effects=self._effects,
+            dice=self._probe_dice,
+            timing=self._timing,
+            take_number=coordinator.take_number,
+            on_up=coordinator.up.add,
+            on_down=coordinator.on_peer_down,
+        )
+        coordinator.peers = self.detector.peers
 
     # --- what the shell feeds --------------------------------------------------------------------
 
@@ -147,23 +168,31 @@ class Node:
 
     def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
         """A peer's answer; one that comes after its operation has ended is dropped."""
-        if self.coordinator is None:
+        if self.coordinator is None or self.detector is None:
             return
         operations = self.coordinator.operations
         if (operation := operations.get(request_id)) is not None:
+            # What the detector must know of each answer, without a call.
+            peer = self.coordinator.peers[source]
+            peer.heard_at = now
+            peer.asked = 0
+            if peer.is_unwell:
+                self.detector.on_answer(now, peer, is_data=True)
             operation.on_reply(now, source, message)
+        else:
+            self.detector.on_reply(now, source, request_id, message)
         if type(message) is MergeAck:
             for also in message.also:
                 if (operation := operations.get(also)) is not None:
                     operation.on_reply(now, source, message)
 
     def on_peer_up(self, now: float, node: NodeId) -> None:
-        if self.coordinator is not None:
-            self.coordinator.up.add(node)
+        if self.detector is not None:
+            self.detector.on_link_up(now, node)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:
-        if self.coordinator is not None:
-            self.coordinator.on_peer_down(now, node)
+        if self.detector is not None:
+            self.detector.on_link_down(now, node)
 
     def take_batch(self) -> Batch | None:
         """What the shell shall make durable next; None if nothing has gathered."""
@@ -201,11 +230,18 @@ class Node:
         self._effects.answer(link, request_id, Installed())
 
     def on_tick(self, now: float) -> None:
-        if self.coordinator is not None:
+        if self.coordinator is not None and self.detector is not None:
             self.coordinator.on_tick(now)
+            self.detector.on_tick(now)
 
     def next_deadline(self) -> float | None:
-        return self.coordinator.next_deadline() if self.coordinator is not None else None
+        if self.coordinator is None or self.detector is None:
+            return None
+        due = self.coordinator.next_deadline()
+        probe_due = self.detector.next_deadline()
+        if due is None or probe_due is None:
+            return due if probe_due is None else probe_due
+        return min(due, probe_due)
 
     @property
     def is_idle(self) -> bool:
@@ -319,6 +355,14 @@ class Node:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         self._effects.answer(link, request_id, Pong())
+
+    def _on_ping_for(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, PingFor)
+        if self.detector is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        self.detector.on_ping_for(now, link, request_id, budget_ms, message.target)
 
     def _on_ring_request(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message

@@ -200,7 +200,7 @@ class PutOperation(Operation):
         if others and record.value.clock:
             entry = encode_entry(self.put.key, record)
             merge = Merge(coordinator.ring.epoch, SETTLED, record.since, [entry])
-            coordinator.effects.send(others, self.number, self.budget_ms(now), merge)
+            coordinator.send(now, others, self.number, self.budget_ms(now), merge)
         self._conclude_write()
 
     def _reply_of(self, record: Record) -> PutReply:

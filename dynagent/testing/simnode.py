@@ -24,6 +24,8 @@ from dynagent.core.messages import (
     Merge,
     MergeAck,
     Message,
+    PingFor,
+    Pong,
     Put,
     PutReply,
     Read,
@@ -74,6 +76,7 @@ class SimNode:
         self._gather_s = profile.gather_s
         self._on_moment = on_moment  # is told of what makes a good moment for a fault
         self._actors = world.stream(f"actors {node_id}")
+        self._probes = world.stream(f"detector {node_id}")
         self._timing = world.stream(f"timing {node_id}")
         self._cache_bytes = world.stream(f"cache {node_id}").choice(_CACHES_BYTES)
         self.wall_offset_ms = self._timing.randint(-profile.skew_ms, profile.skew_ms)
@@ -91,6 +94,7 @@ class SimNode:
         self._is_polling = False
         self._requests: dict[tuple[LinkId, int], tuple[Message, float, int]] = {}
         self._merges: Counter[tuple[LinkId, int]] = Counter()
+        self._relays: Counter[tuple[LinkId, int]] = Counter()
         self._handling: Message | None = None
 
     # --- life and death --------------------------------------------------------------------------
@@ -111,6 +115,7 @@ class SimNode:
             reader=self.disk.store,
             effects=self,
             dice=self._actors,
+            probe_dice=self._probes,
             wall_ms=self.wall_ms,
             run=self._run,
             clean_from_run=self._clean_from_run,
@@ -170,6 +175,8 @@ class SimNode:
                 self._on_moment(self, message)
         elif isinstance(message, Merge):
             self._merges[link, request_id] += 1
+        elif isinstance(message, PingFor):
+            self._relays[link, request_id] += 1
         self._handling = message
         self.node.on_message(now, link, request_id, budget_ms, message)
         if isinstance(message, Read):
@@ -281,6 +288,10 @@ class SimNode:
         elif isinstance(message, Error) and isinstance(self._handling, Merge | Read):
             self._merges[link, request_id] -= isinstance(self._handling, Merge)
             self._handling = None
+        elif isinstance(message, Pong):
+            pass
+        elif self._relays[link, request_id] and isinstance(message, Error):
+            self._relays[link, request_id] -= 1
         else:
             self._watch_client(link, request_id, message)
 
