@@ -185,7 +185,7 @@ class Agent:
         )
 
     def note(self, event: str, **fields: object) -> None:
-        log(logging.WARNING, event, **fields)
+        log(logging.INFO if event == "peer.alive" else logging.WARNING, event, **fields)
 
     # --- disk ------------------------------------------------------------------------------------
 

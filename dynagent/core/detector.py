@@ -91,7 +91,8 @@ class Detector:
         self._asked_for: dict[int, tuple[Peer, NodeId]] = {}  # PingFor under way: target, helper
         self._visit_at = inf  # from the first link on
         self._round_at = inf
-        self._due = inf
+        self.due = inf  # when `on_tick` has something to do
+        self._now = 0.0  # at the last tick
         self._timed_out_at = -inf  # when a direct probe last went unanswered
 
     # --- what the node feeds ---------------------------------------------------------------------
@@ -101,9 +102,9 @@ class Detector:
         peer = self.peers.get(node)
         if peer is None:
             return
-        if self._due == inf:
+        if self.due == inf:
             self._visit_at = now + self._slot_s * (1 + self._dice.getrandbits(8) / 256)
-            self._round_at = self._due = self._visit_at
+            self._round_at = self.due = self._visit_at
         peer.is_linked = True
         peer.heard_at = now
         if peer.state == GRAY:
@@ -163,15 +164,13 @@ class Detector:
             raise Unreachable(f"no link to {target}")
         deadline = now + min(budget_ms, limits.BUDGET_MS_MAX) / 1000
         self.relays.begin(link, request_id, peer.node, deadline=deadline)
-        self._due = min(self._due, deadline)
-
-    def next_deadline(self) -> float | None:
-        return None if self._due == inf else self._due
+        self.due = min(self.due, deadline)
 
     def on_tick(self, now: float) -> None:
-        if now < self._due:
+        self._now = now
+        if now < self.due:
             return
-        if now - self._due > self._timing.probe_interval_s / 2:
+        if now - self.due > self._timing.probe_interval_s / 2:
             self._wake(now)
         self.relays.on_tick(now)
         for peer in list(self._probing.values()):
@@ -184,7 +183,18 @@ class Detector:
             self._round_at = now + self._timing.probe_interval_s
             self._look_round(now)
         first = min((peer.deadline for peer in self._probing.values()), default=inf)
-        self._due = min(self._visit_at, self._round_at, first, self.relays.next_deadline)
+        self.due = min(self._visit_at, self._round_at, first, self.relays.next_deadline)
+
+    def peers_document(self) -> dict[str, dict[str, object]]:
+        """For the status of the node, see inspect.py."""
+        return {
+            peer.node: {
+                "state": peer.state,
+                "since_s": round(max(0.0, self._now - peer.since), 3),
+                "linked": peer.is_linked,
+            }
+            for peer in self.peers.values()
+        }
 
     # --- probes ----------------------------------------------------------------------------------
 
@@ -341,7 +351,7 @@ class Detector:
             peer.phase = PAUSE
             peer.deadline = now + self._timing.probe_interval_s / 4
             self._probing[peer.node] = peer
-            self._due = min(self._due, peer.deadline)
+            self.due = min(self.due, peer.deadline)
 
     def _needed(self, now: float, peer: Peer) -> int:
         """Probes that it must answer in a row."""

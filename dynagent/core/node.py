@@ -17,6 +17,7 @@ are up only. A store that fails in any other way than for lack of room stops the
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
@@ -237,11 +238,10 @@ class Node:
     def next_deadline(self) -> float | None:
         if self.coordinator is None or self.detector is None:
             return None
-        due = self.coordinator.next_deadline()
-        probe_due = self.detector.next_deadline()
-        if due is None or probe_due is None:
-            return due if probe_due is None else probe_due
-        return min(due, probe_due)
+        due, probe_due = self.coordinator.next_deadline(), self.detector.due
+        if due is None:
+            return probe_due if probe_due < inf else None
+        return due if due < probe_due else probe_due
 
     @property
     def is_idle(self) -> bool:

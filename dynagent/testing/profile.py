@@ -56,6 +56,8 @@ class Profile:
     nemeses: dict[str, float] = field(default_factory=dict)
     fills_s: float = 0.0  # mean time between two times that a disk is full; 0: never
     lists_s: float = 0.0  # mean time between two listings of all keys; 0: never
+    hangs_s: float = 0.0  # mean time between two nodes that hang (hangs.py); 0: never
+    probe_interval_s: float = 1.0
 
     @property
     def longest_delay_s(self) -> float:
@@ -98,6 +100,10 @@ def draw(world: World) -> Profile:
     if fills.random() < 0.2:
         profile.fills_s = fills.choice((0.3, 1.0, 3.0))
     profile.lists_s = world.stream("listings profile").choice((0.2, 0.5, 1.5))
+    hangs = world.stream("hangs profile")
+    profile.probe_interval_s = hangs.choice((1.0, 2.0, 3.0))
+    if hangs.random() < 0.4:
+        profile.hangs_s = hangs.choice((0.3, 1.0, 3.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:

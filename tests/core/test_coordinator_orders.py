@@ -303,7 +303,7 @@ def check_done(world: World) -> None:
     for node in world.cluster.nodes.values():
         assert node.coordinator is not None
         assert node.coordinator.operations == {}
-        assert node.next_deadline() is None
+        assert node.coordinator.next_deadline() is None
 
 
 def check_end(world: World) -> None:
