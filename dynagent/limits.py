@@ -65,6 +65,7 @@ PROBE_TIMEOUT_S_DEFAULT = 0.5  # far over a round trip, and over the pauses of a
 PROBES_PER_INTERVAL_MAX = (
     10  # in larger clusters a sweep takes longer; whom requests wait for comes first
 )
+PINGS_A_PHASE = 3  # of a probe: the first one may be lost, or its link just being made anew
 PROBE_HELPERS = 3  # SWIM's k: 3 wrong answers at once are rare enough
 RELAYS_MAX = 1_024  # pings for others under way: each member asks for one or two
 LOCAL_HEALTH_MAX = 8  # Lifeguard's

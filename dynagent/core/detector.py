@@ -15,9 +15,9 @@ set of nodes that are up, and lets operations that wait for the node fail over. 
 A **probe** of a peer from which nothing was heard of late has phases, each of them one
 `probe_timeout_s`; any answer of any kind from the peer itself ends it:
 
-    DIRECT    a Ping
-    INDIRECT  another Ping, and k others are asked to ping it for us
-    LAST      another Ping, if they had an answer: it lives, and only our way to it may be broken
+    DIRECT    Pings, a third of the phase apart
+    INDIRECT  the same, and k others are asked to ping it for us
+    LAST      the same, if they had an answer: it lives, and only our way to it may be broken
 
 In the end it is suspect, vouched or not: a request would hang as the Pings do. Who is vouched for
 is not called dead. So a one-way cut makes both ends suspect each other, and nobody else.
@@ -117,6 +117,7 @@ class Detector:
         if peer is None:
             return
         peer.is_linked = peer.is_vouched = False
+        peer.asked = 0  # what was under way has failed
         self._rest(peer)
         if peer.is_alive:
             self._go_down(now, peer, SUSPECT)
@@ -134,13 +135,14 @@ class Detector:
             target.helpers.discard(helper)
             target.is_vouched |= kind is Pong
             self.on_answer(now, peer, is_data=False)
-        elif number == peer.number:
-            peer.number = 0
-            self.health = max(0, self.health - 1)
-            self.on_answer(now, peer, is_data=False, is_probe=True)
         else:
-            is_straggler = kind is not Pong and kind is not Error and kind is not ReadReply
-            self.on_answer(now, peer, is_data=is_straggler or (peer.is_alive and kind is ReadReply))
+            is_probe = peer.phase in (DIRECT, INDIRECT, LAST) and (
+                kind is Pong or (kind is ReadReply and peer.state == GRAY)
+            )
+            if is_probe:
+                self.health = max(0, self.health - 1)
+            is_straggler = kind is not Pong and kind is not Error and not is_probe
+            self.on_answer(now, peer, is_data=is_straggler, is_probe=is_probe)
 
     def on_answer(self, now: float, peer: Peer, *, is_data: bool, is_probe: bool = False) -> None:
         """Something came from the peer itself: it is refuted that it does not answer."""
@@ -215,20 +217,26 @@ class Detector:
 
     def _enter(self, now: float, peer: Peer, phase: int) -> None:
         """Begins a phase with one more probe of our own."""
-        timeout_s = self._timing.probe_timeout_s * (1 + self.health)
         peer.phase = phase
-        peer.deadline = now + timeout_s
-        peer.number = self._take_number()
+        peer.pings_left = limits.PINGS_A_PHASE
         self._probing[peer.node] = peer
+        self._ping(now, peer)
+
+    def _ping(self, now: float, peer: Peer) -> None:
+        timeout_s = self._timing.probe_timeout_s * (1 + self.health)
+        peer.pings_left -= 1
+        peer.deadline = now + timeout_s / limits.PINGS_A_PHASE
         self.counts["probes"] += 1
         is_gray = peer.state == GRAY
         probe = Read(0, 0, GRAY_KEY, WANT_DIGEST) if is_gray else Ping()
-        self._effects.send([peer.node], peer.number, int(timeout_s * 1000), probe)
+        self._effects.send([peer.node], self._take_number(), int(timeout_s * 1000), probe)
 
     def _expire(self, now: float, peer: Peer) -> None:
-        """The phase has ended without an answer."""
+        """The phase, or a part of it, has ended without an answer."""
         if peer.phase == PAUSE:
             self._probe(now, peer)
+        elif peer.pings_left:
+            self._ping(now, peer)
         elif not peer.is_alive:
             peer.streak = 0
             self._rest(peer)
@@ -307,6 +315,8 @@ class Detector:
 
     def _hangs(self, now: float, peer: Peer) -> bool:
         patience_s = self._timing.gray_s * (1 + self.health)
+        if now - peer.asked_at > 2 * patience_s:
+            return False  # long ago, perhaps on another link: it matters once it is asked again
         if peer.is_on_trial:
             patience_s /= 2
         elif peer.asked < limits.GRAY_REQUESTS:

@@ -31,6 +31,7 @@ class Peer:
 
     __slots__ = (
         "asked",
+        "asked_at",
         "backoff_s",
         "deadline",
         "flaps",
@@ -43,8 +44,8 @@ class Peer:
         "is_unwell",
         "is_vouched",
         "node",
-        "number",
         "phase",
+        "pings_left",
         "retry_at",
         "since",
         "state",
@@ -54,6 +55,7 @@ class Peer:
     def __init__(self, node: NodeId) -> None:
         self.node = node
         self.asked = 0  # data requests since its last answer to one
+        self.asked_at = 0.0  # when the latest of them was sent
         self.hang_at = 0.0  # when the first of them was sent, or the one that may make it gray
         self.heard_at = 0.0  # its last answer of any kind
         self.is_unwell = True  # not alive, or on trial: its answers are looked at more closely
@@ -67,8 +69,8 @@ class Peer:
         self.backoff_s = 0.0  # how long it is gray the next time, at least
         self.retry_at = 0.0
         self.phase = 0  # of the probe under way, see detector.py
-        self.deadline = 0.0  # of that phase
-        self.number = 0  # of the latest probe sent to it; 0: it is answered
+        self.pings_left = 0  # of that phase
+        self.deadline = 0.0  # until the next of them, or until the phase ends
         self.helpers: set[NodeId] = set()  # asked to probe it, without an answer so far
         self.is_vouched = False  # a helper has had an answer from it
 
@@ -79,5 +81,6 @@ class Peer:
     def expect(self, now: float) -> None:
         """A data request has gone out to it."""
         self.asked = asked = self.asked + 1
+        self.asked_at = now
         if asked == 1 or asked == limits.GRAY_REQUESTS:
             self.hang_at = now

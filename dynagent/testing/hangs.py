@@ -86,8 +86,8 @@ class Hangs:
     # --- the judge -------------------------------------------------------------------------------
 
     def _look(self, hang: Hang) -> None:
-        if self._present is not hang:
-            return
+        if self._present is not hang or hang.node.life != hang.life:
+            return  # a process that was killed does not hang any more
         for observer in self._nodes:
             if hang.concerns(observer):
                 target = hang.other if observer is hang.node else hang.node
@@ -122,6 +122,8 @@ class Hangs:
         if peer.is_alive and peer.asked < limits.GRAY_REQUESTS:
             return None
         gray_s = limits.GRAY_S_DEFAULT * (1 + max(health, detector.health))
+        if peer.is_alive and self._world.now - peer.asked_at > gray_s:
+            return None  # no traffic, no verdict
         return max(probed_s, gray_s) + interval_s
 
     def _check_up_again(self) -> None:
@@ -145,6 +147,7 @@ class Hang:
 
     def __init__(self, kind: str, node: SimNode, other: SimNode, since: float) -> None:
         self.kind = kind
+        self.life = node.life
         self.node = node
         self.other = other  # of `one_way`: who no longer hears `node`
         self.since = since
