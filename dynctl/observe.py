@@ -112,7 +112,7 @@ def _problem(ring: Ring, member: Member, status: dict[str, Any]) -> str:
     missing = [name for name, node in unused if node not in doubted]
     suspects = [f"{name} ({doubted[node]})" for name, node in unused if node in doubted]
     problems = [f"not linked with {', '.join(missing)}"] if missing else []
-    problems += [f"suspects {', '.join(suspects)}"] if suspects else []
+    problems += [f"suspicious of {', '.join(suspects)}"] if suspects else []
     return "; ".join(problems)
 
 

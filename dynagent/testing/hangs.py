@@ -18,7 +18,7 @@ from dynagent.core.detector import Detector
 from dynagent.core.peer import GRAY, Peer
 from dynagent.core.ports import NodeId
 from dynagent.testing.network import Network
-from dynagent.testing.profile import Profile
+from dynagent.testing.profile import HANG_S_MAX, Profile
 from dynagent.testing.simnode import SimNode
 from dynagent.testing.world import Stream, World
 
@@ -57,6 +57,7 @@ class Hangs:
         node, other = self._dice.sample(list(self._nodes), 2)
         kind = self._dice.choice(KINDS)
         duration_s = self._dice.choice((0.3, 1.5, 8.0, 8.0)) * self._dice.uniform(0.7, 1.3)
+        assert duration_s <= HANG_S_MAX
         if self._is_over:
             return
         if not node.life:

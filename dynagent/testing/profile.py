@@ -28,6 +28,8 @@ NEMESES = {
     "rot": 2.0,
 }
 
+HANG_S_MAX = 10.4  # see hangs.py
+
 
 @dataclass(slots=True, kw_only=True)
 class Profile:
@@ -62,7 +64,9 @@ class Profile:
     @property
     def longest_delay_s(self) -> float:
         """The most by which the network and a router on the way prolong a request's life."""
-        return 2 * (1.5 * self.delay_s + self.tail_s) + 0.1
+        # A request to a stopped process waits, and then has all of its budget.
+        hang_s = 2 * HANG_S_MAX if self.hangs_s else 0.0
+        return 2 * (1.5 * self.delay_s + self.tail_s) + hang_s + 0.1
 
 
 def draw(world: World) -> Profile:

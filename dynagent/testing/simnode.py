@@ -189,6 +189,8 @@ class SimNode:
 
     def rot(self, token: Token, key: bytes) -> bool:
         """As `Disk.rot`; the damage is met at the next read, whatever the node had in memory."""
+        if self.is_paused:
+            return False  # what it still learns of its commits would go into its memory
         if self.node is not None:
             self.node.replica.forget(key)
         return self.disk.rot(token, key)

@@ -386,4 +386,24 @@ MUTANTS = (
         ),
         seeds=(6, 8, 12),
     ),
+    _mutant(
+        "M24-detector",
+        "the failure detector goes by the wall clock",
+        (
+            "core/node.py",
+            "            self.detector.on_tick(now)",
+            "            self.detector.on_tick(self._wall_ms() / 1000)",
+        ),
+        seeds=(2, 6, 12),
+    ),
+    _mutant(
+        "A-suspect",
+        "who is suspect is not pinged any more",
+        (
+            "core/detector.py",
+            "        is_free = peer.is_linked and peer.phase in (IDLE, PAUSE)",
+            "        is_free = peer.is_alive and peer.phase in (IDLE, PAUSE)",
+        ),
+        seeds=(5, 6, 7),
+    ),
 )
