@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations, product
 from random import Random
 
@@ -64,12 +64,14 @@ class Bench:
 
     # --- effects ---------------------------------------------------------------------------------
 
-    def send(self, targets: list[NodeId], number: int, budget_ms: int, message: Message) -> None:
+    def send(
+        self, targets: Sequence[NodeId], request_id: int, budget_ms: int, message: Message
+    ) -> None:
         for target in targets:
             self.sent.append((target, message))
             reply = self.fates[target](target, message)
             if reply is not None:
-                self._mail.append((self.now + TRIP_S, target, number, reply))
+                self._mail.append((self.now + TRIP_S, target, request_id, reply))
 
     def answer(self, link: LinkId, request_id: int, message: Message) -> None:
         self.answers.append((link, request_id, message))
