@@ -136,6 +136,44 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "one refused connection each time.",
         ),
     ] = 1.0
+    probe_interval_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=60,
+            description="How often each peer that was not heard from is pinged (of more than ten, "
+            "ten in that time). With probe_timeout_s it decides how soon a dead or hung one is no "
+            "longer asked: after 1.5 intervals and two to three timeouts at the most.",
+        ),
+    ] = limits.PROBE_INTERVAL_S_DEFAULT
+    probe_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=60,
+            description="How long a ping may take before others are asked to ping the peer too, "
+            "and again before it is suspect. An agent that is itself slow waits up to nine times "
+            "as long.",
+        ),
+    ] = limits.PROBE_TIMEOUT_S_DEFAULT
+    gray_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=60,
+            description="A peer that answers pings but none of at least three data requests for "
+            "that long is gray: it gets no requests until it has answered one.",
+        ),
+    ] = limits.GRAY_S_DEFAULT
+    suspicion_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=600,
+            description="How long a peer is suspect before it is called dead. Only a word: it gets "
+            "no requests either way, and the ring stays as it is.",
+        ),
+    ] = limits.SUSPICION_S_DEFAULT
     watchdog_stall_ms: Annotated[
         int,
         Meta(

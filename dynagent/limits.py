@@ -68,6 +68,27 @@ BATCH_BYTES_MAX = 32 * MIB  # and its memory
 CACHE_BYTES_DEFAULT = 64 * MIB  # 45,000 records of 1 KiB: the busy part of a small cluster
 DISK_FULL_PAUSE_S = 1.0  # between two tries to write to a disk that was full
 
+# --- the failure detector ------------------------------------------------------------------------
+# A dead peer: 1 interval until its turn, half of one if it was heard from just before, and two
+# timeouts; one more if only our way to it is broken. 2.5 and 3 seconds, of two small frames each.
+PROBE_INTERVAL_S_DEFAULT = 1.0
+PROBE_TIMEOUT_S_DEFAULT = 0.5  # far over a round trip, and over the pauses of a busy machine
+PROBES_PER_INTERVAL_MAX = (
+    10  # in larger clusters a sweep takes longer; whom requests wait for comes first
+)
+PINGS_A_PHASE = 3  # of a probe: the first one may be lost, or its link just being made anew
+PROBE_HELPERS = 3  # SWIM's k: 3 wrong answers at once are rare enough
+RELAYS_MAX = 1_024  # pings for others under way: each member asks for one or two
+LOCAL_HEALTH_MAX = 8  # Lifeguard's
+SUSPICION_S_DEFAULT = 5.0  # until a suspect is called dead
+GRAY_S_DEFAULT = 2.0  # far over a slow fsync, below the patience of a client
+GRAY_REQUESTS = 3  # unanswered: one or two may be a slow disk, or a record that takes long
+GRAY_BACKOFF_S_MIN = 2.0  # before a gray peer is tried again; doubled until it answers data, so
+GRAY_BACKOFF_S_MAX = 30.0  # that one which hangs again and again costs a request in 30 s
+FLAP_WINDOW_S = 60.0  # in which suspicions are counted
+FLAPS_FREE = 2  # a restart and one more are nothing odd
+FLAPS_KEPT = 7  # so at most 5 probes in a row: 1.25 s
+
 # --- its HTTP endpoint ---------------------------------------------------------------------------
 HTTP_CONNECTIONS_MAX = 32  # a few scrapers and probes; over it the one that idles longest must go
 HTTP_HEAD_BYTES_MAX = 8 * KIB  # what others allow, and 16 times what Prometheus sends

@@ -31,11 +31,13 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """The cluster at one moment. `agent` gave the ring, and has links to the members in `up`."""
+    """The cluster at one moment. `agent` gave the ring, and uses the members in `up`; `suspected`
+    are those that it has a link to and does not use, with their state."""
 
     agent: str
     ring: Ring
     up: frozenset[str]
+    suspected: dict[str, str]
     members: tuple[Seen, ...]
 
 
@@ -44,10 +46,26 @@ def observe(endpoints: Sequence[str], *, timeout_s: float) -> Observation:
     a cluster."""
     with Client(endpoints, timeout_s=timeout_s, learn_ring=False) as client:
         agent, ring = first_ring(client, endpoints)
-        up = frozenset(status_of(client, agent)["up"])
+        status = status_of(client, agent)
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             members = tuple(pool.map(lambda member: _look(client, ring, member), ring.members))
-    return Observation(agent=agent, ring=ring, up=up, members=members)
+    return Observation(
+        agent=agent,
+        ring=ring,
+        up=frozenset(status["up"]),
+        suspected=suspected(status),
+        members=members,
+    )
+
+
+def suspected(status: dict[str, Any]) -> dict[str, str]:
+    """The members that an agent has a link to and does not use: id → suspect, dead or gray."""
+    peers: dict[str, dict[str, Any]] = status.get("peers", {})
+    return {
+        node: peer["state"]
+        for node, peer in peers.items()
+        if peer["linked"] and node not in status["up"]
+    }
 
 
 def first_ring(client: Client, endpoints: Sequence[str]) -> tuple[str, Ring]:
@@ -87,8 +105,15 @@ def _problem(ring: Ring, member: Member, status: dict[str, Any]) -> str:
         return f"of another cluster ({status['cluster_id'].hex()})"
     if status["epoch"] != ring.epoch:
         return f"at epoch {status['epoch']} of the ring, not {ring.epoch}"
-    missing = sorted(other.name for other in ring.members if other.id not in status["up"])
-    return f"not linked with {', '.join(missing)}" if missing else ""
+    doubted = suspected(status)
+    unused = sorted(
+        (other.name, other.id) for other in ring.members if other.id not in status["up"]
+    )
+    missing = [name for name, node in unused if node not in doubted]
+    suspects = [f"{name} ({doubted[node]})" for name, node in unused if node in doubted]
+    problems = [f"not linked with {', '.join(missing)}"] if missing else []
+    problems += [f"suspicious of {', '.join(suspects)}"] if suspects else []
+    return "; ".join(problems)
 
 
 # --- records -------------------------------------------------------------------------------------
@@ -120,7 +145,11 @@ def node_rows(seen: Observation) -> list[RingNodeRow]:
             host=one.member.host,
             capacity=one.member.capacity,
             state=one.status["state"] if one.status is not None else "unknown",
-            liveness=liveness(linked=one.member.id in seen.up, answered=one.status is not None),
+            liveness=liveness(
+                linked=one.member.id in seen.up,
+                answered=one.status is not None,
+                suspected=seen.suspected.get(one.member.id, ""),
+            ),
             share=round(places[one.member.id] / (ring.n * ring.partitions), 4),
             places=places[one.member.id],
             first_places=first[one.member.id],
@@ -190,10 +219,11 @@ def _counts(counters: dict[str, int]) -> list[CountRow]:
     return [CountRow(kind=kind, count=count) for kind, count in sorted(counters.items())]
 
 
-def liveness(*, linked: bool, answered: bool) -> str:
-    """`linked`: the agent that was asked has a link to it; `answered`: to this command itself."""
+def liveness(*, linked: bool, answered: bool, suspected: str = "") -> str:
+    """`linked`: the agent that was asked uses it; `answered`: to this command itself; `suspected`:
+    what that agent thinks of it, if it has a link and does not use it."""
     if answered:
-        return "up" if linked else "unlinked"
+        return "up" if linked else suspected or "unlinked"
     return "unreachable" if linked else "down"
 
 

@@ -26,6 +26,9 @@ _HIGHLIGHTS = {
     "down": "bold red",
     "no": "bold red",
     "unlinked": "yellow",
+    "suspect": "yellow",
+    "gray": "yellow",
+    "dead": "bold red",
     "unreachable": "yellow",
     "draining": "yellow",
 }

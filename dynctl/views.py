@@ -85,7 +85,9 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="up; down: neither the agent that answered nor this command reaches it; "
-            "unlinked: only this command does; unreachable: only that agent does"
+            "unlinked: only this command does; unreachable: only that agent does; suspect, dead, "
+            "gray: this command does, but that agent has no answer to its pings, for long, or "
+            "to its data requests"
         ),
     ]
     share: Annotated[float, Meta(description="of all places on the ring, 0 to 1")]
@@ -264,7 +266,7 @@ class CopyRow(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="as in node ls, with the links of the agent that answered: up, down, "
-            "unlinked or unreachable"
+            "unlinked, unreachable, suspect, dead or gray"
         ),
     ]
     state: Annotated[str, Meta(description="present, tombstone, absent, unreadable, unreachable")]

@@ -22,6 +22,7 @@ from dynagent.agent.peers import Peers
 from dynagent.config import Config
 from dynagent.core.messages import ROLE_PEER, Error, Hello, Message
 from dynagent.core.node import Node
+from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId
 from dynagent.core.ring import Ring, decode_ring
 from dynagent.env import Env
@@ -62,11 +63,18 @@ class Agent:
             reader=data_dir.store,
             effects=self,
             dice=env.dice("actors"),
+            probe_dice=env.dice("detector"),
             wall_ms=env.wall_ms,
             run=identity.run,
             clean_from_run=identity.clean_from_run,
             value_bytes_max=config.value_bytes_max,
             cache_bytes=config.cache_bytes,
+            timing=Timing(
+                probe_interval_s=config.probe_interval_s,
+                probe_timeout_s=config.probe_timeout_s,
+                gray_s=config.gray_s,
+                suspicion_s=config.suspicion_s,
+            ),
         )
         self._links = Links(self.node, self._hello, env.monotonic, data_dir.store.read_ahead)
         self.meter = Meter(env, data_dir, connections=lambda: len(self._links.by_id))
@@ -175,7 +183,7 @@ class Agent:
         )
 
     def note(self, event: str, **fields: object) -> None:
-        log(logging.WARNING, event, **fields)
+        log(logging.INFO if event == "peer.alive" else logging.WARNING, event, **fields)
 
     # --- disk ------------------------------------------------------------------------------------
 

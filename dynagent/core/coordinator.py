@@ -19,6 +19,7 @@ from heapq import heapify, heappop, heappush
 
 from dynagent import limits
 from dynagent.core.messages import Error, GetReply, Message, PutReply, Read
+from dynagent.core.peer import Peer
 from dynagent.core.ports import Effects, LinkId, NodeId, Token
 from dynagent.core.preference import active, next_stand_in
 from dynagent.core.replica import Replica
@@ -103,7 +104,7 @@ class Operation:
             self.tell(now, coordinator.node_id, asked)
         self.asked_at = now
         read = Read(coordinator.ring.epoch, SETTLED, key, want, op_id)
-        coordinator.effects.send(targets, self.number, self.budget_ms(now), read)
+        coordinator.send(now, targets, self.number, self.budget_ms(now), read)
 
     def tell(self, now: float, node: NodeId, what: str) -> None:
         """Adds to the trace, which is there. Whatever leads to the answer is told before it."""
@@ -150,6 +151,7 @@ class Coordinator:
         value_bytes_max: int,
         count_error: Callable[[DynagentError], None],
     ) -> None:
+        self.peers: dict[NodeId, Peer] = {}  # the failure detector's
         self.node_id = node_id
         self.ring = ring
         self.replica = replica
@@ -157,7 +159,7 @@ class Coordinator:
         self.wall_ms = wall_ms
         self.value_bytes_max = value_bytes_max
         self.count_error = count_error
-        self.up: set[NodeId] = {node_id}  # whose links are up; ourselves always
+        self.up: set[NodeId] = {node_id}  # by the detector's verdicts; ourselves always
         self.operations: dict[int, Operation] = {}
         self._shift = 33 - ring.partitions.bit_length()
         self._names = {member.id: member.name for member in ring.members}
@@ -192,14 +194,13 @@ class Coordinator:
             self._enter(operation)
 
     def _enter(self, operation: Operation) -> int:
-        self._last_number += 1
-        operation.number = self._last_number
-        self.operations[self._last_number] = operation
-        heappush(self._deadlines, (operation.due, self._last_number))
-        return self._last_number
+        operation.number = number = self.take_number()
+        self.operations[number] = operation
+        heappush(self._deadlines, (operation.due, number))
+        return number
 
-    def spare_number(self) -> int:
-        """A request id for what nobody waits for an answer to."""
+    def take_number(self) -> int:
+        """A request id that no operation has or gets."""
         self._last_number += 1
         return self._last_number
 
@@ -227,6 +228,14 @@ class Coordinator:
         self.up.discard(node)
         for operation in list(self.operations.values()):
             operation.on_failure(now, node)
+
+    def send(
+        self, now: float, targets: list[NodeId], number: int, budget_ms: int, message: Message
+    ) -> None:
+        """A data request, whose answers the failure detector expects."""
+        for target in targets:
+            self.peers[target].expect(now)
+        self.effects.send(targets, number, budget_ms, message)
 
     # --- how long an owner takes -----------------------------------------------------------------
 

@@ -148,9 +148,8 @@ class Delivery:
             return
         target.operation = PageOperation(self, now, node, sent)
         merge = Merge(self._coordinator.ring.epoch, SETTLED, 0, entries)
-        self._coordinator.effects.send(
-            [node], target.operation.number, target.operation.budget_ms(now), merge
-        )
+        budget_ms = target.operation.budget_ms(now)
+        self._coordinator.send(now, [node], target.operation.number, budget_ms, merge)
 
     def _page(
         self, node: NodeId, target: _Target, rows: list[tuple[Token, bytes]]

@@ -182,7 +182,7 @@ class GetOperation(Operation):
             merge = Merge(
                 coordinator.ring.epoch, SETTLED, record.since, [encode_entry(self.get.key, record)]
             )
-            number = coordinator.spare_number()
+            number = coordinator.take_number()
             coordinator.effects.send(targets, number, limits.REPAIR_BUDGET_MS, merge)
 
     def _reply(self, *, partial: bool = False) -> GetReply:

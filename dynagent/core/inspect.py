@@ -4,7 +4,10 @@ node_id, run           identity and start counter
 cluster_id, epoch      of the ring; empty and 0 before bootstrap
 members                of the ring, this one too
 state                  "fresh" (no cluster yet), "serving" or "draining"
-up                     ids of the members whose links are up, as this node sees it, itself too
+up                     ids of the members that this node uses, itself too
+peers                  of each other member: state (alive, suspect, dead, gray), since_s, linked
+detector               health (of this node itself: 0 good, to 8), and since the start: probes,
+                       indirect_probes, suspicions, late_ticks
 below_quorum           partitions with fewer than R or W owners within this node's reach
 in_flight              operations under way
 batch                  what gathers for the next commit: records, bytes
@@ -44,7 +47,7 @@ def status_document(node: Node) -> bytes:
 
 
 def status_fields(node: Node) -> dict[str, Any]:
-    ring, coordinator = node.ring, node.coordinator
+    ring, coordinator, detector = node.ring, node.coordinator, node.detector
     state = "fresh" if ring is None else "draining" if node.draining else "serving"
     records, size = node.replica.gathered
     return {
@@ -55,6 +58,8 @@ def status_fields(node: Node) -> dict[str, Any]:
         "members": len(ring.members) if ring is not None else 0,
         "state": state,
         "up": sorted(coordinator.up) if coordinator is not None else [],
+        "peers": detector.peers_document() if detector is not None else {},
+        "detector": {"health": detector.health, **detector.counts} if detector is not None else {},
         "below_quorum": below_quorum(coordinator) if coordinator is not None else 0,
         "in_flight": len(coordinator.operations) if coordinator is not None else 0,
         "batch": {"records": records, "bytes": size},

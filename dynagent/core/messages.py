@@ -147,6 +147,13 @@ class Pong(Message, code=4):
     """The answer to Ping."""
 
 
+class PingFor(Message, code=5):
+    """Ping another member for me, I have no answer from it. Answered by Pong if it has answered
+    you, else by an Error: either way I know that you are well (SWIM's indirect probe)."""
+
+    target: Text  # a node id
+
+
 # --- clients to any agent ------------------------------------------------------------------------
 
 MODE_CONTEXT, MODE_OVERWRITE, MODE_BLIND = 0, 1, 2

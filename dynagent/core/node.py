@@ -4,7 +4,7 @@ The shell feeds it, in one thread, and performs the effects that each call emits
 
     on_message      a request that came in on a link         (client or peer)
     on_reply        a peer's answer to a request of ours
-    on_peer_up/down the link that we dialled to a peer
+    on_peer_up/down the link that we dialled to a peer; whether it is used says the detector
     on_committed    a batch that it took with `take_batch` is fsynced
     on_refused      the disk is full, and has none of that batch
     on_tick         `next_deadline` has passed
@@ -17,10 +17,12 @@ are up only. A store that fails in any other way than for lack of room stops the
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.delivery import Delivery
+from dynagent.core.detector import Detector
 from dynagent.core.entry import Record, decode_entry, encode_clock, encode_entry, flatten
 from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
@@ -44,6 +46,7 @@ from dynagent.core.messages import (
     MergeAck,
     Message,
     Ping,
+    PingFor,
     Pong,
     Put,
     Read,
@@ -53,6 +56,7 @@ from dynagent.core.messages import (
     StatusReply,
     StatusRequest,
 )
+from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
 from dynagent.core.put import PutOperation, op_state
 from dynagent.core.replica import Replica
@@ -62,6 +66,7 @@ from dynagent.core.trace import Trace
 from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady, Refused
 
 _DATA = (Get, Put)  # a tuple: to make the union Get | Put costs 0.2 µs each time
+DEFAULT_TIMING = Timing()
 
 Handler = Callable[[float, LinkId, int, int, Message], None]
 
@@ -77,11 +82,13 @@ class Node:
         reader: Reader,
         effects: Effects,
         dice: Dice,
+        probe_dice: Dice,
         wall_ms: Callable[[], int],
         run: int,
         clean_from_run: int,
         value_bytes_max: int = limits.VALUE_BYTES_DEFAULT_MAX,
         cache_bytes: int = limits.CACHE_BYTES_DEFAULT,
+        timing: Timing = DEFAULT_TIMING,
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
@@ -101,6 +108,9 @@ class Node:
         )
         self.coordinator: Coordinator | None = None
         self.delivery: Delivery | None = None
+        self.detector: Detector | None = None  # with the coordinator
+        self._probe_dice = probe_dice
+        self._timing = timing
         self._reader = reader
         self._effects = effects
         self._wall_ms = wall_ms
@@ -113,6 +123,7 @@ class Node:
             Merge: self._on_merge,
             Read: self._on_read,
             Ping: self._on_ping,
+            PingFor: self._on_ping_for,
             RingRequest: self._on_ring_request,
             Install: self._on_install,
             StatusRequest: self._on_status_request,
@@ -124,7 +135,7 @@ class Node:
     def _serve(self, ring: Ring) -> None:
         self.ring = ring
         self.replica.cluster_id = ring.cluster_id
-        self.coordinator = Coordinator(
+        self.coordinator = coordinator = Coordinator(
             node_id=self.node_id,
             ring=ring,
             replica=self.replica,
@@ -133,7 +144,17 @@ class Node:
             value_bytes_max=self._value_bytes_max,
             count_error=self._count_error,
         )
-        self.delivery = Delivery(self.coordinator)
+        self.delivery = Delivery(coordinator)
+        self.detector = Detector(
+            names={m.id: m.name for m in ring.members if m.id != self.node_id},
+            effects=self._effects,
+            dice=self._probe_dice,
+            timing=self._timing,
+            take_number=coordinator.take_number,
+            on_up=self._on_up,
+            on_down=coordinator.on_peer_down,
+        )
+        coordinator.peers = self.detector.peers
 
     # --- what the shell feeds --------------------------------------------------------------------
 
@@ -154,24 +175,37 @@ class Node:
 
     def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
         """A peer's answer; one that comes after its operation has ended is dropped."""
-        if self.coordinator is None:
+        if self.coordinator is None or self.detector is None:
             return
         operations = self.coordinator.operations
         if (operation := operations.get(request_id)) is not None:
+            # What the detector must know of each answer, without a call.
+            peer = self.coordinator.peers[source]
+            peer.heard_at = now
+            peer.asked = 0
+            if peer.is_unwell:
+                self.detector.on_answer(now, peer, is_data=True)
             operation.on_reply(now, source, message)
+        else:
+            self.detector.on_reply(now, source, request_id, message)
         if type(message) is MergeAck:
             for also in message.also:
                 if (operation := operations.get(also)) is not None:
                     operation.on_reply(now, source, message)
 
     def on_peer_up(self, now: float, node: NodeId) -> None:
-        if self.coordinator is not None and self.delivery is not None:
-            self.coordinator.up.add(node)
-            self.delivery.wake(now, node)
+        if self.detector is not None:
+            self.detector.on_link_up(now, node)
+
+    def _on_up(self, now: float, node: NodeId) -> None:
+        """The detector has found that a peer can be used."""
+        assert self.coordinator is not None and self.delivery is not None
+        self.coordinator.up.add(node)
+        self.delivery.wake(now, node)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:
-        if self.coordinator is not None:
-            self.coordinator.on_peer_down(now, node)
+        if self.detector is not None:
+            self.detector.on_link_down(now, node)
 
     def take_batch(self) -> Batch | None:
         """What the shell shall make durable next; None if nothing has gathered."""
@@ -209,16 +243,21 @@ class Node:
         self._effects.answer(link, request_id, Installed())
 
     def on_tick(self, now: float) -> None:
-        if self.coordinator is not None and self.delivery is not None:
+        if self.coordinator is not None and self.detector is not None and self.delivery is not None:
             self.coordinator.on_tick(now)
+            self.detector.on_tick(now)
             self.delivery.on_tick(now)
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due next; None if nothing waits for time to pass."""
-        if self.coordinator is None or self.delivery is None:
+        if self.coordinator is None or self.detector is None or self.delivery is None:
             return None
-        dues = (self.coordinator.next_deadline(), self.delivery.next_deadline())
-        return min([due for due in dues if due is not None], default=None)
+        due = self.detector.due
+        if (other := self.coordinator.next_deadline()) is not None and other < due:
+            due = other
+        if (other := self.delivery.next_deadline()) is not None and other < due:
+            due = other
+        return due if due < inf else None
 
     @property
     def is_idle(self) -> bool:
@@ -368,6 +407,14 @@ class Node:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         self._effects.answer(link, request_id, Pong())
+
+    def _on_ping_for(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, PingFor)
+        if self.detector is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        self.detector.on_ping_for(now, link, request_id, budget_ms, message.target)
 
     def _on_ring_request(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message

@@ -262,7 +262,7 @@ class PutOperation(Operation):
         coordinator, record = self.coordinator, self.record
         entry = encode_entry(self.put.key, record)
         merge = Merge(coordinator.ring.epoch, SETTLED, record.since, [entry], [], hint_for)
-        coordinator.effects.send(targets, self.number, self.budget_ms(now), merge)
+        coordinator.send(now, targets, self.number, self.budget_ms(now), merge)
 
     # --- those who are not there -----------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dynagent.core.peer import ALIVE, DEAD, GRAY, SUSPECT
 from dynagent.errors import BY_CODE
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -60,7 +61,7 @@ def split_counters(status: Status) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def peers_up(status: Status) -> int:
-    """Links that are up to other members."""
+    """Other members that it uses."""
     return len(set(status["up"]) - {status["node_id"]})
 
 
@@ -73,6 +74,14 @@ def _by_kind(place: int) -> Callable[[Status], list[Sample]]:
     return lambda status: [
         ((kind,), n) for kind, n in sorted(split_counters(status)[place].items())
     ]
+
+
+def _peers_by_state(status: Status) -> list[Sample]:
+    peers: dict[str, dict[str, object]] | None = status.get("peers")
+    if peers is None:
+        return []  # another version
+    states = [peer.get("state") for peer in peers.values()]
+    return [((state,), states.count(state)) for state in (ALIVE, SUSPECT, DEAD, GRAY)]
 
 
 def _info(status: Status) -> list[Sample]:
@@ -184,8 +193,33 @@ METRICS = (
     Metric(
         name="dynagent_peers_up",
         kind=GAUGE,
-        help="Other members that this agent has a link to.",
+        help="Other members that this agent uses: linked with it and not suspect.",
         read=lambda status: [((), peers_up(status))],
+    ),
+    Metric(
+        name="dynagent_peers",
+        kind=GAUGE,
+        help="Other members by what this agent thinks of them: alive, suspect, dead or gray.",
+        labels=("state",),
+        read=_peers_by_state,
+    ),
+    Metric(
+        name="dynagent_local_health",
+        kind=GAUGE,
+        help="How slow this agent itself seems to be: 0 not at all, to 8; it stretches timeouts.",
+        read=_at("detector", "health"),
+    ),
+    Metric(
+        name="dynagent_probes_total",
+        kind=COUNTER,
+        help="Pings of peers from which nothing was heard.",
+        read=_at("detector", "probes"),
+    ),
+    Metric(
+        name="dynagent_suspicions_total",
+        kind=COUNTER,
+        help="How often a peer was no longer used, links that broke included.",
+        read=_at("detector", "suspicions"),
     ),
     Metric(
         name="dynagent_partitions_below_quorum",

@@ -12,7 +12,7 @@ that claims too much is found out.
 Each checker counts its evaluations under its name in `World.verdicts`. The ones that speak of an
 instant live in `ledger.py` (dots_unique, ack_is_durable, read_is_durable, copies_grow) and
 `simnode.py` (answered_once, unreadable_is_unknown, nothing_left), the end of a run in
-`simulation.py` (heals); no_phantom is in three places.
+`simulation.py` (heals) and `hangs.py` (hung_is_not_up, up_again); no_phantom is in three places.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ NAMES = (
     "heals",
     "hint_is_data",
     "hints_come_home",
+    "hung_is_not_up",
     "listed",
     "no_lost_write",
     "no_phantom",
@@ -52,6 +53,7 @@ NAMES = (
     "siblings_are_concurrent",
     "superseded_stays_away",
     "unreadable_is_unknown",
+    "up_again",
 )
 
 

@@ -45,8 +45,8 @@ class Host(Protocol):
 
     life: int
 
-    def list_page(self, message: List) -> Message:
-        """Its answer, at once."""
+    def list_page(self, message: List) -> Message | None:
+        """Its answer, at once; None if it hangs."""
 
 
 class Lister:

@@ -29,6 +29,7 @@ class Host(Protocol):
     """A node as the network sees it. `life` is 0 while its process is dead."""
 
     life: int
+    is_paused: bool
 
     def on_request(
         self, link: LinkId, request_id: int, budget_ms: int, message: Message
@@ -82,6 +83,7 @@ class Network:
     def __init__(self, world: World, profile: Profile) -> None:
         self.hosts: dict[NodeId, Host] = {}
         self.cuts: set[Pair] = set()
+        self.mutes: set[Pair] = set()  # the same, but nobody's link breaks of it
         self.loss = profile.loss
         self.duplication = profile.duplication
         self.tail = profile.tail
@@ -110,6 +112,8 @@ class Network:
             return
         if not here.life or not there.life or self._is_cut(dialer, target):
             return  # who heals or starts will have it dialled again
+        if here.is_paused or there.is_paused or self._is_mute(dialer, target):
+            return  # there is no Hello from it
         if present is not None:
             present.broken = True
         connection = self._connect(dialer, target)
@@ -166,6 +170,9 @@ class Network:
     def _is_cut(self, one: NodeId, other: NodeId) -> bool:
         return (one, other) in self.cuts or (other, one) in self.cuts
 
+    def _is_mute(self, one: NodeId, other: NodeId) -> bool:
+        return (one, other) in self.mutes or (other, one) in self.mutes
+
     def _detect(self, connection: Connection) -> None:
         if self._is_cut(connection.dialer, connection.target):
             self._break(connection)
@@ -189,9 +196,11 @@ class Network:
     ) -> None:
         dice, world = self._dice, self._world
         world.messages += 1
-        if connection.caller is None and self._ways(connection)[way] in self.cuts:
-            self._log_lost(connection, way, request_id, message, "cut")
-            return
+        if connection.caller is None:
+            pair = self._ways(connection)[way]
+            if pair in self.cuts or pair in self.mutes:
+                self._log_lost(connection, way, request_id, message, "cut")
+                return
         if self.loss and dice.random() < self.loss:
             world.faults["loss"] += 1
             self._log_lost(connection, way, request_id, message, "lost")

@@ -28,6 +28,8 @@ NEMESES = {
     "rot": 2.0,
 }
 
+HANG_S_MAX = 10.4  # see hangs.py
+
 
 @dataclass(slots=True, kw_only=True)
 class Profile:
@@ -57,11 +59,15 @@ class Profile:
     fills_s: float = 0.0  # mean time between two times that a disk is full; 0: never
     sloppy: float = 0.0  # share of operations that are not strict
     lists_s: float = 0.0  # mean time between two listings of all keys; 0: never
+    hangs_s: float = 0.0  # mean time between two nodes that hang (hangs.py); 0: never
+    probe_interval_s: float = 1.0
 
     @property
     def longest_delay_s(self) -> float:
         """The most by which the network and a router on the way prolong a request's life."""
-        return 2 * (1.5 * self.delay_s + self.tail_s) + 0.1
+        # A request to a stopped process waits, and then has all of its budget.
+        hang_s = 2 * HANG_S_MAX if self.hangs_s else 0.0
+        return 2 * (1.5 * self.delay_s + self.tail_s) + hang_s + 0.1
 
 
 def draw(world: World) -> Profile:
@@ -100,6 +106,10 @@ def draw(world: World) -> Profile:
         profile.fills_s = fills.choice((0.3, 1.0, 3.0))
     profile.lists_s = world.stream("listings profile").choice((0.2, 0.5, 1.5))
     profile.sloppy = world.stream("sloppy profile").choice((0.0, 0.0, 0.3, 1.0))
+    hangs = world.stream("hangs profile")
+    profile.probe_interval_s = hangs.choice((1.0, 2.0, 3.0))
+    if hangs.random() < 0.4:
+        profile.hangs_s = hangs.choice((0.3, 1.0, 3.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from dynagent.core.detector import Detector
 from dynagent.core.entry import decode_context
 from dynagent.core.messages import (
     STATE_UNREADABLE,
@@ -24,12 +26,16 @@ from dynagent.core.messages import (
     Merge,
     MergeAck,
     Message,
+    Ping,
+    PingFor,
+    Pong,
     Put,
     PutReply,
     Read,
     ReadReply,
 )
 from dynagent.core.node import Node
+from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
 from dynagent.core.ring import Ring
 from dynagent.testing.disk import LANDS_AFTER_KILL, LANDS_AFTER_POWER_CUT, Disk
@@ -74,6 +80,8 @@ class SimNode:
         self._gather_s = profile.gather_s
         self._on_moment = on_moment  # is told of what makes a good moment for a fault
         self._actors = world.stream(f"actors {node_id}")
+        self._probe_timing = Timing(probe_interval_s=profile.probe_interval_s)
+        self._probes = world.stream(f"detector {node_id}")
         self._timing = world.stream(f"timing {node_id}")
         self._cache_bytes = world.stream(f"cache {node_id}").choice(_CACHES_BYTES)
         self.wall_offset_ms = self._timing.randint(-profile.skew_ms, profile.skew_ms)
@@ -88,9 +96,13 @@ class SimNode:
 
     def _forget(self) -> None:
         self._armed: float | None = None
+        self.is_paused = False
+        self.is_gray = False  # it answers pings and nothing else
+        self._missed: list[Callable[[], None]] = []  # what has happened while it was paused
         self._is_polling = False
         self._requests: dict[tuple[LinkId, int], tuple[Message, float, int]] = {}
         self._merges: Counter[tuple[LinkId, int]] = Counter()
+        self._relays: Counter[tuple[LinkId, int]] = Counter()
         self._handling: Message | None = None
 
     # --- life and death --------------------------------------------------------------------------
@@ -111,10 +123,12 @@ class SimNode:
             reader=self.disk.store,
             effects=self,
             dice=self._actors,
+            probe_dice=self._probes,
             wall_ms=self.wall_ms,
             run=self._run,
             clean_from_run=self._clean_from_run,
             cache_bytes=self._cache_bytes,
+            timing=self._probe_timing,
         )
         self._network.dial_missing()
 
@@ -129,14 +143,35 @@ class SimNode:
         self._end(LANDS_AFTER_POWER_CUT if power else LANDS_AFTER_KILL)
         self._network.on_death(self.id, detected_s=(0.02, 0.7) if power else (0.001, 0.05))
 
+    def pause(self) -> None:
+        """SIGSTOP: what comes waits in the buffers of the system, and the timer is late."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        if not self.is_paused:
+            return
+        self.is_paused = False
+        for what, (message, deadline, order) in self._requests.items():
+            late = max(deadline, self._world.now + 2 * LATE_S)
+            self._requests[what] = (message, late, order)
+        missed, self._missed = self._missed, []
+        for event in missed:
+            event()
+
+    def _sleeps(self, event: Callable[..., None], *arguments: object) -> bool:
+        """True if the process is paused: the event happens when it goes on."""
+        if self.is_paused:
+            self._missed.append(partial(event, *arguments))
+        return self.is_paused
+
     def stop_cleanly(self) -> None:
         """Refuses new requests, and stops once the old ones are answered and all is durable."""
-        if self.node is not None and not self.node.draining:
+        if self.node is not None and not self.node.draining and not self.is_paused:
             self.node.draining = True
             self._drain(self.life)
 
     def _drain(self, life: int) -> None:
-        if life != self.life or self.node is None:
+        if life != self.life or self.node is None or self._sleeps(self._drain, life):
             return
         if self.node.is_idle and not self.disk.is_busy:
             self._was_clean = not self.node.replica.has_burnt
@@ -154,6 +189,8 @@ class SimNode:
 
     def rot(self, token: Token, key: bytes) -> bool:
         """As `Disk.rot`; the damage is met at the next read, whatever the node had in memory."""
+        if self.is_paused:
+            return False  # what it still learns of its commits would go into its memory
         if self.node is not None:
             self.node.replica.forget(key)
         return self.disk.rot(token, key)
@@ -161,6 +198,10 @@ class SimNode:
     # --- what the network brings -----------------------------------------------------------------
 
     def on_request(self, link: LinkId, request_id: int, budget_ms: int, message: Message) -> None:
+        if self._sleeps(self.on_request, link, request_id, budget_ms, message):
+            return
+        if self.is_gray and not isinstance(message, Ping | PingFor):
+            return
         assert self.node is not None
         now = self._world.now
         if isinstance(message, Get | Put):
@@ -170,6 +211,8 @@ class SimNode:
                 self._on_moment(self, message)
         elif isinstance(message, Merge):
             self._merges[link, request_id] += 1
+        elif isinstance(message, PingFor):
+            self._relays[link, request_id] += 1
         self._handling = message
         self.node.on_message(now, link, request_id, budget_ms, message)
         if isinstance(message, Read):
@@ -177,8 +220,10 @@ class SimNode:
         self._handling = None
         self._after_turn()
 
-    def list_page(self, message: List) -> Message:
+    def list_page(self, message: List) -> Message | None:
         """A listing's request and its answer, which comes within the call and changes nothing."""
+        if self.is_paused or self.is_gray:
+            return None
         assert self.node is not None
         self.node.on_message(self._world.now, LISTINGS, 0, 1, message)
         answers, self._pages = self._pages, []
@@ -186,17 +231,19 @@ class SimNode:
         return answers[0]
 
     def on_reply(self, source: NodeId, request_id: int, message: Message) -> None:
+        if self._sleeps(self.on_reply, source, request_id, message):
+            return
         assert self.node is not None
         self.node.on_reply(self._world.now, source, request_id, message)
         self._after_turn()
 
     def on_peer_up(self, peer: NodeId) -> None:
-        if self.node is not None:
+        if self.node is not None and not self._sleeps(self.on_peer_up, peer):
             self.node.on_peer_up(self._world.now, peer)
             self._arm()
 
     def on_peer_down(self, peer: NodeId) -> None:
-        if self.node is not None:
+        if self.node is not None and not self._sleeps(self.on_peer_down, peer):
             self.node.on_peer_down(self._world.now, peer)
             self._after_turn()
 
@@ -209,14 +256,14 @@ class SimNode:
         self._arm()
 
     def _take_batch(self, life: int) -> None:
-        if life != self.life or self.node is None:
+        if life != self.life or self.node is None or self._sleeps(self._take_batch, life):
             return
         self._is_polling = False
         if not self.disk.is_busy and (batch := self.node.take_batch()) is not None:
             self.disk.submit(batch, self._on_committed, self._on_refused)
 
     def _on_committed(self, batch: Batch) -> None:
-        if self.node is not None:
+        if self.node is not None and not self._sleeps(self._on_committed, batch):
             self.node.on_committed(self._world.now, batch)
             for _, key, _ in batch.records:
                 if (self.id, key) in self._ledger.rotten:  # since it came to the disk
@@ -224,7 +271,7 @@ class SimNode:
             self._after_turn()
 
     def _on_refused(self) -> None:
-        if self.node is not None:
+        if self.node is not None and not self._sleeps(self._on_refused):
             self.node.on_refused(self._world.now)
             self._after_turn()
 
@@ -238,9 +285,16 @@ class SimNode:
 
     def _tick(self, life: int, deadline: float) -> None:
         if life == self.life and deadline == self._armed and self.node is not None:
+            if self._sleeps(self._tick, life, deadline):
+                return
             self._armed = None
             self.node.on_tick(self._world.now)
             self._after_turn()
+
+    @property
+    def detector(self) -> Detector | None:
+        """Of the present life, while it runs."""
+        return self.node.detector if self.node is not None and not self.is_paused else None
 
     # --- Effects: what the core does to the world ------------------------------------------------
 
@@ -285,6 +339,10 @@ class SimNode:
         elif isinstance(message, Error) and isinstance(self._handling, Merge | Read):
             self._merges[link, request_id] -= isinstance(self._handling, Merge)
             self._handling = None
+        elif isinstance(message, Pong):
+            pass
+        elif self._relays[link, request_id] and isinstance(message, Error):
+            self._relays[link, request_id] -= 1
         else:
             self._watch_client(link, request_id, message)
 

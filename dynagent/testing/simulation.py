@@ -22,6 +22,7 @@ from dynagent.core.siblings import Dot
 from dynagent.errors import CorruptRecord
 from dynagent.testing.checkers import Copy, Judge, merge_copies
 from dynagent.testing.clients import SimClient
+from dynagent.testing.hangs import Hangs
 from dynagent.testing.history import GET, PUT, History, Operation
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.listings import Lister
@@ -90,6 +91,7 @@ class Simulation:
             profile=profile,
             keys=self.keys,
         )
+        self.hangs = Hangs(world=world, network=self.network, nodes=self.nodes, profile=profile)
         self.clients = [self._client(number, profile) for number in range(1, profile.clients + 1)]
         self.auditor = self._client(0, replace(profile, budget_ms=4000, patience=1.5))
         self.auditor.is_retired = True
@@ -146,11 +148,13 @@ class Simulation:
             client.think()
         self.lister.think()
         self.nemesis.begin()
+        self.hangs.begin()
         world.run(until=horizon_s, unless=self._is_work_done)
         world.log("=== phase 1 is over: mend everything")
         for client in self.clients:
             client.is_retired = True
         self.lister.is_retired = True
+        self.hangs.heal_everything()
         self.nemesis.heal_everything()
         world.run(until=world.now + horizon_s, unless=self._are_clients_idle)
         world.run(until=world.now + SETTLE_S)

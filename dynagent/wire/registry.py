@@ -18,6 +18,7 @@ from dynagent.core.messages import (
     ListReply,
     Merge,
     Message,
+    PingFor,
     Put,
     Read,
     ReadReply,
@@ -128,7 +129,9 @@ _LARGE: dict[type[Message], int] = {
     Hello: limits.HELLO_FRAME_BYTES_MAX,
 }
 
-PEER_ONLY: frozenset[type[Message]] = frozenset({Merge, Read})  # refused on links of clients
+PEER_ONLY: frozenset[type[Message]] = frozenset(
+    {Merge, PingFor, Read}
+)  # refused on links of clients
 
 
 class Row:

@@ -16,7 +16,7 @@ from dynagent.errors import DynagentError, ProtocolError, QuorumNotMet
 from dynctl import data, endpoints, options
 from dynctl.declare import Color, Debug, Endpoints, Form, Verbose, option
 from dynctl.faults import say
-from dynctl.observe import ASKED_AT_ONCE, first_ring, liveness
+from dynctl.observe import ASKED_AT_ONCE, first_ring, liveness, suspected
 from dynctl.render import default_form, show
 from dynctl.views import CopyRow, ExplainDocument, dot_text, text_of
 
@@ -59,14 +59,15 @@ def look(key: bytes, found: list[str], *, timeout_s: float) -> ExplainDocument:
     """Asks all owners at once."""
     with Client(found, timeout_s=timeout_s, learn_ring=False) as client:
         agent, ring = first_ring(client, found)
-        up = frozenset(status_of(client, agent)["up"])
+        status = status_of(client, agent)
+        up, doubted = frozenset(status["up"]), suspected(status)
         token = token_of(key)
         partition = ring.partition_of(token)
         owners = [_member(ring, node) for node in ring.lists[partition]]
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             replies = list(pool.map(lambda owner: _ask(client, owner, key), owners))
     rows = [
-        _row(place, owner, reply, linked=owner.id in up)
+        _row(place, owner, reply, linked=owner.id in up, doubt=doubted.get(owner.id, ""))
         for place, (owner, reply) in enumerate(zip(owners, replies, strict=True), 1)
     ]
     held = {(row.state, row.digest) for row in rows}
@@ -107,7 +108,9 @@ def _ask(client: Client, owner: Member, key: bytes) -> InspectReply | str:
     return reply
 
 
-def _row(place: int, owner: Member, reply: InspectReply | str, *, linked: bool) -> CopyRow:
+def _row(
+    place: int, owner: Member, reply: InspectReply | str, *, linked: bool, doubt: str
+) -> CopyRow:
     copy = reply if isinstance(reply, InspectReply) else None
     state = _state(copy)
     is_held = state in ("present", "tombstone")
@@ -116,7 +119,7 @@ def _row(place: int, owner: Member, reply: InspectReply | str, *, linked: bool) 
         name=owner.name,
         id=owner.id,
         address=owner.address,
-        liveness=liveness(linked=linked, answered=copy is not None),
+        liveness=liveness(linked=linked, answered=copy is not None, suspected=doubt),
         state=state,
         siblings=len(copy.dots) // 2 if copy and is_held else None,
         value_bytes=sum(copy.sizes) if copy and is_held else None,

@@ -18,6 +18,7 @@ from dynagent.core.coordinator import Operation
 from dynagent.core.entry import ABSENT, Record, decode_stored
 from dynagent.core.messages import MODE_BLIND, Error, GetReply, Message, Put
 from dynagent.core.node import Node
+from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
 from dynagent.core.ring import Member, Ring, decode_ring, token_of
 from dynagent.core.version import Version
@@ -38,6 +39,10 @@ def make_ring(n: int, *, others: int = 0) -> Ring:
     )
     r, lists = n // 2 + 1, (IDS[:n],) * 8
     return Ring(epoch=1, cluster_id=CLUSTER_ID, n=n, r=r, w=r, members=members, lists=lists)
+
+
+# No probe comes between what a test sends.
+QUIET = Timing(probe_interval_s=1e9, probe_timeout_s=1e9, gray_s=1e9, suspicion_s=1e9)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +123,8 @@ class Cluster:
             reader=self.disks[id_],
             effects=Recorder(self, id_),
             dice=Random(f"{id_} {run}"),
+            probe_dice=Random(f"{id_} {run} probes"),
+            timing=QUIET,
             wall_ms=lambda: 1_000,
             run=run,
             clean_from_run=self.nodes[id_].replica.clean_from_run if clean else run,

@@ -18,7 +18,7 @@ LEVEL_2_MUTANTS = (
         "        elif error is not None:\n            self._stop_failed(error)\n"
         "        else:\n            self.node.on_committed",
         "        else:\n            self.node.on_committed",
-        2,
+        15,
     ),
     _mutant(
         "B2",
@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        56,
+        90,
     ),
     _mutant(
         "B7",
@@ -167,7 +167,7 @@ LEVEL_2_MUTANTS = (
         "testing/level2/logstore.py",
         "            if _whole_batch(data, at, None):",
         "            if False:",
-        14,
+        15,
     ),
     _mutant(
         "M16",
@@ -196,7 +196,7 @@ LEVEL_2_MUTANTS = (
         "        self._session = Session(peers.hello(), dialled=True)\n",
         "        self._session = peers.__dict__.setdefault(\n"
         "            member.id, Session(peers.hello(), dialled=True)\n        )\n",
-        28,
+        38,
     ),
     _mutant(
         "M24",

@@ -113,7 +113,7 @@ MUTANTS = (
             "is_current = self.clean_from_run <= run <= self.run and",
             "is_current = run <= self.run and",
         ),
-        seeds=(11, 18, 30),
+        seeds=(18, 11, 30),
     ),
     _mutant(
         "M6",
@@ -137,7 +137,7 @@ MUTANTS = (
         "M7",
         "a record that cannot be read is taken for absent",
         ("core/replica.py", "            return UNREADABLE\n", "            return ABSENT\n"),
-        seeds=(1, 7, 11),
+        seeds=(7, 1, 11),
     ),
     _mutant(
         "M12",
@@ -157,7 +157,7 @@ MUTANTS = (
             "found = [node for node in states if states[node] in (OP_PRESENT, OP_SUPERSEDED)]",
             "found: list[NodeId] = []",
         ),
-        seeds=(4, 13),
+        seeds=(16, 4, 13),
     ),
     _mutant(
         "A2",
@@ -216,7 +216,7 @@ MUTANTS = (
             "                if sibling.counter > other.clock.get(sibling.actor, 0):\n",
             "                if True:\n",
         ),
-        seeds=(1, 0),
+        seeds=(0, 1),
     ),
     _mutant(
         "A8",
@@ -258,7 +258,7 @@ MUTANTS = (
             "unknown=old.unknown,\n                content=content,",
             "unknown=False,\n                content=content,",
         ),
-        seeds=(95,),
+        seeds=(86, 95),
     ),
     _mutant(
         "A11b",
@@ -268,7 +268,7 @@ MUTANTS = (
             "            if counter > clock.get(actor, 0):\n                return False\n",
             "            pass\n",
         ),
-        seeds=(1, 2, 3),
+        seeds=(2, 1, 3),
     ),
     _mutant(
         "A11c",
@@ -298,7 +298,7 @@ MUTANTS = (
             "        return Siblings(join(self.clock, context), tuple(self._unseen(context)))\n",
             "        return Siblings(self.clock, tuple(self._unseen(context)))\n",
         ),
-        seeds=(6, 7),
+        seeds=(0, 6, 7),
     ),
     _mutant(
         "A13",
@@ -318,7 +318,7 @@ MUTANTS = (
             "        if isinstance(self.message, Get) and self._try_next(now):\n",
             "        if self._try_next(now):\n",
         ),
-        seeds=(118, 69),
+        seeds=(69, 118),
     ),
     _mutant(
         "A15",
@@ -328,7 +328,7 @@ MUTANTS = (
             "                self._complete_own(now)\n",
             "                self._complete(now)\n",
         ),
-        seeds=(99, 155),
+        seeds=(72, 99, 155),
     ),
     _mutant(
         "A16",
@@ -338,7 +338,7 @@ MUTANTS = (
             "if not old.unknown and op_state(old, put.op_id) in (OP_PRESENT, OP_SUPERSEDED):",
             "if False:",
         ),
-        seeds=(71, 201, 235),
+        seeds=(235, 71, 201),
     ),
     _mutant(
         "A17",
@@ -384,6 +384,26 @@ MUTANTS = (
             "_Stream(self.decided)",
             "_Stream(max([self.decided, *(s.place for s in self._streams.values())]))",
         ),
-        seeds=(6, 8, 12),
+        seeds=(12, 6, 8),
+    ),
+    _mutant(
+        "M24-detector",
+        "the failure detector goes by the wall clock",
+        (
+            "core/node.py",
+            "            self.detector.on_tick(now)",
+            "            self.detector.on_tick(self._wall_ms() / 1000)",
+        ),
+        seeds=(2, 6, 12),
+    ),
+    _mutant(
+        "A-suspect",
+        "who is suspect is not pinged any more",
+        (
+            "core/detector.py",
+            "        is_free = peer.is_linked and peer.phase in (IDLE, PAUSE)",
+            "        is_free = peer.is_alive and peer.phase in (IDLE, PAUSE)",
+        ),
+        seeds=(5, 6, 7),
     ),
 )

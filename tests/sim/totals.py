@@ -42,6 +42,10 @@ FAULTS = {
     # Wall clocks decide nothing; half of the seeds have them wrong.
     "skew": 900,
     "clock_jump": 500,
+    # Faults that no broken link announces; in two fifths of the seeds, one at a time.
+    "hang": 160,
+    "gray": 150,
+    "one_way": 160,
     # Clients that try again, and those that do so while the first attempt is under way.
     "retry": 30_000,
     "impatience": 14_000,
@@ -72,6 +76,9 @@ EVALUATIONS = {
     # A fixed number for each seed, its keys and its nodes.
     "heals": 3_600,
     "nothing_left": 3_600,
+    "up_again": 5_400,
+    # A few for each hang that lasts longer than the detector may take.
+    "hung_is_not_up": 270,
 }
 
 

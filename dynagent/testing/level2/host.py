@@ -141,7 +141,13 @@ class SimHost:
             self._check(value.node_id == self.node_id, f"was {self.node_id}, is {value.node_id}")
         self.node_id = value.node_id
         self._world.log(f"{self.place} starts run {value.run}, clean from {value.clean_from_run}")
-        config = Config(data_dir=str(path), listen=self.address, name=self.place, host=self.place)
+        config = Config(
+            data_dir=str(path),
+            listen=self.address,
+            name=self.place,
+            host=self.place,
+            probe_interval_s=self._profile.probe_interval_s,
+        )
         env = Env(
             monotonic=self._monotonic,
             wall_ms=self._wall_ms,

@@ -84,6 +84,7 @@ def draw(world: World) -> Profile:
         router=dice.choice((0.0, 0.3, 1.0)),
     )
     profile.sloppy = world.stream("sloppy profile").choice((0.0, 0.0, 0.3, 1.0))
+    profile.probe_interval_s = world.stream("probes profile").choice((1.0, 3.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.4, 0.3, 2.0)
         if weight:

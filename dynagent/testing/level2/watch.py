@@ -24,6 +24,8 @@ from dynagent.core.messages import (
     Merge,
     MergeAck,
     Message,
+    Ping,
+    PingFor,
     Put,
     PutReply,
     Read,
@@ -42,6 +44,7 @@ from dynagent.testing.level2.wires import End, Line
 from dynagent.testing.world import World
 from dynagent.wire.codec import Frame, decode_frame, unpack
 
+PING_S_MAX = 4.0  # of a ping under way, for an agent that finds itself slow
 LATE_S = 0.01  # a timer fires up to that late, see clock.py
 # Why an agent may close a connection although nothing bad came: it never said Hello.
 _INNOCENT = "no Hello in time"
@@ -56,6 +59,7 @@ class Talk:
         self.replies: Counter[int] = Counter()
         self.on_the_way: deque[tuple[int, int, int]] = deque()  # end in the stream, id, budget
         self.due: dict[int, float] = {}  # when an answer is due
+        self.pinged: dict[int, float] = {}  # when pings were sent
 
 
 class Watch:
@@ -102,6 +106,8 @@ class Watch:
             if isinstance(message, Get | Put):
                 place = (end.written_bytes, frame.request_id, frame.budget_ms)
                 talk.on_the_way.append(place)
+            if isinstance(message, Ping | PingFor):
+                talk.pinged[frame.request_id] = self.world.now
             if isinstance(message, Merge):
                 self._see_entries(NodeId(end.owner.place), message)
         else:
@@ -194,6 +200,8 @@ class Watch:
             if talk is None or line.is_hostile or any(end.is_gone for end in line.ends):
                 continue
             for request_id, requests in talk.requests.items():
+                if self.world.now - talk.pinged.get(request_id, 0.0) < PING_S_MAX:
+                    continue  # it never is quite quiet
                 self._answered_once(
                     talk.replies[request_id] == len(requests),
                     f"#{line.number}/{request_id} of {line.ends[0].owner.place}: "
