@@ -67,9 +67,16 @@ class Agent:
             clean_from_run=identity.clean_from_run,
             value_bytes_max=config.value_bytes_max,
             cache_bytes=config.cache_bytes,
+            background_bytes_per_s=config.background_bytes_per_s,
+            foreground_p99_ms=config.foreground_p99_ms,
         )
         self._links = Links(self.node, self._hello, env.monotonic, data_dir.store.read_ahead)
-        self.meter = Meter(env, data_dir, connections=lambda: len(self._links.by_id))
+        self.meter = Meter(
+            env,
+            data_dir,
+            connections=lambda: len(self._links.by_id),
+            background=self.node.budget.document,
+        )
         self.node.measure = self.meter.document
         self._peers = Peers(
             self.node,

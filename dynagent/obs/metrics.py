@@ -170,6 +170,30 @@ METRICS = (
         read=_at("store", "bytes"),
     ),
     Metric(
+        name="dynagent_background_share",
+        kind=GAUGE,
+        help="What background work may use of background_bytes_per_s, 0 to 1.",
+        read=_at("background", "share"),
+    ),
+    Metric(
+        name="dynagent_background_bytes_total",
+        kind=COUNTER,
+        help="Bytes of records that background work has moved.",
+        read=_at("background", "bytes"),
+    ),
+    Metric(
+        name="dynagent_background_records_total",
+        kind=COUNTER,
+        help="Records that background work has moved.",
+        read=_at("background", "records"),
+    ),
+    Metric(
+        name="dynagent_foreground_p99_seconds",
+        kind=GAUGE,
+        help="99th percentile of the answers to gets and puts of the last minute, within a fifth.",
+        read=_at("background", "foreground_p99_s"),
+    ),
+    Metric(
         name="dynagent_ring_epoch",
         kind=GAUGE,
         help="Version of the ring that this agent has; 0 before bootstrap.",
