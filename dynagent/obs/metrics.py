@@ -188,10 +188,13 @@ METRICS = (
         read=_at("background", "records"),
     ),
     Metric(
-        name="dynagent_foreground_p99_seconds",
+        name="dynagent_foreground_duration_seconds",
         kind=GAUGE,
-        help="99th percentile of the answers to gets and puts of the last minute, within a fifth.",
-        read=_at("background", "foreground_p99_s"),
+        help="How long gets and puts of the last minute took to be answered, within a fifth.",
+        labels=("quantile",),
+        read=lambda status: [
+            (("0.99",), found) for _, found in _at("background", "foreground_p99_s")(status)
+        ],
     ),
     Metric(
         name="dynagent_ring_epoch",
