@@ -117,6 +117,26 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "there costs a microsecond instead of ten to thirty at the engine. 0: none.",
         ),
     ] = limits.CACHE_BYTES_DEFAULT
+    background_bytes_per_s: Annotated[
+        int,
+        Meta(
+            ge=limits.BACKGROUND_BYTES_PER_S_MIN,
+            description="The most that background work (hints, repair, transfers) may move in a "
+            "second. While clients wait too long (foreground_p99_ms) it gets less, down to a 64th; "
+            "while they do not, or nobody asks anything, all of it. Records below 1 KiB count as "
+            "1 KiB.",
+        ),
+    ] = limits.BACKGROUND_BYTES_PER_S_DEFAULT
+    foreground_p99_ms: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=60_000,
+            description="Background work shrinks while the slowest hundredth of the answers to "
+            "clients takes longer than this. Below what the cluster needs anyway it will crawl; "
+            "far above, clients feel it.",
+        ),
+    ] = limits.FOREGROUND_P99_MS_DEFAULT
     drain_s: Annotated[
         float,
         Meta(

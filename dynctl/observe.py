@@ -175,6 +175,7 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
     requests, errors = split_counters(status)
     batch, store = status.get("batch", {}), status.get("store", {})
     commits, stalls = status.get("commits", {}), status.get("stalls", {})
+    background = status.get("background", {})
     return StatsRow(
         name=member.name,
         id=member.id,
@@ -205,6 +206,9 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
         stalls=sum(stalls["counts"]) if stalls else None,
         stall_s=_rounded(stalls, "sum_s"),
         stall_s_max=_rounded(stalls, "max_s"),
+        background_share=_rounded(background, "share"),
+        background_bytes=background.get("bytes"),
+        foreground_p99_s=_rounded(background, "foreground_p99_s"),
         requests_by_kind=_counts(requests),
         errors_by_kind=_counts(errors),
     )

@@ -204,6 +204,13 @@ class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
     stalls: Annotated[int | None, Meta(description="turns of the event loop that were too long")]
     stall_s: float | None
     stall_s_max: float | None
+    background_share: Annotated[
+        float | None, Meta(description="of background_bytes_per_s that hints and repair may use")
+    ]
+    background_bytes: Annotated[int | None, Meta(description="that they have moved")]
+    foreground_p99_s: Annotated[
+        float | None, Meta(description="of the last minute's answers; null: there were none")
+    ]
     requests_by_kind: list[CountRow]
     errors_by_kind: list[CountRow]
 

@@ -75,9 +75,16 @@ class Agent:
                 gray_s=config.gray_s,
                 suspicion_s=config.suspicion_s,
             ),
+            background_bytes_per_s=config.background_bytes_per_s,
+            foreground_p99_ms=config.foreground_p99_ms,
         )
         self._links = Links(self.node, self._hello, env.monotonic, data_dir.store.read_ahead)
-        self.meter = Meter(env, data_dir, connections=lambda: len(self._links.by_id))
+        self.meter = Meter(
+            env,
+            data_dir,
+            connections=lambda: len(self._links.by_id),
+            background=self.node.budget.document,
+        )
         self.node.measure = self.meter.document
         self._peers = Peers(
             self.node,

@@ -24,11 +24,19 @@ _STORE_KEPT_S = 1.0
 class Meter:
     """The shell's part of the status document."""
 
-    def __init__(self, env: Env, data_dir: Directory, connections: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        env: Env,
+        data_dir: Directory,
+        *,
+        connections: Callable[[], int],
+        background: Callable[[float], dict[str, object]],
+    ) -> None:
         self.http = ""  # where metrics are served, if they are
         self._env = env
         self._data_dir = data_dir
         self._connections = connections
+        self._background = background
         self._commits = Histogram(COMMIT_BOUNDS_S)
         self._records = 0
         self._started = env.monotonic()
@@ -57,6 +65,7 @@ class Meter:
             "commits": {**self._commits.document(), "records": self._records},
             "stalls": self._env.pulse.stalls.document(),
             "store": self._store,
+            "background": self._background(now),
         }
 
     def _measure_store(self) -> dict[str, object]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from heapq import heapify, heappop, heappush
 
 from dynagent import limits
+from dynagent.core.budget import Budget
 from dynagent.core.messages import Error, GetReply, Message, PutReply, Read
 from dynagent.core.peer import Peer
 from dynagent.core.ports import Effects, LinkId, NodeId, Token
@@ -37,6 +38,7 @@ class Operation:
     __slots__ = (
         "answered",
         "asked_at",
+        "begun",
         "coordinator",
         "deadline",
         "due",
@@ -63,6 +65,7 @@ class Operation:
         self.deadline = deadline
         self.due = deadline if due is None or due > deadline else due  # when to wake it
         self.answered = False
+        self.begun = coordinator.now
         self.asked_at = 0.0  # when the last Read went out
         self.trace: Trace | None = None  # until the answer, of a request that asked for it
         self.size = size  # bytes of user data that it keeps alive
@@ -88,7 +91,9 @@ class Operation:
         self.answered = True
         if self.trace is not None:
             self._close_trace(message)
-        self.coordinator.effects.answer(self.link, self.request_id, message)
+        coordinator = self.coordinator
+        coordinator.budget.note_foreground(coordinator.now, coordinator.now - self.begun)
+        coordinator.effects.answer(self.link, self.request_id, message)
 
     def fail(self, error: DynagentError) -> None:
         self.coordinator.count_error(error)
@@ -149,6 +154,7 @@ class Coordinator:
         effects: Effects,
         wall_ms: Callable[[], int],
         value_bytes_max: int,
+        budget: Budget,
         count_error: Callable[[DynagentError], None],
     ) -> None:
         self.peers: dict[NodeId, Peer] = {}  # the failure detector's
@@ -158,8 +164,10 @@ class Coordinator:
         self.effects = effects
         self.wall_ms = wall_ms
         self.value_bytes_max = value_bytes_max
+        self.budget = budget
         self.count_error = count_error
         self.up: set[NodeId] = {node_id}  # by the detector's verdicts; ourselves always
+        self.now = 0.0  # of the call under way: what every operation begins and answers at
         self.operations: dict[int, Operation] = {}
         self._shift = 33 - ring.partitions.bit_length()
         self._names = {member.id: member.name for member in ring.members}
@@ -212,6 +220,7 @@ class Coordinator:
         return deadlines[0][0] if deadlines else None
 
     def on_tick(self, now: float) -> None:
+        self.now = now
         while (due := self.next_deadline()) is not None and due <= now:
             _, number = heappop(self._deadlines)
             operation = self.operations[number]
@@ -225,6 +234,7 @@ class Coordinator:
                 operation.on_deadline(now)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:
+        self.now = now
         self.up.discard(node)
         for operation in list(self.operations.values()):
             operation.on_failure(now, node)

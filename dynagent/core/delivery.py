@@ -88,7 +88,11 @@ class Delivery:
             if target is None:  # young hints: their writes are hardly over
                 target = self._targets[node] = _Target(now + limits.HINT_REST_S)
             if target.due <= now and self._may_send(node):
-                self._send_page(now, node, target)
+                budget = self._coordinator.budget
+                if room := budget.grant(now, limits.HINT_PAGE_BYTES):
+                    self._send_page(now, node, target, room)
+                else:
+                    target.due = budget.next_grant_at(now)
         for node in [node for node in self._targets if node not in self._hints.counts]:
             if self._targets[node].operation is None:
                 del self._targets[node]
@@ -130,14 +134,14 @@ class Delivery:
             and (target is None or target.operation is None)
         )
 
-    def _send_page(self, now: float, node: NodeId, target: _Target) -> None:
+    def _send_page(self, now: float, node: NodeId, target: _Target, room: int) -> None:
         try:
             rows = self._hints.page(node, target.after, limits.HINT_PAGE_ROWS)
         except CorruptRecord as exc:
             self._coordinator.effects.note("hints.unreadable", target=node, reason=exc.message)
             self._pause(now, target)
             return
-        sent, entries = self._page(node, target, rows)
+        sent, entries = self._page(node, target, rows, room)
         if not rows:  # at the end: what has been left is tried again, but not at once
             target.after = b""
             target.due = now + limits.HINT_REST_S
@@ -146,13 +150,15 @@ class Delivery:
             self._settle(node, sent)
             target.due = now
             return
+        size = sum(len(entry[1]) for entry in entries if isinstance(entry[1], bytes))
+        self._coordinator.budget.spend(now, size, len(entries))
         target.operation = PageOperation(self, now, node, sent)
         merge = Merge(self._coordinator.ring.epoch, SETTLED, 0, entries)
         budget_ms = target.operation.budget_ms(now)
         self._coordinator.send(now, [node], target.operation.number, budget_ms, merge)
 
     def _page(
-        self, node: NodeId, target: _Target, rows: list[tuple[Token, bytes]]
+        self, node: NodeId, target: _Target, rows: list[tuple[Token, bytes]], room: int
     ) -> tuple[list[_Sent], list[list[object]]]:
         """What of these rows goes into the next Merge, and the entries of it."""
         replica = self._coordinator.replica
@@ -172,7 +178,7 @@ class Delivery:
             sent.append((token, key, record.digest))
             entries.append(encode_entry(key, record))
             size += len(record.content)
-            if size >= limits.HINT_PAGE_BYTES:
+            if size >= room:
                 break
         return sent, entries
 

@@ -175,7 +175,9 @@ class GetOperation(Operation):
             return  # another read will find them again
         merged = self.tally.record()
         replica.merge([(self.get.key, merged)])
-        targets = [node for node in behind if node in self.owners and node in coordinator.up]
+        own = coordinator.node_id
+        targets = [node for node in behind if node in self.owners and node != own]
+        targets = [node for node in targets if node in coordinator.up]
         coordinator.repaired += len(targets)
         record = replica.newest(self.get.key, self.token)
         if targets and not record.unknown:

@@ -25,6 +25,9 @@ connections            accepted ones that are open
 commits                write and fsync of batches: a histogram, and records
 stalls                 turns of the event loop that were too long: a histogram
 store                  engine, keys (an estimate; absent if unknown), bytes; up to a second old
+background             of core.budget: share (0 to 1), bytes_per_s (what it allows now), bytes and
+                       records moved since the start, foreground_p99_s (of the last minute; null if
+                       nobody asked), foreground_p99_s_max (the threshold)
 
 A histogram has bounds_s (upper, ascending), counts (one more than bounds), sum_s and max_s.
 """

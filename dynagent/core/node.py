@@ -20,6 +20,7 @@ from collections.abc import Callable
 from math import inf
 
 from dynagent import limits
+from dynagent.core.budget import Budget
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.delivery import Delivery
 from dynagent.core.detector import Detector
@@ -89,6 +90,8 @@ class Node:
         value_bytes_max: int = limits.VALUE_BYTES_DEFAULT_MAX,
         cache_bytes: int = limits.CACHE_BYTES_DEFAULT,
         timing: Timing = DEFAULT_TIMING,
+        background_bytes_per_s: int = limits.BACKGROUND_BYTES_PER_S_DEFAULT,
+        foreground_p99_ms: int = limits.FOREGROUND_P99_MS_DEFAULT,
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
@@ -105,6 +108,9 @@ class Node:
             run=run,
             clean_from_run=clean_from_run,
             cache_bytes=cache_bytes,
+        )
+        self.budget = Budget(
+            threshold_s=foreground_p99_ms / 1000, bytes_per_s_max=background_bytes_per_s
         )
         self.coordinator: Coordinator | None = None
         self.delivery: Delivery | None = None
@@ -142,6 +148,7 @@ class Node:
             effects=self._effects,
             wall_ms=self._wall_ms,
             value_bytes_max=self._value_bytes_max,
+            budget=self.budget,
             count_error=self._count_error,
         )
         self.delivery = Delivery(coordinator)
@@ -177,6 +184,7 @@ class Node:
         """A peer's answer; one that comes after its operation has ended is dropped."""
         if self.coordinator is None or self.detector is None:
             return
+        self.coordinator.now = now
         operations = self.coordinator.operations
         if (operation := operations.get(request_id)) is not None:
             # What the detector must know of each answer, without a call.
@@ -212,6 +220,7 @@ class Node:
         return self.replica.take_batch()
 
     def on_committed(self, now: float, batch: Batch) -> None:
+        self._turn_to(now)
         acks: dict[LinkId, list[int]] = {}  # one frame for all that a peer waits for
         for link, request_id in self.replica.on_committed(batch):
             if link is not None:
@@ -227,6 +236,7 @@ class Node:
 
     def on_refused(self, now: float) -> None:
         """The disk has no room for the batch that was taken; nothing of it is there."""
+        self._turn_to(now)
         error = DiskFull("the disk of this owner is full")
         for link, request_id in self.replica.on_refused(now):
             if link is not None:
@@ -235,6 +245,10 @@ class Node:
                 operation := self.coordinator.operations.get(request_id)
             ):
                 operation.on_failure(now, self.node_id)
+
+    def _turn_to(self, now: float) -> None:
+        if self.coordinator is not None:
+            self.coordinator.now = now
 
     def on_adopted(self, now: float, ring: Ring, link: LinkId, request_id: int) -> None:
         """The first ring, handed to `Effects.adopt`, is durable: serve."""
@@ -281,6 +295,7 @@ class Node:
     ) -> None:
         assert isinstance(message, _DATA)
         coordinator = self._accepting()
+        coordinator.now = now
         coordinator.check_key(message.key)
         token = token_of(message.key)
         owners = coordinator.owners_of(token)

@@ -179,6 +179,33 @@ METRICS = (
         read=_at("store", "bytes"),
     ),
     Metric(
+        name="dynagent_background_share",
+        kind=GAUGE,
+        help="What background work may use of background_bytes_per_s, 0 to 1.",
+        read=_at("background", "share"),
+    ),
+    Metric(
+        name="dynagent_background_bytes_total",
+        kind=COUNTER,
+        help="Bytes of records that background work has moved.",
+        read=_at("background", "bytes"),
+    ),
+    Metric(
+        name="dynagent_background_records_total",
+        kind=COUNTER,
+        help="Records that background work has moved.",
+        read=_at("background", "records"),
+    ),
+    Metric(
+        name="dynagent_foreground_duration_seconds",
+        kind=GAUGE,
+        help="How long gets and puts of the last minute took to be answered, within a fifth.",
+        labels=("quantile",),
+        read=lambda status: [
+            (("0.99",), found) for _, found in _at("background", "foreground_p99_s")(status)
+        ],
+    ),
+    Metric(
         name="dynagent_ring_epoch",
         kind=GAUGE,
         help="Version of the ring that this agent has; 0 before bootstrap.",

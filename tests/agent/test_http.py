@@ -124,6 +124,8 @@ def test_metrics_count_what_happened(cluster: RealCluster) -> None:
     assert after["dynagent_ring_epoch", ""] == 1
     assert after["dynagent_partitions_below_quorum", ""] == 0
     assert after["dynagent_store_bytes", ""] > 0
+    assert 0 < after["dynagent_background_share", ""] <= 1
+    assert after["dynagent_foreground_duration_seconds", ""] > 0
     assert after["dynagent_cpu_seconds_total", ""] > 0
 
 

@@ -56,8 +56,8 @@ while failures < 2:
     number += 1
     place, stored = number % KEYS, b"%d" % number * 40
     meta = (("last", b"%d" % number),) if number % 3 == 0 else ()
-    hints = [(OWNER, token(at), b"key", at == number) for at in (number, number - 4)]
-    hints = hints if number % 4 == 0 else []  # thus one at a time, which names its batch
+    steps = (number, number - 4) if number % 4 == 0 else ()
+    hints = [(OWNER, token(at), b"key", at == number) for at in steps]  # one is left: its batch's
     try:
         write(store, (token(place), b"key", stored), meta=meta, hints=hints, number=number)
         assert not failures, "a store that has failed acknowledged a batch"

@@ -1,0 +1,193 @@
+"""The budget of background work, after Dynamo §6.5: its share shrinks when clients wait.
+
+Hints, repair, transfer and scrub share one allowance in bytes a second. It is a *share* of the
+configured most, and a feedback controller moves the share: whenever a sub-window of the trailing
+minute ends, it compares the 99th percentile of the foreground, which is how long the answers to
+clients took, with a threshold.
+
+    newest answers over the threshold      the share shrinks to a half, down to the floor
+    the last minute at or under it, or     it grows by a step, up to 1
+      nobody has asked anything of late
+    otherwise                              it stays: clients have just been served badly
+
+The newest answers are those of the sub-window that has just ended; where they are too few for a
+percentile, older ones are judged with them, but only if one of the new ones was slow: thus one slow
+answer shrinks the share once, and a sudden rise is met within seconds, while recovery waits for a
+good minute. A request under way counts when it is answered, which is at its deadline at the latest.
+
+Within the share the allowance is a balance that fills up to a short burst. What was granted may be
+exceeded by the last record, which is then owed: a record is never cut.
+
+Example, 32 MiB/s and 50 ms: 1,000 requests a second begin to take 80 ms. Within 2 s the share is a
+half, 10 s later it is at the floor of a 64th. They take 10 ms again: when the minute is good, a
+minute later, it grows by 1 MiB/s every 2 s, and after one more it is whole.
+
+Every method takes the time (`now`, monotonic): nothing here waits or reads a clock.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from math import inf
+
+from dynagent import limits
+
+_SUB_WINDOWS = round(limits.FOREGROUND_WINDOW_S / limits.FOREGROUND_SUB_WINDOW_S)
+_IDLE_SUB_WINDOWS = round(limits.FOREGROUND_IDLE_S / limits.FOREGROUND_SUB_WINDOW_S)
+# Bounds of the buckets: the threshold times 2^(place/4), each a fifth over the last. Of 50 ms these
+# are 0.2 ms to 6.4 s; the threshold is itself a bound, so what is over it is counted exactly.
+_PLACES = range(-32, 29)
+_THRESHOLD_AT = _PLACES.index(0)
+
+
+class _SubWindow:
+    """Answers by how long they took."""
+
+    __slots__ = ("counts", "slow", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_PLACES) + 1)
+        self.total = 0  # this and the next: known when it has ended
+        self.slow = 0
+
+
+class Budget:
+    """How much background work may move now.
+
+    `threshold_s`: of the foreground's 99th percentile; `bytes_per_s_max`: the rate of a share of 1.
+    """
+
+    def __init__(self, *, threshold_s: float, bytes_per_s_max: int) -> None:
+        assert threshold_s > 0
+        assert bytes_per_s_max > 0
+        self.share = limits.BACKGROUND_SHARE_START
+        self._threshold_s = threshold_s
+        self._bytes_per_s_max = bytes_per_s_max
+        self._bounds = [threshold_s * 2 ** (place / 4) for place in _PLACES]
+        self._past: deque[_SubWindow] = deque(_SubWindow() for _ in range(_SUB_WINDOWS))
+        self._open = _SubWindow()
+        self._counts = self._open.counts
+        self._ends_at = -inf  # of the open sub-window: before the first call, of none
+        self._balance = float(limits.BACKGROUND_GRANT_BYTES_MIN)
+        self._filled_at = inf
+        self._moved_bytes = 0
+        self._moved_records = 0
+
+    def note_foreground(self, now: float, seconds: float) -> None:
+        """A client's request was answered after that long (0.2 µs)."""
+        if now >= self._ends_at:
+            self._end_sub_windows(now)
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+
+    def grant(self, now: float, wanted: int) -> int:
+        """How many of the `wanted` bytes background work may move now; 0: none before
+        `next_grant_at`. Nothing is set aside: what is moved must be reported with `spend`."""
+        self._fill(now)
+        # A grain of rounding must not make the one who comes at `next_grant_at` come again.
+        if self._balance < limits.BACKGROUND_GRANT_BYTES_MIN - 1:
+            return 0
+        return max(0, min(wanted, int(self._balance)))
+
+    def spend(self, now: float, size: int, records: int = 1) -> None:
+        """So many bytes in so many records have been moved. Small ones cost CPU, not bytes: each
+        counts as `limits.BACKGROUND_RECORD_BYTES` at least."""
+        self._fill(now)
+        self._balance -= max(size, records * limits.BACKGROUND_RECORD_BYTES)
+        self._moved_bytes += size
+        self._moved_records += records
+
+    def next_grant_at(self, now: float) -> float:
+        """When `grant` will have something, if the share does not shrink until then."""
+        self._fill(now)
+        lacking = limits.BACKGROUND_GRANT_BYTES_MIN - self._balance
+        return now + max(0.0, lacking / self._bytes_per_s)
+
+    def document(self, now: float) -> dict[str, object]:
+        """For the status document, see `core.inspect`; no p99 if no answer was counted."""
+        self._fill(now)
+        return {
+            "share": self.share,
+            "bytes_per_s": int(self._bytes_per_s),
+            "bytes": self._moved_bytes,
+            "records": self._moved_records,
+            "foreground_p99_s": self._foreground_p99_s(),
+            "foreground_p99_s_max": self._threshold_s,
+        }
+
+    # --- the controller --------------------------------------------------------------------------
+
+    def _end_sub_windows(self, now: float) -> None:
+        """Ends those whose time is over and judges each; several if nobody has called meanwhile."""
+        length_s = limits.FOREGROUND_SUB_WINDOW_S
+        if self._ends_at == -inf:
+            self._ends_at, self._filled_at = now + length_s, now
+            return
+        ended = int((now - self._ends_at) / length_s) + 1
+        for _ in range(min(ended, _SUB_WINDOWS)):
+            self._end_sub_window()
+            self._judge()
+        # Those before them were as empty as these are now, and would have let it grow as well.
+        self._grow(max(0, ended - _SUB_WINDOWS))
+        self._ends_at += ended * length_s
+
+    def _end_sub_window(self) -> None:
+        ended = self._open
+        ended.total = sum(ended.counts)
+        ended.slow = sum(ended.counts[_THRESHOLD_AT + 1 :])
+        self._past.appendleft(ended)
+        self._open = oldest = self._past.pop()
+        self._counts = oldest.counts
+        self._counts[:] = [0] * len(self._counts)
+
+    def _judge(self) -> None:
+        past = self._past
+        total = slow = 0
+        for window in past:
+            total += window.total
+            slow += window.slow
+            if total >= limits.FOREGROUND_JUDGED_MIN:
+                break
+        if past[0].slow and _is_p99_over(slow, total):
+            self.share = max(
+                limits.BACKGROUND_SHARE_MIN, self.share * limits.BACKGROUND_SHARE_FACTOR
+            )
+            return
+        idle = not any(past[age].total for age in range(_IDLE_SUB_WINDOWS))
+        slow, total = sum(window.slow for window in past), sum(window.total for window in past)
+        if idle or not _is_p99_over(slow, total):
+            self._grow(1)
+
+    def _grow(self, steps: int) -> None:
+        self.share = min(1.0, self.share + steps * limits.BACKGROUND_SHARE_STEP)
+
+    # --- the balance -----------------------------------------------------------------------------
+
+    @property
+    def _bytes_per_s(self) -> float:
+        return self.share * self._bytes_per_s_max
+
+    def _fill(self, now: float) -> None:
+        if now >= self._ends_at:
+            self._end_sub_windows(now)
+        rate = self._bytes_per_s
+        burst = max(limits.BACKGROUND_GRANT_BYTES_MIN, limits.BACKGROUND_BURST_S * rate)
+        gained = max(0.0, now - self._filled_at) * rate
+        self._balance = min(burst, self._balance + gained)
+        self._filled_at = max(now, self._filled_at)
+
+    def _foreground_p99_s(self) -> float | None:
+        """Of the trailing minute: the upper bound of its bucket, and of the last one the lower."""
+        windows = [self._open, *self._past]
+        counts = [sum(column) for column in zip(*(one.counts for one in windows), strict=True)]
+        over = sum(counts) // 100  # so many may be longer
+        for place in reversed(range(len(counts))):
+            over -= counts[place]
+            if over < 0:
+                return self._bounds[min(place, len(self._bounds) - 1)]
+        return None
+
+
+def _is_p99_over(slow: int, total: int) -> bool:
+    """Whether the 99th percentile of `total` answers is over the threshold that `slow` are over."""
+    return slow > total // 100
