@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        56,
+        165,
     ),
     _mutant(
         "B7",
@@ -95,7 +95,7 @@ LEVEL_2_MUTANTS = (
         "agent/links.py",
         "        self._links.by_id.pop(self.id, None)\n",
         "",
-        0,
+        1,
     ),
     _mutant(
         "B11",
@@ -119,7 +119,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "        if due < self._timer_scope.deadline:",
         "        if False:",
-        8,
+        10,
     ),
     _mutant(
         "B14",
@@ -167,7 +167,7 @@ LEVEL_2_MUTANTS = (
         "testing/level2/logstore.py",
         "            if _whole_batch(data, at, None):",
         "            if False:",
-        14,
+        0,
     ),
     _mutant(
         "M16",
@@ -196,7 +196,7 @@ LEVEL_2_MUTANTS = (
         "        self._session = Session(peers.hello(), dialled=True)\n",
         "        self._session = peers.__dict__.setdefault(\n"
         "            member.id, Session(peers.hello(), dialled=True)\n        )\n",
-        28,
+        20,
     ),
     _mutant(
         "M24",
@@ -206,6 +206,6 @@ LEVEL_2_MUTANTS = (
         "        self.config = config\n"
         "        wall_ms = env.wall_ms\n"
         "        self.env = env = replace(env, monotonic=lambda: wall_ms() / 1000)\n",
-        153,
+        346,
     ),
 )
