@@ -95,7 +95,7 @@ LEVEL_2_MUTANTS = (
         "agent/links.py",
         "        self._links.by_id.pop(self.id, None)\n",
         "",
-        0,
+        1,
     ),
     _mutant(
         "B11",
@@ -119,7 +119,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "        if due < self._timer_scope.deadline:",
         "        if False:",
-        8,
+        10,
     ),
     _mutant(
         "B14",
@@ -206,6 +206,6 @@ LEVEL_2_MUTANTS = (
         "        self.config = config\n"
         "        wall_ms = env.wall_ms\n"
         "        self.env = env = replace(env, monotonic=lambda: wall_ms() / 1000)\n",
-        153,
+        346,
     ),
 )
