@@ -252,9 +252,10 @@ def test_a_node_notes_how_long_each_answer_to_a_client_took() -> None:
     cluster.now = 10.75
     cluster.commit(IDS[0])
     cluster.settle()
-    cluster.request(IDS[0], Get(b"k"))  # when its time is up
+    cluster.request(IDS[0], Get(b"k", strict=True))  # when its time is up
     cluster.wire.clear()
-    while (due := node.next_deadline()) is not None:
+    assert node.coordinator is not None
+    while (due := node.coordinator.next_deadline()) is not None:
         cluster.now = due
         node.on_tick(due)
         cluster.wire.clear()
