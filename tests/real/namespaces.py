@@ -115,7 +115,7 @@ class Network:
 
     def rule(self, shape: Shape, action: tuple[str, ...]) -> None:
         """Each target does that to all packets of its sources: `DROP`, `RESET` or `loss(p)`."""
-        rules = {pair: action for pair in shape}
+        rules = dict.fromkeys(shape, action)
         changed = {target for (_, target), _ in rules.items() ^ self._rules.items()}
         self._rules = rules
         for target in sorted(changed):
@@ -159,7 +159,11 @@ def namespace_cluster(
     with Network([f"n{place + 1}" for place in range(count)]) as network:
         agents = [
             RealAgent(
-                *(directory / node, node, _PORT, "--insecure-bind", *flags),
+                directory / node,
+                node,
+                _PORT,
+                "--insecure-bind",
+                *flags,
                 source=source,
                 ip=network.ip_of(node),
                 within=network.command_in(node),
