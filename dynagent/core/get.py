@@ -14,7 +14,7 @@ from dynagent.core.quorum import DONE, MISSED, GetQuorum
 from dynagent.core.siblings import Siblings
 from dynagent.core.trace import copy_words, reply_words
 from dynagent.core.version import Version
-from dynagent.errors import ProtocolError, QuorumNotMet
+from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet
 
 
 class GetOperation(Operation):
@@ -46,6 +46,13 @@ class GetOperation(Operation):
             owners = coordinator.in_order(self.owners)
             self.tell(now, coordinator.node_id, f"takes the get: R={self.tally.needed} of {owners}")
             self.tell(now, coordinator.node_id, copy_words(own.value, unreadable=own.unknown))
+        try:
+            # Until the last owner has answered: some small frames may ask for many large copies.
+            coordinator.grow(self, sum([len(sibling.data) for sibling in own.value.siblings]))
+        except Overloaded as exc:
+            self.fail(exc)
+            self.finish()
+            return
         self.tally.add_own(coordinator.node_id, own)
         self._conclude(now)
 
