@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +40,9 @@ def run(share: float, say: Say) -> dict[str, object]:
         lost = shop.lost()
     seen, reads = shop.seen, shop.seen.total()
     told = {str(count): f"{seen[count] / reads:.5%}" for count in (1, 2, 3, 4)}
-    say(f"carts: {reads:,} reads, versions seen: {told}; {shop.stale} stale puts, {lost} items lost")
+    say(
+        f"carts: {reads:,} reads, versions seen: {told}; {shop.stale} stale puts, {lost} items lost"
+    )
     hold(not lost, f"{lost} items that were added to a cart are not in it")
     hold(shop.stale == 0 or reads > seen[1], "stale puts were made, and nobody saw two versions")
     others = reads - seen[1]
@@ -49,7 +50,11 @@ def run(share: float, say: Say) -> dict[str, object]:
     if share < 1.0:
         allowed += 4 * allowed**0.5  # chance counts where reads are few
     hold(others <= allowed, f"{others} of {reads:,} reads saw more than one version")
-    return {"reads": reads, "seen": told, "more_than_four": sum(v for k, v in seen.items() if k > 4)}
+    return {
+        "reads": reads,
+        "seen": told,
+        "more_than_four": sum(v for k, v in seen.items() if k > 4),
+    }
 
 
 class _Shop:
