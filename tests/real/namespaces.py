@@ -11,13 +11,16 @@ While `Network` is open the calling thread is in the hub, and so are threads and
 starts. `inside(node)` moves the thread further into a node's namespace: what dials from there is
 cut off as that node is. (Python has no setns before 3.12; libc has.)
 
-All that the module makes has the prefix `dynt<pid>-`, and goes when the context ends.
+All that the module makes has the prefix `dynt<pid>-`, and goes when the context ends. What a run
+has left that was killed itself is removed by the next one, with the agents in it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +60,7 @@ class Network:
         self._home = -1
 
     def __enter__(self) -> Network:
+        _remove_orphans()
         try:
             self._make("hub")
             self._ip("hub", "link", "add", "bridge", "type", "bridge")
@@ -172,6 +176,19 @@ def namespace_cluster(
         ]
         with RealCluster(directory, count, partitions=partitions, agents=agents) as cluster:
             yield cluster, network
+
+
+def _remove_orphans() -> None:
+    """Namespaces of ours whose maker is no more."""
+    for line in run_tool("ip", "netns", "list").splitlines():
+        name = line.split()[0]
+        found = re.fullmatch(r"dynt(\d+)-\w+", name)
+        if found is None or Path(f"/proc/{found[1]}").exists():
+            continue
+        with suppress(OSError):  # another run may be about it as well
+            for pid in run_tool("ip", "netns", "pids", name).split():
+                os.kill(int(pid), signal.SIGKILL)
+            run_tool("ip", "netns", "del", name)
 
 
 def _enter(name: str) -> None:
