@@ -1,5 +1,5 @@
 """An agent that was away for minutes gets what it has missed from those who kept it, in less than
-half of that time; and a keeper that is killed in the middle of giving it back goes on afterwards."""
+half of that time; a keeper that is killed in the middle of giving it back goes on afterwards."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _returned(cluster: RealCluster, seconds: float, say: Say) -> dict[str, objec
         delivered_s = _delivered(cluster, back, seconds)
         time.sleep(1.0)
     during, beside = load.between(0, back), load.between(back, back + delivered_s)
-    figures = {
+    figures: dict[str, object] = {
         "away_s": round(seconds),
         "writes": len(load.samples),
         "hints": kept,
@@ -89,8 +89,9 @@ def _while_away(cluster: RealCluster, victim: RealAgent, seconds: float) -> tupl
     time.sleep(seconds)
     kept = hints_left(cluster)
     hold(kept > 0, f"no hint was kept in {seconds:.0f} s")
+    starts = victim.log_text().count("agent.ready")
     victim.start()
-    victim.wait_log("agent.ready", times=victim.log_text().count("agent.stopped") + 1)
+    victim.wait_log("agent.ready", times=starts + 1)
     return kept, time.monotonic()
 
 
