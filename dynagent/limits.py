@@ -39,6 +39,13 @@ LISTING_LOOK_ROWS_MAX = 500  # below the 512 that the engines read at once
 LISTING_LOOK_BYTES_MAX = 512 * KIB  # of records looked at; the last one may go beyond
 LISTING_PAGE_BYTES_MAX = 48 * KIB  # of rows, so that most pages fit a control frame
 
+# --- hints ---------------------------------------------------------------------------------------
+HINT_PAGE_ROWS = 128  # of one delivery: some milliseconds on either event loop
+HINT_PAGE_BYTES = 256 * KIB  # of it; the last record may go beyond
+HINT_PAGE_S = 10.0  # until a delivery without an answer has failed: a slow disk is no reason
+HINT_REST_S = 1.0  # before a young hint, a second round, and after a first failure
+HINT_PAUSE_S_MAX = 30.0  # after failures; a target that comes up is tried at once
+
 # --- the agent -----------------------------------------------------------------------------------
 CONNECTIONS_MAX = 4_096  # file descriptors: the usual soft limit minus room for the store
 HELLO_S_MAX = 5.0  # a connection that has not said Hello by then is closed (slowloris)
@@ -47,8 +54,11 @@ REQUEST_BYTES_IN_FLIGHT_MAX = 256 * MIB  # records that tallies and the open bat
 OUTBOX_BYTES_MAX = 64 * MIB  # unsent bytes of one connection: a reader slower than this is dropped
 INBOX_REQUESTS_MAX = 256  # of one turn, before they are handled: enough to read in bulk
 HEDGE_S = 0.05  # a read without its answer asks everybody: far over the p99 of a healthy cluster
+REPAIR_BUDGET_MS = 5_000  # of a read repair, which nobody waits for
 HEDGE_FACTOR = 4  # of the mean time of an answer, where all are slow: else overload feeds itself
+PUT_HEDGE_S = 1.0  # a put without its W gives whoever hangs a stand-in: a second is no slow disk
 HEDGE_S_MAX = 1.0  # the most that a hung owner may cost
+HOPS_MAX = 2  # agents that pass a request on: two views of who is up may differ, not circle
 TRACE_BYTES_MAX = 32 * KIB  # of one request: some 400 events; it must fit an Error's frame
 ACKS_MAX = 1_024  # request ids in one Merge or MergeAck: far below a control frame
 MERGES_BYTES_MAX = 1 * MIB  # records packed into one frame: more only delays the first of them

@@ -7,23 +7,26 @@ operation stays after its answer until every owner has answered or its deadline 
 a straggler's reply is still counted. `get.py` and `put.py` have the two kinds (`look.py` the puts
 that look first), `router.py` the third: passing a request on to an owner.
 
-Until hints exist (design §5) every quorum is strict: only owners count, and a request that cannot
-reach enough of them is refused before anything is written.
+Quorums are sloppy unless a request says `strict` (design §5): the place of an owner that is down is
+taken by a stand-in, which keeps a hint and counts. What cannot reach enough nodes is refused before
+anything is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from heapq import heapify, heappop, heappush
 
 from dynagent import limits
 from dynagent.core.messages import Error, GetReply, Message, PutReply, Read
 from dynagent.core.ports import Effects, LinkId, NodeId, Token
+from dynagent.core.preference import active, next_stand_in
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring
 from dynagent.core.trace import Trace, outcome_words, request_words
 from dynagent.errors import BadRequest, DynagentError, Overloaded, QuorumNotMet, TooLarge
 
+NO_OPERATION = 0  # the request id of what nobody waits for an answer to
 SETTLED = 2  # the phase of a stamp outside ring changes (design §6)
 _STALE_DEADLINES_MAX = 1_024  # of finished operations, before the heap is made anew
 
@@ -120,6 +123,11 @@ class Operation:
             message.trace = self.trace.encode()
         self.trace = None
 
+    def wake_at(self, now: float, at: float) -> None:
+        """From `on_hedge`: calls it again then, or at the deadline if that comes first."""
+        if now < at < self.deadline:
+            self.due = at
+
     def finish(self) -> None:
         """Nothing more can come: leave the table."""
         self.coordinator.release(self)
@@ -154,6 +162,7 @@ class Coordinator:
         self.operations: dict[int, Operation] = {}
         self._shift = 33 - ring.partitions.bit_length()
         self._names = {member.id: member.name for member in ring.members}
+        self.repaired = 0  # owners that a get has found behind, and sent what they lacked
         self._bytes = 0  # that the operations keep alive
         self._last_number = 0
         self._read_s = 0.0  # the mean time of late: from asking an owner to its answer
@@ -212,8 +221,9 @@ class Coordinator:
             operation = self.operations[number]
             if operation.due < operation.deadline:
                 operation.due = operation.deadline
-                heappush(self._deadlines, (operation.due, number))
-                operation.on_hedge(now)
+                operation.on_hedge(now)  # may want to be woken once more before the deadline
+                if number in self.operations:
+                    heappush(self._deadlines, (operation.due, number))
             else:
                 self.release(operation)
                 operation.on_deadline(now)
@@ -254,21 +264,43 @@ class Coordinator:
             raise BadRequest(f"{name}={asked}, but every key has N={self.ring.n} owners")
         return asked or default
 
-    def reachable(self, owners: tuple[NodeId, ...], name: str, needed: int) -> list[NodeId]:
+    def owners_up(self, owners: tuple[NodeId, ...]) -> list[NodeId]:
         """The owners that are up, ourselves first, the others in the order in which we ask them:
-        from our own place in the list onward, so that each owner is asked as often as any other.
-
-        Raises `QuorumNotMet` if they are too few.
-        """
+        from our own place in the list onward, so that each owner is asked as often as any other."""
+        if self.node_id not in owners:
+            return [node for node in owners if node in self.up]
         place = owners.index(self.node_id)
         up = [node for node in owners[place + 1 :] + owners[:place] if node in self.up]
-        if len(up) + 1 < needed:
-            down = [node for node in owners if node not in self.up]
-            raise QuorumNotMet(
-                f"{len(up) + 1} of the {needed} owners needed ({name}={needed}) are up; "
-                f"down: {self.names(down)}"
-            )
         return [self.node_id, *up]
+
+    def stand_ins(self, owners: tuple[NodeId, ...], token: Token) -> dict[NodeId, NodeId]:
+        """Who takes the place of which owner that is down: {stand-in: owner}, ourselves first."""
+        if self.up.issuperset(owners):
+            return {}
+        places = active(self.ring, self.ring.partition_of(token), self.up.__contains__)
+        pairs = [(at.node, at.owner) for at in places if at.node is not None and at.is_hinted]
+        pairs.sort(key=lambda pair: pair[0] != self.node_id)
+        return dict(pairs)
+
+    def next_stand_in(
+        self, token: Token, *, asked: Collection[NodeId], counting: Collection[NodeId]
+    ) -> NodeId | None:
+        """As `preference.next_stand_in`; not ourselves, who take part already."""
+        return next_stand_in(
+            self.ring,
+            self.ring.partition_of(token),
+            self.up.__contains__,
+            asked={*asked, self.node_id},
+            counting=counting,
+        )
+
+    def too_few(self, owners: tuple[NodeId, ...], name: str, needed: int, up: int) -> QuorumNotMet:
+        """The error of a request that cannot reach enough nodes."""
+        down = [node for node in owners if node not in self.up]
+        return QuorumNotMet(
+            f"{up} of the {needed} nodes needed ({name}={needed}) are up; "
+            f"owners that are down: {self.names(down)}"
+        )
 
     def in_order(self, nodes: Sequence[NodeId]) -> str:
         """`n3, n2` for people, in the order given."""

@@ -6,6 +6,7 @@ Not a quorum's answer: one copy, as it lies on this disk, whether or not this no
 from __future__ import annotations
 
 from dynagent.core.entry import encode_clock, flatten
+from dynagent.core.hints import DURABLE
 from dynagent.core.messages import (
     STATE_ABSENT,
     STATE_PRESENT,
@@ -13,7 +14,7 @@ from dynagent.core.messages import (
     InspectReply,
 )
 from dynagent.core.ports import Reader
-from dynagent.core.replica import DURABLE, Replica
+from dynagent.core.replica import Replica
 from dynagent.core.ring import token_of
 from dynagent.core.version import Version
 from dynagent.errors import CorruptRecord, Overloaded

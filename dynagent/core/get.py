@@ -1,14 +1,31 @@
 """A get at its coordinator (Dynamo §4.5, §5): own copy plus the digests of R−1 other owners.
 
 The value travels only where digests differ. An owner that fails is replaced by the next; when the
-answer is late the remaining owners are asked too, and the first R to answer decide.
+answer is late the remaining ones are asked too, and the first R to answer decide.
+
+While an owner is down its stand-in is asked as well, last. Its copy adds versions, but counts
+towards R only if it holds the key. A get that is not strict is answered with what it has if R
+cannot be reached or half of its time is over: `partial`, unless nobody counts.
+
+When everybody asked has answered, owners whose copies were behind are sent what this get has merged
+(**read repair**, `_repair`). It goes through our own copy first, so only an owner repairs.
 """
 
 from __future__ import annotations
 
-from dynagent.core.coordinator import Coordinator, Operation
-from dynagent.core.entry import encode_context
-from dynagent.core.messages import WANT_DIGEST, WANT_VALUE, Get, GetReply, Message, ReadReply
+from dynagent import limits
+from dynagent.core.coordinator import NO_OPERATION, SETTLED, Coordinator, Operation
+from dynagent.core.entry import encode_context, encode_entry
+from dynagent.core.messages import (
+    STATE_ABSENT,
+    WANT_DIGEST,
+    WANT_VALUE,
+    Get,
+    GetReply,
+    Merge,
+    Message,
+    ReadReply,
+)
 from dynagent.core.ports import LinkId, NodeId, Token
 from dynagent.core.quorum import DONE, MISSED, GetQuorum
 from dynagent.core.siblings import Siblings
@@ -18,9 +35,9 @@ from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet
 
 
 class GetOperation(Operation):
-    """One get. Raises `QuorumNotMet` on creation if too few owners are up."""
+    """One get. Raises `QuorumNotMet` on creation if it is strict and too few owners are up."""
 
-    __slots__ = ("get", "owners", "tally")
+    __slots__ = ("get", "is_late", "owners", "tally", "token")
 
     def __init__(
         self,
@@ -31,17 +48,39 @@ class GetOperation(Operation):
         deadline: float,
         get: Get,
         owners: tuple[NodeId, ...],
+        token: Token,
     ) -> None:
         r = coordinator.needed("R", get.r, coordinator.ring.r)
-        own, *others = coordinator.reachable(owners, "R", r)
+        own, *others = self._aim(coordinator, get, owners, token, r)
         super().__init__(coordinator, link, request_id, deadline, due=coordinator.hedge_at(now))
         self.get = get
         self.owners = owners
+        self.token = token
+        self.is_late = False  # the hedge has been made
         self.tally = GetQuorum([own], r, others)
 
-    def start(self, now: float, token: Token) -> None:
+    def _aim(
+        self,
+        coordinator: Coordinator,
+        get: Get,
+        owners: tuple[NodeId, ...],
+        token: Token,
+        r: int,
+    ) -> list[NodeId]:
+        """Whom to ask: ourselves, then the other owners that are up, then who stands in."""
+        nodes = coordinator.owners_up(owners)
+        if len(nodes) < len(owners):
+            if get.strict and len(nodes) < r:
+                raise coordinator.too_few(owners, "R", r, len(nodes))
+            if not get.strict:
+                own = coordinator.node_id
+                nodes += coordinator.stand_ins(owners, token)
+                nodes = [own, *[node for node in nodes if node != own]]
+        return nodes
+
+    def start(self, now: float) -> None:
         coordinator = self.coordinator
-        own = coordinator.replica.read(self.get.key, token)
+        own = coordinator.replica.read(self.get.key, self.token)
         if self.trace is not None:
             owners = coordinator.in_order(self.owners)
             self.tell(now, coordinator.node_id, f"takes the get: R={self.tally.needed} of {owners}")
@@ -53,7 +92,10 @@ class GetOperation(Operation):
             self.fail(exc)
             self.finish()
             return
-        self.tally.add_own(coordinator.node_id, own)
+        if coordinator.node_id not in self.owners and not own.value.clock:
+            self.tally.add_failure(coordinator.node_id)  # a stand-in that has never heard of it
+        else:
+            self.tally.add_own(coordinator.node_id, own)
         self._conclude(now)
 
     def _ask(self, now: float, targets: list[NodeId], want: int) -> None:
@@ -69,7 +111,11 @@ class GetOperation(Operation):
         try:
             if message.entry is not None and message.entry[:1] != [self.get.key]:
                 raise ProtocolError("the record of another key")
-            fetch = self.tally.add_result(source, message)
+            if message.state == STATE_ABSENT and source not in self.owners:
+                self.tally.add_failure(source)
+                fetch = False
+            else:
+                fetch = self.tally.add_result(source, message)
         except ProtocolError as exc:
             self.coordinator.effects.note("peer.malformed", peer=source, reason=exc.message)
             self.on_failure(now, source)
@@ -87,16 +133,28 @@ class GetOperation(Operation):
         self._conclude(now)
 
     def on_hedge(self, now: float) -> None:
-        if not self.answered and (targets := self.tally.hedge(self.coordinator.up)):
+        if self.answered:
+            return
+        if self.is_late:
+            if self.tally.counted:
+                self.tally.replied = True
+                self.answer(self._reply(partial=True))
+            return
+        self.is_late = True
+        if targets := self.tally.hedge(self.coordinator.up):
             if self.trace is not None:
                 self.tell(now, self.coordinator.node_id, "waits no longer: asks the other owners")
             self._ask(now, targets, WANT_DIGEST)
+        if not self.get.strict:
+            self.wake_at(now, now + (self.deadline - now) / 2)
 
     def on_deadline(self, now: float) -> None:
         if not self.answered:
             if self.trace is not None:
                 self.tell(now, self.coordinator.node_id, "has no more time")
             self._miss()
+        else:
+            self._repair()
 
     def _conclude(self, now: float) -> None:
         tally = self.tally
@@ -109,19 +167,44 @@ class GetOperation(Operation):
             elif outcome == MISSED:
                 self._miss()
         if tally.is_complete:
+            self._repair()
             self.finish()
 
-    def _reply(self) -> GetReply:
+    def _repair(self) -> None:
+        """Sends what has been merged to the owners that had less, ourselves first."""
+        behind, coordinator = self.tally.behind(), self.coordinator
+        if not behind or coordinator.node_id not in self.owners:
+            return
+        replica = coordinator.replica
+        try:
+            replica.check_room(self.asked_at)
+        except Overloaded:
+            return  # another read will find them again
+        merged = self.tally.record()
+        replica.merge([(self.get.key, merged)])
+        targets = [node for node in behind if node in self.owners and node in coordinator.up]
+        coordinator.repaired += len(targets)
+        record = replica.newest(self.get.key, self.token)
+        if targets and not record.unknown:
+            merge = Merge(
+                coordinator.ring.epoch, SETTLED, record.since, [encode_entry(self.get.key, record)]
+            )
+            coordinator.effects.send(targets, NO_OPERATION, limits.REPAIR_BUDGET_MS, merge)
+
+    def _reply(self, *, partial: bool = False) -> GetReply:
         merged = self.tally.merged
         return GetReply(
             encode_context(merged.clock, key=self.get.key),
             _distinct_writes(merged),
-            False,
+            partial,
             len(self.tally.counted),
         )
 
     def _miss(self) -> None:
         tally = self.tally
+        if tally.counted and not self.get.strict:
+            self.answer(self._reply(partial=True))
+            return
         names = self.coordinator.names
         silent = [node for node in self.owners if node not in tally.counted]
         self.fail(

@@ -8,6 +8,9 @@ up                     ids of the members whose links are up, as this node sees 
 below_quorum           partitions with fewer than R or W owners within this node's reach
 in_flight              operations under way
 batch                  what gathers for the next commit: records, bytes
+hints                  node id → keys of which a copy is kept for that owner until it is back
+delivery               of hints: delivered since the start, is_paused, paused (node ids), under_way
+repaired               owners that a get has found behind, and sent what they lacked
 about                  name, address, zone, host, capacity: what bootstrap asks
 counters               name → count since start; names of messages and of errors
 
@@ -55,6 +58,9 @@ def status_fields(node: Node) -> dict[str, Any]:
         "below_quorum": below_quorum(coordinator) if coordinator is not None else 0,
         "in_flight": len(coordinator.operations) if coordinator is not None else 0,
         "batch": {"records": records, "bytes": size},
+        "hints": dict(sorted(node.replica.hints.counts.items())),
+        "delivery": node.delivery.document() if node.delivery is not None else {},
+        "repaired": coordinator.repaired if coordinator is not None else 0,
         "about": node.about,
         "counters": dict(sorted(node.counters.items())),
         **node.measure(),

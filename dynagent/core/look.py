@@ -1,11 +1,12 @@
 """A put that looks before it writes (design §3): an overwrite, or a retry.
 
-An overwrite has no context: it supersedes what R owners hold, so it asks for their clocks. A retry
+An overwrite has no context: it supersedes what R nodes hold, so it asks for their clocks. A retry
 must not write a second time: it asks, by the op-id, how far earlier attempts have got.
 
     LOOKING   own copy, then as many others as R needs: clocks and op-id, no values. One that fails
        │      is replaced by the next; a late answer makes us ask all of them (`on_hedge`)
-       ├────▶ fewer than R can still answer, or the deadline: QuorumNotMet, nothing was written
+       ├────▶ fewer than R can still answer, or the deadline: a strict put is QuorumNotMet, nothing
+       │      was written; a sloppy one goes on with what it has, in good time (`_go_on`)
        ├────▶ the write is in our own copy: `_complete` it
        ├────▶ it is at another owner only: FETCHING
        ├────▶ nobody knows it, but one may have forgotten it: WriteOutcomeUnknown
@@ -22,6 +23,8 @@ What holds:
   it: a success, and it brings nothing back.
 - Unknown at R owners, a write never reached W, so it is minted; unless a record there has reached
   its bound of superseded op-ids (`limits.OP_IDS_KEPT`). Then this attempt applies nothing.
+- A retry that could not ask that many may be a second effect, so it supersedes nothing but what
+  its client has seen: at worst its value stands there twice, which a get shows as one.
 - Until `_mint` or the merge of a fetched record, this attempt has changed nothing anywhere.
 - Time passes while we look. Who is up, whether there is room and what our own copy holds is asked
   once more before the write; and that has a new number, at which no answer to the look arrives.
@@ -37,16 +40,18 @@ from dynagent.core.messages import (
     OP_FORGOTTEN,
     OP_PRESENT,
     OP_SUPERSEDED,
+    STATE_ABSENT,
+    STATE_PRESENT,
     STATE_UNREADABLE,
     WANT_DIGEST,
     WANT_VALUE,
     Message,
     ReadReply,
 )
-from dynagent.core.ports import NodeId, Token
+from dynagent.core.ports import NodeId
 from dynagent.core.put import PutOperation, op_state
 from dynagent.core.quorum import DONE, MISSED, ContextQuorum
-from dynagent.core.siblings import join
+from dynagent.core.siblings import Clock, join
 from dynagent.core.trace import copy_words
 from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet
 
@@ -54,33 +59,39 @@ from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet
 class LookingPut(PutOperation):
     """One overwrite or retry; raises on creation what `PutOperation` does."""
 
-    __slots__ = ("fetching", "look", "op_id")
+    __slots__ = ("fetching", "is_late", "look", "op_id")
 
     def _check(self, coordinator: Coordinator, now: float) -> float:
         super()._check(coordinator, now)
         put = self.put
+        nodes = self.asked
         r = coordinator.needed("R", put.r, coordinator.ring.r)
         if put.attempt > 1:  # it must meet every write that reached this W, whatever its R
             r = max(r, len(self.owners) - self.w + 1)
-        own, *others = coordinator.reachable(self.owners, "R", r)
-        self.look = ContextQuorum([own], r, others)
+        if put.strict and len(nodes) < r:
+            raise coordinator.too_few(self.owners, "R", r, len(nodes))
+        self.look = ContextQuorum(nodes[:1], r, nodes[1:])
         self.asked = []  # for W owners again, before it mints: time will have passed
         self.op_id = put.op_id if put.attempt > 1 else b""  # whose write is looked for
+        self.is_late = False  # the hedge has been made
         self.fetching: NodeId | None = None  # the owner asked for the record with the found write
         return coordinator.hedge_at(now)
 
     # --- what the coordinator feeds; ours until the write has begun ------------------------------
 
-    def start(self, now: float, token: Token) -> None:
-        self.token = token
-        own = self.coordinator.replica.newest(self.put.key, token)
+    def start(self, now: float) -> None:
+        own = self.coordinator.replica.newest(self.put.key, self.token)
         if self.trace is not None:
             self._tell_look(now, own)
-        self.look.add_result(
+        self._add_look(
             self.coordinator.node_id,
-            state=STATE_UNREADABLE if own.unknown else 0,
+            state=STATE_UNREADABLE
+            if own.unknown
+            else STATE_PRESENT
+            if own.value.clock
+            else STATE_ABSENT,
             clock=own.value.clock,
-            op_state=op_state(own, self.op_id),
+            op=op_state(own, self.op_id),
         )
         self._conclude_look(now)
 
@@ -113,10 +124,20 @@ class LookingPut(PutOperation):
 
     def on_hedge(self, now: float) -> None:
         look = self.look
-        if not look.replied and (more := look.hedge(self.coordinator.up)):
-            if self.trace is not None:
-                self.tell(now, self.coordinator.node_id, "waits no longer: asks the other owners")
-            self._ask(now, more, WANT_DIGEST)
+        if self.tally is not None:
+            super().on_hedge(now)
+        elif not look.replied:
+            if self.is_late:
+                self._go_on(now)
+                return
+            self.is_late = True
+            if more := look.hedge(self.coordinator.up):
+                if self.trace is not None:
+                    own = self.coordinator.node_id
+                    self.tell(now, own, "waits no longer: asks the other owners")
+                self._ask(now, more, WANT_DIGEST)
+            if not self.put.strict:  # leave half of what is left for the write
+                self.wake_at(now, now + (self.deadline - now) / 2)
 
     def on_deadline(self, now: float) -> None:
         if self.answered or self.tally is not None:
@@ -142,32 +163,49 @@ class LookingPut(PutOperation):
             self.coordinator.effects.note("peer.malformed", peer=source, reason=exc.message)
             self.on_failure(now, source)
             return
-        self.look.add_result(source, state=reply.state, clock=clock, op_state=reply.op)
+        self._add_look(source, state=reply.state, clock=clock, op=reply.op)
         self._conclude_look(now)
+
+    def _add_look(self, node: NodeId, *, state: int, clock: Clock, op: int) -> None:
+        if state == STATE_ABSENT and node in self.stand_ins:
+            self.look.add_failure(node)  # it says nothing about what the owner holds
+        else:
+            self.look.add_result(node, state=state, clock=clock, op_state=op)
 
     def _conclude_look(self, now: float) -> None:
         if not self.look.replied and (targets := self.look.take_targets(self.coordinator.up)):
             self._ask(now, targets, WANT_DIGEST)
         outcome = self.look.take_reply()
-        if outcome == MISSED:
+        if outcome == MISSED and not self.put.strict:
+            self._go_on(now)
+        elif outcome == MISSED:
             self._miss_look()
             self.finish()
         elif outcome == DONE:
-            found = self._found_at()
-            if found == self.coordinator.node_id:
-                self._complete_own(now)
-            elif found is not None:
-                self._fetch(now)
-            elif OP_FORGOTTEN in self.look.op_states.values():
-                self._unknown(
-                    f"no trace of this op-id, but the key has forgotten all but its newest "
-                    f"{limits.OP_IDS_KEPT}; this attempt applied nothing"
-                )
-                self.finish()
-            else:
-                if self.put.mode == MODE_OVERWRITE:
-                    self.context = join(self.context, self.look.clock)
-                self._mint(now)
+            self._act_on_look(now)
+
+    def _go_on(self, now: float) -> None:
+        """A sloppy put: what has answered must do."""
+        self.look.replied = True
+        self.is_careful = self.put.attempt > 1
+        self._act_on_look(now)
+
+    def _act_on_look(self, now: float) -> None:
+        found = self._found_at()
+        if found == self.coordinator.node_id:
+            self._complete_own(now)
+        elif found is not None:
+            self._fetch(now)
+        elif OP_FORGOTTEN in self.look.op_states.values():
+            self._unknown(
+                f"no trace of this op-id, but the key has forgotten all but its newest "
+                f"{limits.OP_IDS_KEPT}; this attempt applied nothing"
+            )
+            self.finish()
+        else:
+            if self.put.mode == MODE_OVERWRITE and not self.is_careful:
+                self.context = join(self.context, self.look.clock)
+            self._mint(now)
 
     def _found_at(self) -> NodeId | None:
         """Who knows this retry's write: ourselves if we do."""
@@ -231,9 +269,10 @@ class LookingPut(PutOperation):
         else:
             self._complete(now)
 
-    def _replicate(self, now: float, asked: list[NodeId], record: Record, number: int) -> None:
+    def _replicate(self, now: float, record: Record, number: int) -> None:
+        self.due = min(now + limits.PUT_HEDGE_S, self.deadline)
         self.coordinator.renumber(self)  # what still answers the look must not count here
-        super()._replicate(now, asked, record, number)
+        super()._replicate(now, record, number)
 
     def _tell_look(self, now: float, own: Record) -> None:
         coordinator, attempt = self.coordinator, self.put.attempt

@@ -155,8 +155,9 @@ class Get(Message, code=10):
 
     key: Key
     r: Small = 0  # owners that must answer; 0: the ring's R
-    strict: Flag = False  # only owners count, no fallbacks
+    strict: Flag = False  # only owners count, no stand-ins
     trace: Flag = False  # tell which node answered what and when, see The trace
+    hops: Small = 0  # agents that have passed it on
 
 
 class GetReply(Message, code=11):
@@ -164,8 +165,8 @@ class GetReply(Message, code=11):
 
     context: ContextBytes  # hand it back with the next put of this key
     siblings: SiblingBytes
-    partial: Flag  # fewer than R owners answered (sloppy reads only)
-    answered: Small  # owners whose copies are in this answer
+    partial: Flag  # fewer than R copies count (never of a strict read): there may be newer ones
+    answered: Small  # copies that count: of owners, and of stand-ins that hold the key
     trace: Blob = b""  # if it was asked for
 
 
@@ -183,16 +184,17 @@ class Put(Message, code=12):
     op_id: OpId
     attempt: Small = 1
     r: Small = 0  # for the read of mode 1 and of retries; 0: the ring's R
-    w: Small = 0  # owners that must have fsynced; 0: the ring's W
-    strict: Flag = False
+    w: Small = 0  # nodes that must have fsynced; 0: the ring's W
+    strict: Flag = False  # only owners count, no stand-ins
     content: Small = 0  # type of the value, free for applications
     expiry_ms: Uint = 0  # wall milliseconds since 1970; 0: never
     meta: Meta = {}  # noqa: RUF012 - never changed; small headers kept with the value
     trace: Flag = False  # as for Get
+    hops: Small = 0  # as for Get
 
 
 class PutReply(Message, code=13):
-    """W owners have fsynced the write."""
+    """W nodes have fsynced the write."""
 
     context: ContextBytes  # what the writer has now seen; empty while siblings are left: read first
     siblings: Small  # values the key has at the coordinator, this one included
@@ -264,6 +266,7 @@ class Merge(Message, code=20):
     barrier: Uint
     entries: Entries
     also: RequestIds = []  # noqa: RUF012 - never changed
+    hint_for: Text = ""  # keep them for this owner, who is down, and hand them over when it is back
 
 
 class MergeAck(Message, code=21):
@@ -338,6 +341,19 @@ class StatusReply(Message, code=35):
     """An encoded map; its fields are in docs/protocol.md and may grow."""
 
     document: Blob
+
+
+HINTS_PAUSE, HINTS_RESUME, HINTS_NOW = 1, 2, 3
+
+
+class HintOrder(Message, code=36):
+    """Pause or resume the delivery of hints, or try it at once. Answered by StatusReply.
+
+    A pause lasts until it is resumed or the agent restarts.
+    """
+
+    action: Small  # 1 pause, 2 resume, 3 deliver what is owed without waiting (and resume)
+    target: Text = ""  # to that node only; empty: to all
 
 
 def catalogue() -> list[type[Message]]:

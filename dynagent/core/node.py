@@ -20,7 +20,8 @@ from collections.abc import Callable
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
-from dynagent.core.entry import decode_entry, encode_clock, encode_entry, flatten
+from dynagent.core.delivery import Delivery
+from dynagent.core.entry import Record, decode_entry, encode_clock, encode_entry, flatten
 from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
 from dynagent.core.inspect import status_document
@@ -34,6 +35,7 @@ from dynagent.core.messages import (
     WANT_VALUE,
     Error,
     Get,
+    HintOrder,
     Inspect,
     Install,
     Installed,
@@ -51,7 +53,7 @@ from dynagent.core.messages import (
     StatusReply,
     StatusRequest,
 )
-from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader
+from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
 from dynagent.core.put import PutOperation, op_state
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, decode_ring, token_of
@@ -96,6 +98,7 @@ class Node:
             cache_bytes=cache_bytes,
         )
         self.coordinator: Coordinator | None = None
+        self.delivery: Delivery | None = None
         self._reader = reader
         self._effects = effects
         self._wall_ms = wall_ms
@@ -111,6 +114,7 @@ class Node:
             RingRequest: self._on_ring_request,
             Install: self._on_install,
             StatusRequest: self._on_status_request,
+            HintOrder: self._on_hint_order,
         }
         if ring is not None:
             self._serve(ring)
@@ -127,6 +131,7 @@ class Node:
             value_bytes_max=self._value_bytes_max,
             count_error=self._count_error,
         )
+        self.delivery = Delivery(self.coordinator)
 
     # --- what the shell feeds --------------------------------------------------------------------
 
@@ -158,8 +163,9 @@ class Node:
                     operation.on_reply(now, source, message)
 
     def on_peer_up(self, now: float, node: NodeId) -> None:
-        if self.coordinator is not None:
+        if self.coordinator is not None and self.delivery is not None:
             self.coordinator.up.add(node)
+            self.delivery.wake(now, node)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:
         if self.coordinator is not None:
@@ -201,11 +207,16 @@ class Node:
         self._effects.answer(link, request_id, Installed())
 
     def on_tick(self, now: float) -> None:
-        if self.coordinator is not None:
+        if self.coordinator is not None and self.delivery is not None:
             self.coordinator.on_tick(now)
+            self.delivery.on_tick(now)
 
     def next_deadline(self) -> float | None:
-        return self.coordinator.next_deadline() if self.coordinator is not None else None
+        """When `on_tick` is due next; None if nothing waits for time to pass."""
+        if self.coordinator is None or self.delivery is None:
+            return None
+        dues = (self.coordinator.next_deadline(), self.delivery.next_deadline())
+        return min([due for due in dues if due is not None], default=None)
 
     @property
     def is_idle(self) -> bool:
@@ -234,17 +245,34 @@ class Node:
         owners = coordinator.owners_of(token)
         deadline = now + budget_ms / 1000
         operation: GetOperation | PutOperation | ForwardOperation
-        if self.node_id not in owners:
-            operation = ForwardOperation(coordinator, link, request_id, deadline, message, owners)
+        if self.node_id not in owners and not self._stands_in(coordinator, message, owners, token):
+            stand_ins = coordinator.stand_ins(owners, token)
+            operation = ForwardOperation(
+                coordinator, link, request_id, deadline, message, owners, stand_ins
+            )
         elif isinstance(message, Get):
-            operation = GetOperation(coordinator, link, request_id, now, deadline, message, owners)
-        elif message.mode == MODE_OVERWRITE or message.attempt > 1:
-            operation = LookingPut(coordinator, link, request_id, now, deadline, message, owners)
+            operation = GetOperation(
+                coordinator, link, request_id, now, deadline, message, owners, token
+            )
         else:
-            operation = PutOperation(coordinator, link, request_id, now, deadline, message, owners)
+            looks = message.mode == MODE_OVERWRITE or message.attempt > 1
+            kind = LookingPut if looks else PutOperation
+            operation = kind(coordinator, link, request_id, now, deadline, message, owners, token)
         if message.trace:
             operation.trace = Trace(now)
-        operation.start(now, token)
+        operation.start(now)
+
+    def _stands_in(
+        self,
+        coordinator: Coordinator,
+        message: Get | Put,
+        owners: tuple[NodeId, ...],
+        token: Token,
+    ) -> bool:
+        """No owner is up, as we see it, and we are one of those in whose place requests go."""
+        if message.strict or not coordinator.up.isdisjoint(owners):
+            return False
+        return self.node_id in coordinator.stand_ins(owners, token)
 
     def _on_list(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
@@ -276,7 +304,14 @@ class Node:
             if self.ring is None:
                 raise NotReady("this agent belongs to no cluster yet")
             self.replica.check_room(now)
-            number = self.replica.merge([decode_entry(entry) for entry in message.entries])
+            entries = [decode_entry(entry) for entry in message.entries]
+            if message.hint_for:
+                self._check_hint(NodeId(message.hint_for), entries)
+            number = self.replica.merge(entries)
+            if message.hint_for:
+                for key, _ in entries:
+                    owed = self.replica.owe([NodeId(message.hint_for)], key, token_of(key))
+                    number = max(number, owed)
         except DynagentError as refusal:
             for also in message.also:
                 self._effects.answer(link, also, Error(refusal.code, refusal.message))
@@ -286,6 +321,14 @@ class Node:
                 self.replica.when_durable(number, (link, also))
         else:
             self._effects.answer(link, request_id, MergeAck(message.also))
+
+    def _check_hint(self, owner: NodeId, entries: list[tuple[bytes, Record]]) -> None:
+        """May we keep these for that owner?"""
+        assert self.coordinator is not None
+        for key, _ in entries:
+            owners = self.coordinator.owners_of(token_of(key))
+            if owner not in owners or self.node_id in owners:
+                raise Refused(f"{owner} is owed no copy of {key[:64]!r} by a stand-in")
 
     def _on_read(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
@@ -352,6 +395,18 @@ class Node:
     def _on_status_request(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
+        self._effects.answer(link, request_id, StatusReply(status_document(self)))
+
+    def _on_hint_order(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, HintOrder)
+        if self.ring is None or self.delivery is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        target = NodeId(message.target) if message.target else None
+        if target is not None and self.ring.member(target) is None:
+            raise BadRequest(f"{target} is no member of this cluster; see: dynctl node ls")
+        self.delivery.order(now, message.action, target)
         self._effects.answer(link, request_id, StatusReply(status_document(self)))
 
     def _count_error(self, error: DynagentError) -> None:

@@ -18,14 +18,17 @@ class Batch:
     """What one group commit makes durable, all or nothing.
 
     `records`: (token, key, stored form), at most one per key; a stored form of b"" removes the key.
+    `hints`: (target, token, key, owed): True adds the marker that this record is owed to `target`,
+    False removes it; either may be so already. Of several for one marker the last one counts.
     `meta`: named rows of the node itself (the ring; later barriers, tree sums, ring log).
     """
 
-    __slots__ = ("meta", "number", "records")
+    __slots__ = ("hints", "meta", "number", "records")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.records: list[tuple[Token, bytes, bytes]] = []
+        self.hints: list[tuple[NodeId, Token, bytes, bool]] = []
         self.meta: list[tuple[str, bytes]] = []
 
 
@@ -40,6 +43,18 @@ class Reader(Protocol):
 
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
         """(token, key, stored form) for first ≤ token ≤ last, in (token, key) order."""
+
+    def hints(self, target: NodeId, after: bytes, count: int) -> list[tuple[Token, bytes]]:
+        """The first `count` markers of what is owed to `target`, in (token, key) order.
+
+        `after`: behind this token ‖ key; b"": from the start. Raises `CorruptRecord`.
+        """
+
+    def has_hint(self, target: NodeId, token: Token, key: bytes) -> bool:
+        """Whether this record is owed to `target`; raises `CorruptRecord`."""
+
+    def hint_counts(self) -> dict[NodeId, int]:
+        """The markers by target, where there are any: walks over all; raises `CorruptRecord`."""
 
 
 class Dice(Protocol):

@@ -20,7 +20,7 @@ Pure functions of the ring; who is up is the caller's belief. Both walks cost so
 microseconds for each hundred members, and are taken only while an owner is down.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -88,6 +88,26 @@ def active(
                 used.add(host_of[node])
         places.append(Place(owner, node))
     return tuple(places)
+
+
+def next_stand_in(
+    ring: Ring,
+    partition: PartitionId,
+    is_up: Callable[[NodeId], bool],
+    *,
+    asked: Collection[NodeId],
+    counting: Collection[NodeId],
+) -> NodeId | None:
+    """Who takes the place of one that has failed: the next fallback that is up and has not been
+    asked, on a host of none that may still count. None: nobody is left."""
+    host_of = {member.id: member.host for member in ring.members}
+    owners_ = ring.lists[partition]
+    may_share = len({host_of[owner] for owner in owners_}) < len(owners_)
+    used = {host_of[node] for node in counting}
+    for node in fallbacks(ring, partition):
+        if node not in asked and (may_share or host_of[node] not in used) and is_up(node):
+            return node
+    return None
 
 
 def _walk(ring: Ring, partition: PartitionId) -> Iterator[NodeId]:

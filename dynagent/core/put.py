@@ -1,23 +1,27 @@
 """A put or delete at its coordinator (Dynamo §4.4, §4.5), from the write on.
 
 A first attempt with a context, or blind, writes at once: all of it is here. An overwrite or a retry
-looks at the other owners' copies first (`LookingPut` in look.py) and then goes on here.
+looks at the other copies first (`LookingPut` in look.py) and then goes on here.
 
     creation ──▶ refused: a definite error
     `_mint`
-       ├────▶ no room, or too few owners up by now: a definite error
+       ├────▶ no room, or too few nodes up by now: a definite error
        ├────▶ another attempt has written it here before: `_complete` mints nothing
        └────▶ own copy minted
-    WRITING   `_replicate`: the record goes as a Merge to the other owners that are up
-       ├────▶ W owners have it on disk: PutReply
+    WRITING   `_replicate`: the record goes as a Merge to the other nodes of the active preference
+       │      list; who fails, or is late, is replaced by the next stand-in (`_replace`)
+       ├────▶ W nodes have it on disk: PutReply
        └────▶ fewer than W still can, or the deadline: WriteOutcomeUnknown
-    ANSWERED  in the table until every owner asked has answered or failed, or the deadline
+    ANSWERED  in the table until every node asked has answered or failed, or the deadline. Then an
+              owner that has it neither on disk nor at a stand-in is owed it: a hint here (`_owe`)
 
 What holds:
 
 - Until `Replica.write` nothing has changed anywhere, so every failure is definite. After it a
   missed W is not: the write may still appear.
-- An owner counts once, and only when the write is on its disk; so do we (`on_durable`).
+- A node counts once, and only when the write is on its disk; so do we (`on_durable`).
+- Only owners count for a strict put. No two nodes that count share a host, unless owners do.
+- If we are a stand-in ourselves, the hint is in the same batch as our copy.
 - The whole record travels: every sibling that its clock claims.
 - The reply has a context only where it claims no sibling that this writer has not seen.
 
@@ -27,9 +31,12 @@ The fsync: 2 of 2, PutReply. The link to C breaks: nobody is waited for, the ope
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED, Coordinator, Operation
 from dynagent.core.entry import Record, decode_context, encode_context, encode_entry
+from dynagent.core.hints import DURABLE
 from dynagent.core.messages import (
     MODE_BLIND,
     MODE_CONTEXT,
@@ -52,6 +59,7 @@ from dynagent.core.siblings import Clock, join
 from dynagent.core.trace import merge_words, reply_words
 from dynagent.errors import (
     BadRequest,
+    NotReady,
     Overloaded,
     QuorumNotMet,
     TooLarge,
@@ -63,7 +71,19 @@ class PutOperation(Operation):
     """One put or delete; raises `BadRequest`, `TooLarge`, `QuorumNotMet` or `Overloaded` on
     creation, when nothing has been done."""
 
-    __slots__ = ("asked", "context", "owners", "put", "reply", "tally", "token", "w")
+    __slots__ = (
+        "asked",
+        "context",
+        "is_careful",
+        "owners",
+        "put",
+        "record",
+        "reply",
+        "stand_ins",
+        "tally",
+        "token",
+        "w",
+    )
 
     def __init__(
         self,
@@ -74,17 +94,20 @@ class PutOperation(Operation):
         deadline: float,
         put: Put,
         owners: tuple[NodeId, ...],
+        token: Token,
     ) -> None:
         self.put = put
         self.owners = owners
+        self.token = token
         due = self._check(coordinator, now)
         size = len(put.value) if put.value is not None else 0
         super().__init__(coordinator, link, request_id, deadline, size=size, due=due)
+        self.is_careful = False  # an overwrite that must not supersede even our own copy
         self.tally: PutQuorum | None = None  # from the moment at which the write has begun
         self.reply: PutReply | None = None
 
-    def _check(self, coordinator: Coordinator, now: float) -> float | None:
-        """Refuses what no owner would take, and what too few owners are up for; says when to wake
+    def _check(self, coordinator: Coordinator, now: float) -> float:
+        """Refuses what no owner would take, and what too few nodes are up for; says when to wake
         the operation before its deadline."""
         put = self.put
         if put.mode not in (MODE_CONTEXT, MODE_OVERWRITE, MODE_BLIND):
@@ -101,14 +124,27 @@ class PutOperation(Operation):
         if put.meta:
             _check_meta(put.meta)
         self.w = coordinator.needed("W", put.w, coordinator.ring.w)
-        self.asked = coordinator.reachable(self.owners, "W", self.w)
+        self._aim(coordinator)
         self.context: Clock = decode_context(put.context, key=put.key)
-        return None
+        return now + limits.PUT_HEDGE_S
+
+    def _aim(self, coordinator: Coordinator) -> None:
+        """The nodes to write to: `asked`, ourselves first, and in whose place each of `stand_ins`
+        is among them. Raises `QuorumNotMet` if they are too few."""
+        self.asked = coordinator.owners_up(self.owners)
+        self.stand_ins: dict[NodeId, NodeId] = {}  # → the owner
+        if len(self.asked) < len(self.owners) and not self.put.strict:
+            self.stand_ins = coordinator.stand_ins(self.owners, self.token)
+            self.asked += self.stand_ins
+            self.asked.sort(key=lambda node: node != coordinator.node_id)
+        if len(self.asked) < self.w:
+            raise coordinator.too_few(self.owners, "W", self.w, len(self.asked))
+        if self.asked[0] != coordinator.node_id:
+            raise NotReady("an owner of this key is up again, and takes it from here")
 
     # --- what the coordinator feeds --------------------------------------------------------------
 
-    def start(self, now: float, token: Token) -> None:
-        self.token = token
+    def start(self, now: float) -> None:
         if self.trace is not None:
             self._tell_start(now)
         self._mint(now)
@@ -130,8 +166,16 @@ class PutOperation(Operation):
         assert self.tally is not None
         if self.trace is not None and source in self.tally.waiting:
             self.tell_failure(now, source)
-        self.tally.add_failure(source)
+        if source in self.tally.waiting:
+            self.tally.add_failure(source)
+            self._replace(now, source)
         self._conclude_write()
+
+    def on_hedge(self, now: float) -> None:
+        """W is late: whoever hangs gets a stand-in as well; the first W count."""
+        if self.tally is not None and not self.answered:
+            for node in sorted(self.tally.waiting):
+                self._replace(now, node)
 
     def on_durable(self, now: float) -> None:
         assert self.tally is not None
@@ -141,6 +185,7 @@ class PutOperation(Operation):
         self._conclude_write()
 
     def on_deadline(self, now: float) -> None:
+        self._owe()
         if self.answered:
             return
         if self.trace is not None:
@@ -159,20 +204,21 @@ class PutOperation(Operation):
             self._complete(now)
             return
         context = self.context
-        if put.mode == MODE_OVERWRITE:
+        if put.mode == MODE_OVERWRITE and not self.is_careful:
             context = join(context, old.value.clock)
         try:
             _check_room(put, old, context)
-            asked = self.asked or coordinator.reachable(self.owners, "W", self.w)
+            if not self.asked:
+                self._aim(coordinator)
             replica.check_room(now)
-        except (TooLarge, QuorumNotMet, Overloaded) as refusal:
+        except (TooLarge, QuorumNotMet, NotReady, Overloaded) as refusal:
             self.fail(refusal)
             self.finish()
             return
         record, number = replica.write(put, self.token, old, context, coordinator.wall_ms())
         if self.trace is not None and record.value.clock:
             self.tell(now, coordinator.node_id, "writes its own copy")
-        self._replicate(now, asked, record, number)
+        self._replicate(now, record, number)
 
     def _complete(self, now: float) -> None:
         """Our own copy holds the write that this retry repeats: bring it to W."""
@@ -180,13 +226,19 @@ class PutOperation(Operation):
         if self.trace is not None:
             self.tell(now, self.coordinator.node_id, "holds this write: completes it")
         record = replica.newest(self.put.key, self.token)
-        asked = [node for node in self.owners if node in self.coordinator.up]
-        self._replicate(now, asked, record, replica.batch_of(self.put.key))
+        with suppress(
+            QuorumNotMet, NotReady
+        ):  # it is written already: whoever is there may still do
+            self._aim(self.coordinator)
+        self._replicate(now, record, replica.batch_of(self.put.key))
 
-    def _replicate(self, now: float, asked: list[NodeId], record: Record, number: int) -> None:
-        coordinator = self.coordinator
+    def _replicate(self, now: float, record: Record, number: int) -> None:
+        coordinator, asked = self.coordinator, self.asked
+        self.record = record
         self.reply = self._reply_of(record)
         self.tally = PutQuorum(asked, self.w)
+        if len(asked) < len(self.owners) or self.stand_ins:
+            number = max(number, self._owe_at_once(record))
         if not coordinator.replica.when_durable(number, (None, self.number)):
             self.tally.add_result(coordinator.node_id)
             if self.trace is not None and record.value.clock:
@@ -198,10 +250,69 @@ class PutOperation(Operation):
             words = merge_words(coordinator.in_order(others), has_news=bool(record.value.clock))
             self.tell(now, coordinator.node_id, words)
         if others and record.value.clock:
-            entry = encode_entry(self.put.key, record)
-            merge = Merge(coordinator.ring.epoch, SETTLED, record.since, [entry])
-            coordinator.effects.send(others, self.number, self.budget_ms(now), merge)
+            if self.stand_ins:
+                others = [node for node in others if node not in self.stand_ins]
+            self._send(now, others)
+            for node, owner in self.stand_ins.items():
+                if node != coordinator.node_id:
+                    self._send(now, [node], hint_for=owner)
         self._conclude_write()
+
+    def _send(self, now: float, targets: list[NodeId], hint_for: str = "") -> None:
+        coordinator, record = self.coordinator, self.record
+        entry = encode_entry(self.put.key, record)
+        merge = Merge(coordinator.ring.epoch, SETTLED, record.since, [entry], [], hint_for)
+        coordinator.effects.send(targets, self.number, self.budget_ms(now), merge)
+
+    # --- those who are not there -----------------------------------------------------------------
+
+    def _replace(self, now: float, node: NodeId) -> None:
+        """Asks the next stand-in for the place of one that has failed or hangs."""
+        tally, coordinator = self.tally, self.coordinator
+        assert tally is not None
+        if tally.replied or self.put.strict:
+            return
+        counting = [*tally.counted, *sorted(tally.waiting)]
+        next_ = coordinator.next_stand_in(
+            self.token, asked=(*counting, *tally.failed), counting=counting
+        )
+        if next_ is None:
+            return
+        owner = self.stand_ins.get(node, node)
+        self.stand_ins[next_] = owner
+        tally.waiting.add(next_)
+        if self.trace is not None:
+            names = coordinator.names
+            words = f"asks {names([next_])} to stand in for {names([owner])}"
+            self.tell(now, coordinator.node_id, words)
+        self._send(now, [next_], hint_for=owner)
+
+    def _owe_at_once(self, record: Record) -> int:
+        """Hints in the batch of our own copy: for the owner in whose place we stand, and for those
+        for whom nobody does."""
+        coordinator = self.coordinator
+        if not record.value.clock:
+            return DURABLE
+        own = coordinator.node_id
+        places = {self.stand_ins.get(node, node) for node in self.asked if node != own}
+        owed = [owner for owner in self.owners if owner not in places and owner != own]
+        return coordinator.replica.owe(owed, self.put.key, self.token)
+
+    def _owe(self) -> None:
+        """Nobody will answer any more: hints for the owners that may not have this write."""
+        tally, coordinator = self.tally, self.coordinator
+        if tally is None or not tally.needed or coordinator.node_id not in tally.counted:
+            return  # nothing was written, or not here
+        if len(tally.counted) == len(self.owners) and not self.stand_ins:
+            return
+        places = {self.stand_ins.get(node, node) for node in tally.counted}
+        missed = [owner for owner in self.owners if owner not in places]
+        if missed:
+            coordinator.replica.owe(missed, self.put.key, self.token)
+
+    def finish(self) -> None:
+        self._owe()
+        super().finish()
 
     def _reply_of(self, record: Record) -> PutReply:
         """A context only where it claims no sibling that this writer has not seen."""
@@ -226,7 +337,7 @@ class PutOperation(Operation):
     def _miss(self) -> None:
         assert self.tally is not None
         tally, names, up = self.tally, self.coordinator.names, self.coordinator.up
-        silent = [node for node in self.owners if node not in tally.counted]
+        silent = [node for node in (*self.owners, *self.stand_ins) if node not in tally.counted]
         why = ", ".join(
             f"{names([node])} {_reason(node in up, node in tally.waiting)}" for node in silent
         )
@@ -243,6 +354,8 @@ class PutOperation(Operation):
         verb = "delete" if self.put.value is None else "put"
         owners = coordinator.in_order(self.owners)
         self.tell(now, coordinator.node_id, f"takes the {verb}{first}W={self.w} of {owners}")
+        for node, owner in self.stand_ins.items():
+            self.tell(now, node, f"stands in for {coordinator.names([owner])}, which is down")
 
     def _tell_reply(self, now: float, source: NodeId, message: Message) -> None:
         is_ack = isinstance(message, MergeAck)

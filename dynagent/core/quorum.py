@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from dynagent import limits
 from dynagent.core.entry import Record, decode_entry, unflatten
 from dynagent.core.messages import STATE_ABSENT, STATE_UNREADABLE, Message, ReadReply
 from dynagent.core.ports import NodeId
@@ -106,7 +107,7 @@ class GetQuorum(Quorum):
     out: a context joins only clocks whose siblings were all returned (design §3).
     """
 
-    __slots__ = ("_known", "fetching", "merged")
+    __slots__ = ("_digests", "_known", "_op_ids", "fetching", "merged")
 
     def __init__(
         self, asked: Sequence[NodeId], needed: int, reserve: Sequence[NodeId] = ()
@@ -115,6 +116,8 @@ class GetQuorum(Quorum):
         self.merged = EMPTY
         self.fetching: set[NodeId] = set()
         self._known: set[bytes] = set()  # digests of copies that are merged already
+        self._digests: dict[NodeId, bytes] = {}  # of counted copies; empty: it has nothing
+        self._op_ids: tuple[bytes, ...] = ()
 
     def add_own(self, node: NodeId, record: Record) -> None:
         """The coordinator's own committed copy, in full."""
@@ -122,7 +125,9 @@ class GetQuorum(Quorum):
             self.add_failure(node)
             return
         self.merged = record.value
+        self._op_ids = record.op_ids
         self._known.add(record.digest)
+        self._digests[node] = record.digest if record.value.clock else b""
         self._count(node)
 
     def add_result(self, node: NodeId, reply: ReadReply) -> bool:
@@ -132,18 +137,35 @@ class GetQuorum(Quorum):
         if reply.state == STATE_UNREADABLE:
             self.add_failure(node)
         elif reply.state == STATE_ABSENT or reply.digest in self._known:
+            self._digests[node] = reply.digest
             self._count(node)
         elif reply.entry is not None:
-            self.merged = self.merged.merge(decode_entry(reply.entry)[1].value)
+            record = decode_entry(reply.entry)[1]
+            self.merged = self.merged.merge(record.value)
+            self._op_ids = (*self._op_ids, *record.op_ids)
+            self._digests[node] = reply.digest
             self._known.add(reply.digest)
             self._count(node)
         elif self._merge_known(reply):
+            self._digests[node] = reply.digest
             self._known.add(reply.digest)
             self._count(node)
         elif node not in self.fetching:
             self.fetching.add(node)
             return True
         return False
+
+    def behind(self) -> list[NodeId]:
+        """Who has less than what is merged now, or nothing of it; the usual answer is nobody."""
+        if len(set(self._digests.values())) < 2:
+            return []
+        digest = self.record().digest
+        return [node for node, its in self._digests.items() if its != digest]
+
+    def record(self) -> Record:
+        """All that the counted copies hold, as a record without local parts."""
+        kept = dict.fromkeys(self._op_ids)
+        return Record(self.merged, op_ids=tuple(kept)[-limits.OP_IDS_KEPT :])
 
     def has_digest_of(self, message: Message) -> bool:
         """The copy of this reply is the same as one that is merged already."""

@@ -38,14 +38,14 @@ from collections.abc import Iterable, Sequence
 from dynagent import limits
 from dynagent.core.cache import StoredCache
 from dynagent.core.entry import ABSENT, Record, decode_stored, encode_sibling, encode_stored
+from dynagent.core.hints import DURABLE, Hints
 from dynagent.core.messages import Put
-from dynagent.core.ports import Batch, Dice, Effects, LinkId, Reader, Token
+from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
 from dynagent.core.ring import token_of
 from dynagent.core.siblings import EMPTY, Clock, Dot, Siblings
 from dynagent.errors import CorruptRecord, DiskFull, Overloaded
 
 UNREADABLE = Record(EMPTY, unknown=True)
-DURABLE = 0  # the batch number of what needs no waiting
 
 # Whom to answer when a batch is durable: a link and its request, or None and our own operation.
 Waiter = tuple[LinkId | None, int]
@@ -71,6 +71,7 @@ class Replica:
         self._reader = reader
         self._effects = effects
         self._dice = dice
+        self.hints = Hints(reader)
         self._cache = StoredCache(cache_bytes)
         self._overlay: dict[bytes, tuple[Record, int]] = {}  # key → newest copy, its batch
         self._open = Batch(1)
@@ -182,6 +183,22 @@ class Replica:
         new = Record(value, op_ids=op_ids, mark=mark, since=old.since, unknown=old.unknown)
         return new, self._keep(put.key, token, new)
 
+    def owe(self, targets: Iterable[NodeId], key: bytes, token: Token) -> int:
+        """Keeps hints: those targets are to get our copy. Returns the batch that makes them, and
+        the copy, durable."""
+        wait_for = self.batch_of(key)
+        for target in targets:
+            wait_for = max(wait_for, self.hints.add(self._open, target, token, key))
+        return wait_for
+
+    def settle(self, target: NodeId, key: bytes, token: Token) -> None:
+        """The hint has been delivered: just the copy that is here now is durable there."""
+        self.hints.remove(self._open, target, token, key)
+
+    def drop(self, key: bytes, token: Token) -> None:
+        """Forgets a copy that was kept for others only. Its actor mark goes with it."""
+        self._keep(key, token, ABSENT)
+
     def _mint(self, old: Record, context: Clock) -> Dot:
         actor, counter, run = old.mark
         seen = max(old.value.clock.get(actor, 0), context.get(actor, 0))
@@ -217,7 +234,7 @@ class Replica:
     @property
     def is_dirty(self) -> bool:
         """Is anything not yet committed?"""
-        return bool(self._overlay)
+        return bool(self._overlay) or self.hints.is_dirty
 
     def when_durable(self, number: int, waiter: Waiter) -> bool:
         """Queues `waiter` behind a batch; False if there is nothing to wait for."""
@@ -229,10 +246,13 @@ class Replica:
     def take_batch(self) -> Batch | None:
         """Everything that has gathered, to be made durable; None if nothing has."""
         batch = self._open
-        if not self._open_keys:
+        if not self._open_keys and not batch.hints:
             return None
         for key, token in self._open_keys.items():
-            stored = encode_stored(self._overlay[key][0], cluster_id=self.cluster_id, key=key)
+            record = self._overlay[key][0]
+            stored = b""
+            if record is not ABSENT:
+                stored = encode_stored(record, cluster_id=self.cluster_id, key=key)
             batch.records.append((token, key, stored))
         self._open = Batch(batch.number + 1)
         self._open_keys = {}
@@ -246,6 +266,8 @@ class Replica:
             overlaid = self._overlay.get(key)
             if overlaid is not None and overlaid[1] == batch.number:
                 del self._overlay[key]
+        if batch.hints:
+            self.hints.on_committed(batch)
         return self._waiters.pop(batch.number, [])
 
     def on_refused(self, now: float) -> list[Waiter]:
@@ -254,6 +276,7 @@ class Replica:
         waiters = [waiter for number in sorted(self._waiters) for waiter in self._waiters[number]]
         self._overlay.clear()
         self._waiters.clear()
+        self.hints.on_refused()
         self._open = Batch(self._open.number + 1)
         self._open_keys = {}
         self._open_bytes = 0

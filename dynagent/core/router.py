@@ -1,15 +1,19 @@
 """Passing a request on: any agent accepts any request (Dynamo §5, the request router).
 
-A node that does not own the key hands the message, as it is, to the first owner that is up, and
-relays the answer. A get that fails on the way is tried at the next owner. A put is tried again only
-while it surely has not begun: anything later is the client's retry, which carries the op-id.
+A node that does not own the key hands the message to the first owner that is up, or to who stands
+in where none is, and relays the answer. A get that fails on the way is tried at the next one. A put
+is tried again only while it surely has not begun: anything later is the client's retry, which
+carries the op-id.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from dynagent import limits
 from dynagent.core.coordinator import Coordinator, Operation
 from dynagent.core.messages import Error, Get, GetReply, Message, Put, PutReply
-from dynagent.core.ports import LinkId, NodeId, Token
+from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.trace import reply_words
 from dynagent.errors import NotReady, ProtocolError, QuorumNotMet, WriteOutcomeUnknown
 
@@ -27,17 +31,21 @@ class ForwardOperation(Operation):
         deadline: float,
         message: Get | Put,
         owners: tuple[NodeId, ...],
+        stand_ins: Collection[NodeId],
     ) -> None:
         self.candidates = [node for node in owners if node in coordinator.up]
-        if not self.candidates:
+        if not message.strict:
+            self.candidates += [node for node in stand_ins if node != coordinator.node_id]
+        if not self.candidates or message.hops >= limits.HOPS_MAX:
             raise QuorumNotMet(f"no owner of this key is up ({coordinator.names(owners)})")
+        message.hops += 1
         size = len(message.value or b"") if isinstance(message, Put) else 0
         super().__init__(coordinator, link, request_id, deadline, size=size)
         self.message = message
         self.owners = owners
         self.target = self.candidates.pop(0)
 
-    def start(self, now: float, token: Token) -> None:
+    def start(self, now: float) -> None:
         self._send(now)
 
     def _send(self, now: float) -> None:

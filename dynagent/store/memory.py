@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import cast
 
 from dynagent.core.encoding import decode, encode
-from dynagent.core.ports import Batch, Token
+from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.errors import Refused
+from dynagent.store.markers import Hint, Markers
 
 
 class MemoryStore:
@@ -22,17 +23,20 @@ class MemoryStore:
     def __init__(self) -> None:
         self._records: dict[tuple[Token, bytes], bytes] = {}
         self._meta: dict[str, bytes] = {}
+        self._markers = Markers()
         self._sorted: list[tuple[Token, bytes]] | None = []  # None: to be sorted by the next scan
 
     @classmethod
     def load(cls, path: Path) -> "MemoryStore":
         """The store that `snapshot` wrote to `path`."""
-        records, meta = cast(
-            tuple[list[tuple[Token, bytes, bytes]], dict[str, bytes]], decode(path.read_bytes())
+        records, meta, hints = cast(
+            tuple[list[tuple[Token, bytes, bytes]], dict[str, bytes], list[Hint]],
+            decode(path.read_bytes()),
         )
         store = cls()
         store._records = {(token, key): stored for token, key, stored in records}
         store._meta = meta
+        store._markers.apply(hints)
         store._sorted = None
         return store
 
@@ -57,6 +61,15 @@ class MemoryStore:
             if stored is not None:
                 yield (*place, stored)
 
+    def hints(self, target: NodeId, after: bytes, count: int) -> list[tuple[Token, bytes]]:
+        return self._markers.read(target, after, count)
+
+    def has_hint(self, target: NodeId, token: Token, key: bytes) -> bool:
+        return self._markers.has(target, token, key)
+
+    def hint_counts(self) -> dict[NodeId, int]:
+        return self._markers.counts()
+
     def write(self, batch: Batch) -> None:
         kept = {(token, key): stored for token, key, stored in batch.records if stored}
         before = len(self._records)
@@ -68,6 +81,8 @@ class MemoryStore:
         if changed:
             self._sorted = None
         self._meta.update(batch.meta)
+        if batch.hints:
+            self._markers.apply(batch.hints)
 
     def count(self) -> int:
         return len(self._records)
@@ -76,7 +91,8 @@ class MemoryStore:
         if path.exists():
             raise Refused(f"{path} exists; name a file that does not")
         records = [[token, key, self._records[token, key]] for token, key in sorted(self._records)]
-        path.write_bytes(encode([records, self._meta]))
+        hints = [list(hint) for hint in self._markers.rows()]
+        path.write_bytes(encode([records, self._meta, hints]))
 
     def close(self) -> None:
         pass

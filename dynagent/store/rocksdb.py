@@ -1,8 +1,9 @@
 """The engine of the extra `[rocksdb]`: RocksDB through rocksdict, for write-heavy nodes.
 
-One key space: `r` ‖ token ‖ key for records, `m` ‖ name for meta rows, so byte order is that of
-(token, key). A batch is one `WriteBatch`, written without sync and then made durable by
-`flush_wal(True)`: a synced write would hold the GIL during the fsync, and with it the event loop.
+One key space: `r` ‖ token ‖ key for records, `m` ‖ name for meta rows, `h` ‖ target ‖ 0 ‖ token ‖
+key for hints, so byte order is that of (token, key). A batch is one `WriteBatch`, written without
+sync and then made durable by `flush_wal(True)`: a synced write would hold the GIL during the fsync,
+and with it the event loop.
 
 In between, the batch is in RocksDB's memory, but not yet on the disk. So readers never look at the
 database itself, but at a view of it that the commit thread makes after the sync (2 to 5 µs): a
@@ -22,6 +23,7 @@ new log begins.
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -42,7 +44,7 @@ from rocksdict import (
 )
 
 from dynagent import limits
-from dynagent.core.ports import Batch, Token
+from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.errors import (
     CorruptRecord,
     DataDirError,
@@ -66,7 +68,7 @@ _SCAN_ROWS = 512
 _SCAN_BYTES = 1 * limits.MIB
 _EXACT_COUNT_ROWS = 6_000  # 2 ms
 _NOT_FOUND = "key not found"
-_RECORD, _META = b"r", b"m"
+_RECORD, _META, _HINT = b"r", b"m", b"h"
 
 
 class _View(NamedTuple):
@@ -151,15 +153,44 @@ class RocksStore:
                 return
             place += b"\0"  # the least that sorts after it
 
+    def hints(self, target: NodeId, after: bytes, count: int) -> list[tuple[Token, bytes]]:
+        prefix = _hint_prefix(target)
+        start = prefix + after + b"\0" if after else prefix
+        try:
+            keys = _keys(self._committed().cursor, prefix, start)
+            places = [key[len(prefix) :] for key in islice(keys, count)]
+        except Exception as exc:
+            raise CorruptRecord(f"{self._path}: cannot read the hints for {target}: {exc}") from exc
+        return [(Token(place[:16]), place[16:]) for place in places]
+
+    def has_hint(self, target: NodeId, token: Token, key: bytes) -> bool:
+        try:
+            self._committed().snapshot[_hint_prefix(target) + token + key]
+        except Exception as exc:
+            if exc.args == (_NOT_FOUND,):
+                return False
+            raise CorruptRecord(f"{self._path}: cannot read the hints for {target}: {exc}") from exc
+        return True
+
+    def hint_counts(self) -> dict[NodeId, int]:
+        try:
+            keys = _keys(self._committed().cursor, _HINT, _HINT)
+            counts = Counter(key[1 : key.index(b"\0")] for key in keys)
+        except Exception as exc:
+            raise CorruptRecord(f"{self._path}: cannot count the hints: {exc}") from exc
+        return {NodeId(target.decode()): count for target, count in counts.items()}
+
     def count(self) -> int:
         """Exact for a small store, otherwise RocksDB's estimate, in which updates count anew until
-        they are compacted."""
+        they are compacted, and hints from the 6,000th on."""
         try:
-            keys = _record_keys(self._committed().cursor)
-            rows = sum(1 for _ in islice(keys, _EXACT_COUNT_ROWS))
+            cursor = self._committed().cursor
+            rows = sum(1 for _ in islice(_keys(cursor, _RECORD, _RECORD), _EXACT_COUNT_ROWS))
             if rows < _EXACT_COUNT_ROWS:
                 return rows
-            return max(rows, self._db.property_int_value("rocksdb.estimate-num-keys") or 0)
+            hints = sum(1 for _ in islice(_keys(cursor, _HINT, _HINT), _EXACT_COUNT_ROWS))
+            estimate = self._db.property_int_value("rocksdb.estimate-num-keys") or 0
+            return max(rows, estimate - hints)
         except Exception as exc:
             raise CorruptRecord(f"{self._path}: cannot count the records: {exc}") from exc
 
@@ -179,6 +210,11 @@ class RocksStore:
                 changes.put(_RECORD + token + key, stored)
             else:
                 changes.delete(_RECORD + token + key)
+        for target, token, key, owed in batch.hints:
+            if owed:
+                changes.put(_hint_prefix(target) + token + key, b"")
+            else:
+                changes.delete(_hint_prefix(target) + token + key)
         for name, value in batch.meta:
             changes.put(_META + name.encode(), value)
         try:
@@ -259,11 +295,16 @@ class RocksStore:
         return page
 
 
-def _record_keys(cursor: RdictIter) -> Iterator[bytes]:
-    cursor.seek(_RECORD)
+def _hint_prefix(target: NodeId) -> bytes:
+    return b"%b%b\0" % (_HINT, target.encode())
+
+
+def _keys(cursor: RdictIter, prefix: bytes, start: bytes) -> Iterator[bytes]:
+    """The keys with `prefix` from `start` on, to be taken before the cursor is used again."""
+    cursor.seek(start)
     while cursor.valid():
         key: bytes = cursor.key()
-        if key[:1] != _RECORD:
+        if not key.startswith(prefix):
             break
         yield key
         cursor.next()

@@ -12,7 +12,8 @@ whole statement; the batch is then written again, row by row, in a transaction.
 
 Two connections: the writer belongs to the commit thread; the reader is used inline on the
 event-loop thread, where a get costs about 6 µs. No read transaction outlives a page of a scan, so
-the log can always be checkpointed. How the file is opened and set up: `sqlite_file`.
+the log can always be checkpointed. How the file is opened and set up: `sqlite_file`. Hints have a
+table of their own: `sqlite_hints`.
 """
 
 import sqlite3
@@ -22,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 
 from dynagent import limits
-from dynagent.core.ports import Batch, Token
+from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.errors import (
     CorruptRecord,
     DataDirError,
@@ -31,6 +32,7 @@ from dynagent.errors import (
     Refused,
     StoreFailed,
 )
+from dynagent.store import sqlite_hints
 from dynagent.store.files import fsync_path
 from dynagent.store.sqlite_file import PAGE_BYTES, Connect, copy_file, open_reader, open_writer
 from dynagent.store.sqlite_log import check_log
@@ -191,6 +193,24 @@ class SqliteStore:
                 return
             id_, floor = page[-1][0], page[-1][1] + b"\0"  # the least that sorts after it
 
+    def hints(self, target: NodeId, after: bytes, count: int) -> list[tuple[Token, bytes]]:
+        try:
+            return sqlite_hints.read_hints(self._reader, target, after, count)
+        except (sqlite3.Error, CorruptRecord) as exc:
+            raise CorruptRecord(f"{self._path}: cannot read the hints for {target}: {exc}") from exc
+
+    def has_hint(self, target: NodeId, token: Token, key: bytes) -> bool:
+        try:
+            return sqlite_hints.has_hint(self._reader, target, token, key)
+        except sqlite3.Error as exc:
+            raise CorruptRecord(f"{self._path}: cannot read the hints for {target}: {exc}") from exc
+
+    def hint_counts(self) -> dict[NodeId, int]:
+        try:
+            return sqlite_hints.hint_counts(self._reader)
+        except (sqlite3.Error, CorruptRecord) as exc:
+            raise CorruptRecord(f"{self._path}: cannot count the hints: {exc}") from exc
+
     def count(self) -> int:
         """Exact for a small file, otherwise from its size and the size of sampled rows."""
         try:
@@ -249,16 +269,17 @@ class SqliteStore:
                 gone.append((id_, token[7:] + key))
         rows.sort()  # neighbours share the way down the tree: 7 to 15 % of a put
         fits_one = len(rows) <= ROWS_MAX and (stored_bytes <= _CHUNK_BYTES_MAX or len(rows) == 1)
-        alone = fits_one and not gone and not batch.meta and not self._touches_crowded(rows)
+        only_rows = not gone and not batch.meta and not batch.hints
+        alone = fits_one and only_rows and not self._touches_crowded(rows)
         # One statement that commits by itself: SQLite is entered once, and the GIL let go once, for
         # the whole batch and its fsync. BEGIN and COMMIT around it cost 10 % more in batches of 16,
         # 20 % from 64 on (a statement journal, which a lone statement does not need).
         if alone and (not rows or self._try_upsert(rows)):
             return
-        self._write_in_transaction(rows, gone, batch.meta)
+        self._write_in_transaction(rows, gone, batch)
 
     def _write_in_transaction(
-        self, rows: list[_Row], gone: list[tuple[int, bytes]], meta: list[tuple[str, bytes]]
+        self, rows: list[_Row], gone: list[tuple[int, bytes]], batch: Batch
     ) -> None:
         writer = self._writer
         writer.execute("BEGIN IMMEDIATE")
@@ -270,8 +291,10 @@ class SqliteStore:
             if self._touches_crowded(chunk) or not self._try_upsert(chunk):
                 for row in chunk:
                     self._put_colliding(row)
-        if meta:
-            writer.executemany(_PUT_META, meta)
+        if batch.hints:
+            sqlite_hints.write_hints(writer, batch.hints)
+        if batch.meta:
+            writer.executemany(_PUT_META, batch.meta)
         writer.execute("COMMIT")
 
     def _roll_back(self) -> bool:
@@ -344,7 +367,9 @@ class SqliteStore:
             sample = self._reader.execute(_SAMPLE, (id_,)).fetchone()
             rows, size = rows + sample[0], size + sample[1]
         # Pages filled in random order are four fifths full (200,000 records of 1 KiB: 0.79).
-        return int(0.8 * pages * self._ask("PRAGMA page_size") * rows / size) if rows else 0
+        filled = 0.8 * pages * self._ask("PRAGMA page_size")
+        taken = max(0.0, filled - sqlite_hints.hint_bytes(self._reader))
+        return int(taken * rows / size) if rows else 0
 
     def _ask(self, query: str) -> int:
         return int(self._reader.execute(query).fetchone()[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dynagent import limits
 from dynagent.errors import DataDirError
+from dynagent.store import sqlite_hints
 
 FORMAT = 1  # PRAGMA user_version
 _APPLICATION_ID = 0x64796E61  # "dyna", for file(1)
@@ -27,6 +28,7 @@ _SCHEMA = (
     "CREATE TABLE overflow(id INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,"
     " PRIMARY KEY(id, key))",
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL)",
+    sqlite_hints.SCHEMA,
     f"PRAGMA application_id={_APPLICATION_ID}",
     f"PRAGMA user_version={FORMAT}",
 )
@@ -66,6 +68,7 @@ def open_writer(
                 writer.execute(statement)
             writer.execute("COMMIT")
         _start_new_log(path, writer)
+        writer.execute(sqlite_hints.SCHEMA)  # for files of before; not into the old log
     except BaseException:
         writer.close()
         raise

@@ -40,6 +40,8 @@ NAMES = (
     "dots_unique",
     "fresh",
     "heals",
+    "hint_is_data",
+    "hints_come_home",
     "listed",
     "no_lost_write",
     "no_phantom",
@@ -112,7 +114,7 @@ class Judge:
         for verdict in self._listings:
             for write in self._acked:
                 is_before = write.returned_order < verdict.began_order
-                if is_before and verdict.needed + write.w > self._n:
+                if is_before and write.strict and verdict.needed + write.w > self._n:
                     self._listed(verdict, write)
 
     def _judge_get(self, get: Operation) -> None:
@@ -123,7 +125,8 @@ class Judge:
         dots = frozenset(dot for dot in get.dots if dot in self._sightings)
         self._siblings_are_concurrent(dots, what)
         for write in self._acked:
-            if write.returned_order < get.invoked_order and get.r + write.w > self._n:
+            is_before = write.returned_order < get.invoked_order
+            if is_before and get.strict and write.strict and get.r + write.w > self._n:
                 self._fresh(get, write)
                 self._superseded_stays_away(write, dots, what)
 
@@ -216,7 +219,7 @@ class Judge:
         W disks knew the op-id, those that were refused not counted.
         """
         for put in self._puts:
-            if put.r + put.w > self._n:
+            if put.strict and put.r + put.w > self._n:
                 known = sorted(self._ledger.known.get(put.number, {}).values())
                 settled = known[put.w - 1] if len(known) >= put.w else inf
                 able = [a for a in put.attempts if a.sent <= settled and not a.is_refused]
@@ -264,6 +267,8 @@ class Judge:
             write.mode == MODE_OVERWRITE
             and other.reply_dot == dot
             and other.returned_order < write.invoked_order
+            and write.strict
+            and other.strict
             and write.r + other.w > self._n
         )
 

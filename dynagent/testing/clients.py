@@ -85,6 +85,7 @@ class LoopClient:
         self._keys = keys
         self._agents = [member.id for member in ring.members]
         self._dice = world.stream(f"client {number}")
+        self._sloppy = world.stream(f"sloppy client {number}")
         self._seen: dict[bytes, list[Seen]] = {}
         self._operation: Operation | None = None
 
@@ -107,9 +108,12 @@ class LoopClient:
         r = w = 0
         if dice.random() < profile.odd_quorum:
             r, w = dice.randint(0, self._ring.n), dice.randint(0, self._ring.n)
-        self.begin(kind=kind, key=key, mode=mode, r=r, w=w)
+        strict = self._sloppy.random() >= profile.sloppy
+        self.begin(kind=kind, key=key, mode=mode, r=r, w=w, strict=strict)
 
-    def begin(self, *, kind: str, key: bytes, mode: int, r: int, w: int) -> Operation:
+    def begin(
+        self, *, kind: str, key: bytes, mode: int, r: int, w: int, strict: bool = True
+    ) -> Operation:
         """Invokes an operation; r and w 0: the ring's."""
         self.is_idle = False
         operation = self._history.invoke(
@@ -120,6 +124,7 @@ class LoopClient:
             r=r or self._ring.r,
             w=w or self._ring.w,
         )
+        operation.strict = strict
         if kind != GET and mode == MODE_CONTEXT and (seen := self._seen.get(key)):
             place = -1 if self._dice.random() < 0.8 else 0
             operation.context, operation.hand = seen[place]
@@ -256,7 +261,7 @@ class SimClient(LoopClient):
 
 def make_message(operation: Operation, attempt: int) -> Message:
     if operation.kind == GET:
-        return Get(operation.key, operation.r)
+        return Get(operation.key, operation.r, operation.strict)
     value = encode_value(operation.number) if operation.kind == PUT else None
     return Put(
         operation.key,
@@ -267,4 +272,5 @@ def make_message(operation: Operation, attempt: int) -> Message:
         attempt,
         operation.r,
         operation.w,
+        operation.strict,
     )

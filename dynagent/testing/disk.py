@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dynagent.core.entry import Record, decode_stored
+from dynagent.core.entry import ABSENT, Record, decode_stored
 from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.store.memory import MemoryStore
 from dynagent.testing.ledger import Ledger
@@ -48,6 +48,9 @@ class Disk:
         self.is_busy = True
         records = []
         for _token, key, stored in batch.records:
+            if not stored:
+                records.append((key, ABSENT))
+                continue
             record = decode_stored(stored, cluster_id=self._cluster_id, key=key)
             self._ledger.see(key, [s.data for s in record.value.siblings], record.value.clock)
             records.append((key, record))
@@ -77,6 +80,11 @@ class Disk:
         self._under_way = None
         self.store.write(batch)
         self._world.log(f"{self._node[:2]} disk: batch {batch.number} is durable")
+        for target, token, key, is_owed in batch.hints:
+            if is_owed:
+                self._world.faults["hint"] += 1
+            elif not self.store.has_hint(target, token, key):
+                self._ledger.on_hint_removed(self._node, target, key)
         for key, record in records:
             self._ledger.on_durable(self._node, key, record)
 

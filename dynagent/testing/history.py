@@ -51,6 +51,7 @@ class Operation:
     clock: Clock = field(default_factory=dict)  # of the context that a put carries
     hand: frozenset[int] = frozenset()  # whose values the client had in hand with that context
     attempts: list[Attempt] = field(default_factory=list)
+    strict: bool = True  # only owners count
     outcome: str = UNKNOWN
     returned: float = inf
     returned_order: int = 1 << 62

@@ -55,6 +55,7 @@ class Profile:
     calm_s: float = 0.8  # mean time between two nemeses
     nemeses: dict[str, float] = field(default_factory=dict)
     fills_s: float = 0.0  # mean time between two times that a disk is full; 0: never
+    sloppy: float = 0.0  # share of operations that are not strict
     lists_s: float = 0.0  # mean time between two listings of all keys; 0: never
 
     @property
@@ -98,6 +99,7 @@ def draw(world: World) -> Profile:
     if fills.random() < 0.2:
         profile.fills_s = fills.choice((0.3, 1.0, 3.0))
     profile.lists_s = world.stream("listings profile").choice((0.2, 0.5, 1.5))
+    profile.sloppy = world.stream("sloppy profile").choice((0.0, 0.0, 0.3, 1.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:

@@ -193,6 +193,7 @@ class SimNode:
     def on_peer_up(self, peer: NodeId) -> None:
         if self.node is not None:
             self.node.on_peer_up(self._world.now, peer)
+            self._arm()
 
     def on_peer_down(self, peer: NodeId) -> None:
         if self.node is not None:

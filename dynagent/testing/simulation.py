@@ -35,6 +35,7 @@ N, R, W = 3, 2, 2
 PARTITIONS = 8
 HORIZON_S = 120.0  # of phase 1, should the clients not get through their work
 SETTLE_S = 8.0  # longer than any deadline, delay, slow batch or restart still under way
+HOME_S = 60.0  # until the last hint has been delivered
 AUDIT_S = 20.0
 
 
@@ -153,7 +154,9 @@ class Simulation:
         self.nemesis.heal_everything()
         world.run(until=world.now + horizon_s, unless=self._are_clients_idle)
         world.run(until=world.now + SETTLE_S)
+        world.run(until=world.now + HOME_S, unless=self._are_hints_home)
         world.log("=== phase 2: audit")
+        self._check_hints_are_home()
         finals = {key: merge_copies(self._copies(key)) for key in self.keys}
         for key, final in finals.items():
             Judge(
@@ -176,6 +179,35 @@ class Simulation:
 
     def _are_clients_idle(self) -> bool:
         return all(client.is_idle for client in self.clients)
+
+    def _are_hints_home(self) -> bool:
+        return not any(self._owed(node) for node in self.nodes)
+
+    def _owed(self, node: SimNode) -> list[tuple[NodeId, bytes]]:
+        """What a node owes to whom; what has rotted there waits to be healed."""
+        store = node.disk.store
+        return [
+            (target, key)
+            for target in store.hint_counts()
+            for _, key in store.hints(target, b"", 1_000)
+            if (node.id, key) not in self.ledger.rotten
+        ]
+
+    def _check_hints_are_home(self) -> None:
+        """All is well again: nothing is owed, and only owners hold copies."""
+        for node in self.nodes:
+            owed = self._owed(node)
+            self.world.verdicts.check("hints_come_home", not owed, f"{node.id} owes {owed}")
+            for key in self.keys:
+                token = token_of(key)
+                is_owner = node.id in self.ring.lists[self.ring.partition_of(token)]
+                self.world.verdicts.check(
+                    "hints_come_home",
+                    is_owner
+                    or (node.id, key) in self.ledger.rotten
+                    or node.disk.store.get(token, key) is None,
+                    f"{node.id} still keeps {key!r}, of which it is no owner",
+                )
 
     # --- the end ---------------------------------------------------------------------------------
 

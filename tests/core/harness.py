@@ -22,6 +22,7 @@ from dynagent.core.ports import Batch, LinkId, NodeId, Token
 from dynagent.core.ring import Member, Ring, decode_ring, token_of
 from dynagent.core.version import Version
 from dynagent.errors import DynagentError
+from dynagent.store.markers import Markers
 
 IDS = tuple(NodeId(letter * 16) for letter in "abcd")
 CLIENT = LinkId(len(IDS))  # lower numbers are the links of the peers
@@ -52,9 +53,10 @@ class Packet:
 
 @dataclass(slots=True)
 class Disk:
-    """The committed records of one node."""
+    """What is committed at one node."""
 
     rows: dict[bytes, bytes] = field(default_factory=dict)
+    markers: Markers = field(default_factory=Markers)
 
     def get(self, token: Token, key: bytes) -> bytes | None:
         return self.rows.get(key)
@@ -67,6 +69,23 @@ class Disk:
         for token, key in places:
             if first <= token <= last:
                 yield token, key, self.rows[key]
+
+    def hints(self, target: NodeId, after: bytes, count: int) -> list[tuple[Token, bytes]]:
+        return self.markers.read(target, after, count)
+
+    def has_hint(self, target: NodeId, token: Token, key: bytes) -> bool:
+        return self.markers.has(target, token, key)
+
+    def hint_counts(self) -> dict[NodeId, int]:
+        return self.markers.counts()
+
+    def write(self, batch: Batch) -> None:
+        for _token, key, stored in batch.records:
+            if stored:
+                self.rows[key] = stored
+            else:
+                self.rows.pop(key, None)
+        self.markers.apply(batch.hints)
 
     def record(self, key: bytes) -> Record:
         """What is durable here."""
@@ -143,7 +162,7 @@ class Cluster:
         return True
 
     def finish(self, id_: NodeId, batch: Batch) -> None:
-        self.disks[id_].rows.update({key: stored for _token, key, stored in batch.records})
+        self.disks[id_].write(batch)
         self.nodes[id_].on_committed(self.now, batch)
 
     def settle(self) -> None:
@@ -196,8 +215,9 @@ def put(
     attempt: int = 1,
     r: int = 0,
     w: int = 0,
+    strict: bool = False,
 ) -> Put:
-    return Put(KEY, value, mode, context, op(number), attempt, r, w)
+    return Put(KEY, value, mode, context, op(number), attempt, r, w, strict)
 
 
 def values(reply: Message) -> list[bytes]:

@@ -92,7 +92,8 @@ def test_too_few_owners_up_is_definite_for_puts_and_gets() -> None:
     c = cluster()
     c.nodes[A].on_peer_down(0, B)
     c.nodes[A].on_peer_down(0, C)
-    for request in (put(b"v"), Get(KEY), put(b"v", mode=MODE_OVERWRITE), put(b"v", attempt=2)):
+    requests = (put(b"v"), put(b"v", mode=MODE_OVERWRITE), put(b"v", attempt=2))
+    for request in (*requests, Get(KEY, strict=True)):
         reply = c.ask(A, request)
         assert is_error(reply, QuorumNotMet)
         assert isinstance(reply, Error)

@@ -145,7 +145,7 @@ def test_a_peer_that_refuses_is_told_with_its_words() -> None:
 
 def test_a_get_without_its_quorum_brings_the_trace_with_the_error() -> None:
     c = Cluster(make_ring(3))
-    c.request(A, Get(KEY, trace=True))
+    c.request(A, Get(KEY, strict=True, trace=True))
     c.tick(limits.HEDGE_S)
     c.tick(1.0)
     reply = c.answers[-1][1]

@@ -31,7 +31,7 @@ from types import TracebackType
 from dynagent.errors import CorruptRecord, DataDirError
 from dynagent.store.datadir import DataDir
 from tests.real.tools import run_tool
-from tests.store.conformance import token
+from tests.store.conformance import OWNER, token
 
 KEYS = 97
 _FS_IOC_SHUTDOWN, _NOLOGFLUSH = 0x8004587D, 2
@@ -45,7 +45,7 @@ from dynagent.errors import StoreFailed
 from dynagent.store import datadir
 from dynagent.store.datadir import DataDir
 from tests.real.powercut import KEYS, without_fsync
-from tests.store.conformance import token, write
+from tests.store.conformance import OWNER, token, write
 
 path, engine, number, fsync = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "on"
 if not fsync:
@@ -57,8 +57,10 @@ while failures < 2:
     number += 1
     place, stored = number % KEYS, b"%d" % number * 40
     meta = (("last", b"%d" % number),) if number % 3 == 0 else ()
+    hints = [(OWNER, token(at), b"key", at == number) for at in (number, number - 4)]
+    hints = hints if number % 4 == 0 else []  # thus one at a time, which names its batch
     try:
-        write(store, (token(place), b"key", stored), meta=meta, number=number)
+        write(store, (token(place), b"key", stored), meta=meta, hints=hints, number=number)
         assert not failures, "a store that has failed acknowledged a batch"
         print(number, flush=True)
     except StoreFailed:
@@ -264,6 +266,9 @@ def _check(
         last = int(data.store.get_meta("last") or b"0")
         if last < acknowledged - acknowledged % 3:
             missing.append(acknowledged - acknowledged % 3)
+        owed = [token(newest - newest % 4)] if newest >= 4 else []
+        if [place for place, _ in data.store.hints(OWNER, b"", KEYS)] != owed:
+            return newest, f"batch {newest} is there, but its hint or its removal is not"
         if newest > latest + 1:
             return newest, f"batch {newest} is there, but the last one was {latest}"
         return newest, f"batches {missing} of {acknowledged} are missing" if missing else ""

@@ -161,6 +161,7 @@ def test_a_store_that_forgets_is_found_out(monkeypatch: pytest.MonkeyPatch) -> N
     def lossy(store: watch.WatchedStore, batch: Batch) -> None:
         kept = Batch(batch.number)
         kept.records = batch.records[:-1]
+        kept.hints = batch.hints
         kept.meta = batch.meta
         write(store, kept)
 

@@ -3,11 +3,12 @@
 A further engine joins `ENGINES` and runs through all of `test_conformance.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynagent.core.ports import Batch, Token
+from dynagent.core.ports import Batch, NodeId, Token
+from dynagent.store.markers import Hint
 from dynagent.store.memory import MemoryStore
 from dynagent.store.protocol import Store
 from dynagent.store.rocksdb import RocksStore
@@ -20,6 +21,7 @@ FIRST = Token(b"\x00" * 16)
 LAST = Token(b"\xff" * 16)
 
 Record = tuple[Token, bytes, bytes]
+OWNER, OTHER = NodeId("a" * 16), NodeId("b" * 16)
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,23 @@ def write(
     store: Store,
     *records: Record,
     meta: tuple[tuple[str, bytes], ...] = (),
+    hints: Sequence[Hint] = (),
     number: int = 1,
 ) -> None:
     batch = Batch(number)
     batch.records.extend(records)
     batch.meta.extend(meta)
+    batch.hints.extend(hints)
     store.write(batch)
 
 
 def contents(store: Store) -> list[Record]:
     return list(store.scan(FIRST, LAST))
+
+
+def markers(store: Store) -> dict[NodeId, list[tuple[Token, bytes]]]:
+    """All hints of all targets; their number is what `hint_counts` says."""
+    counts = store.hint_counts()
+    found = {target: store.hints(target, b"", 1_000_000) for target in counts}
+    assert counts == {target: len(places) for target, places in found.items()}
+    return found

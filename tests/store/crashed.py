@@ -13,17 +13,18 @@ from pathlib import Path
 
 from rocksdict import Options, Rdict
 
+from dynagent.core.ports import NodeId, Token
 from dynagent.errors import DataDirError
 from dynagent.store.protocol import Store
 from dynagent.store.rocksdb import RocksStore
 from dynagent.store.rocksdb_log import find_logs
 from dynagent.store.sqlite import SqliteStore
 from dynagent.store.sqlite_log import log_path
-from tests.store.conformance import Record, contents, token, write
+from tests.store.conformance import OWNER, Record, contents, markers, token, write
 from tests.store.faults import Faults
 
 SECTOR = 512
-State = tuple[list[Record], bytes | None]
+State = tuple[list[Record], bytes | None, dict[NodeId, list[tuple[Token, bytes]]]]
 BATCHES = 6
 
 
@@ -64,7 +65,7 @@ class Crashed:
         except DataDirError:
             return None  # and nothing was changed: the copy is good for the next one
         try:
-            return contents(store), store.get_meta("ring")
+            return state_of(store)
         finally:
             store.close()
             shutil.rmtree(scratch)
@@ -77,16 +78,24 @@ class Crashed:
         return Crashed(target, self.open, self.log, self.data, self.before, self.ends, self.states)
 
 
+def state_of(store: Store) -> State:
+    """All that a store holds, of what the tests put into it."""
+    return contents(store), store.get_meta("ring"), markers(store)
+
+
 def _batch(store: Store, number: int, value_bytes: int) -> State:
-    """Alternates between the shapes of a write: alone, with a named row, with a removal."""
+    """Alternates between the shapes of a write: alone, with a named row, with removal and hints."""
     # Half of it zero: what a disk that did not write leaves, and here is not that.
     stored = b"%03d" % number * (value_bytes // 6) + b"\0" * (value_bytes // 2)
     rows: list[Record] = [(token(number), b"key", stored)]
     if number % 3 == 1:
         rows.append((token(number - 1), b"key", b""))
     meta = (("ring", b"%d" % number),) if number % 3 == 2 else ()
-    write(store, (token(0), b"latest", b"%d" % number), *rows, meta=meta, number=number)
-    return contents(store), store.get_meta("ring")
+    hints = [(OWNER, token(at), b"key", at == number) for at in (number, max(0, number - 3))]
+    hints = hints if number % 3 == 1 else []
+    latest = token(0), b"latest", b"%d" % number
+    write(store, latest, *rows, meta=meta, hints=hints, number=number)
+    return state_of(store)
 
 
 def sqlite_new_log(directory: Path) -> Crashed:

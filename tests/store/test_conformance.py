@@ -10,16 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynagent.core.ports import Token
+from dynagent.core.ports import NodeId, Token
 from dynagent.errors import Refused
+from dynagent.store.markers import Hint
 from dynagent.store.protocol import Store
 from tests.store.conformance import (
     ENGINES,
     FIRST,
     LAST,
+    OTHER,
+    OWNER,
     Engine,
     Record,
     contents,
+    markers,
     token,
     write,
 )
@@ -229,14 +233,99 @@ def test_a_scan_pages_through_many_keys_on_one_place(store: Store) -> None:
     assert contents(store) == records
 
 
+def test_a_store_without_hints_owes_nobody_anything(store: Store) -> None:
+    write(store, (A, b"a", b"1"), meta=(("ring", b"epoch"),))
+    assert store.hint_counts() == {}
+    assert store.hints(OWNER, b"", 10) == []
+    assert not store.has_hint(OWNER, A, b"a")
+
+
+def test_a_hint_is_there_until_it_is_removed(store: Store) -> None:
+    write(store, (A, b"a", b"1"), hints=[(OWNER, A, b"a", True), (OTHER, B, b"", True)])
+    assert markers(store) == {OWNER: [(A, b"a")], OTHER: [(B, b"")]}
+    assert store.has_hint(OWNER, A, b"a")
+    assert store.has_hint(OTHER, B, b"")
+    assert not store.has_hint(OTHER, A, b"a")
+    assert not store.has_hint(OWNER, A, b"b")
+    assert not store.has_hint(OWNER, B, b"a")
+    write(store, hints=[(OWNER, A, b"a", False)])
+    assert markers(store) == {OTHER: [(B, b"")]}
+    assert not store.has_hint(OWNER, A, b"a")
+    assert store.get(A, b"a") == b"1"
+
+
+def test_adding_a_hint_again_and_removing_what_is_not_there_change_nothing(store: Store) -> None:
+    for _ in range(2):
+        write(store, hints=[(OWNER, A, b"a", True), (OWNER, B, b"a", False)])
+        assert markers(store) == {OWNER: [(A, b"a")]}
+    for _ in range(2):
+        write(store, hints=[(OWNER, A, b"a", False)])
+        assert markers(store) == {}
+
+
+def test_the_last_change_of_a_hint_in_a_batch_counts(store: Store) -> None:
+    write(store, hints=[(OWNER, A, b"a", True), (OWNER, A, b"a", False)])
+    assert markers(store) == {}
+    write(store, hints=[(OWNER, A, b"a", owed) for owed in (True, False, True)])
+    assert markers(store) == {OWNER: [(A, b"a")]}
+    write(store, hints=[(OWNER, A, b"a", owed) for owed in (False, True, True, False)])
+    assert markers(store) == {}
+
+
+def test_hints_are_read_page_by_page_in_token_then_key_order(store: Store) -> None:
+    same = token(7)
+    places = [(same, key) for key in (b"", b"\0", b"\0\0", b"a", b"a\0", b"b", b"\xff" * 1024)]
+    places += [(FIRST, b""), (token(7, 1), b"a"), (token(7, 2**64), b"a"), (LAST, b"z")]
+    write(store, hints=[(target, *place, True) for target in (OWNER, OTHER) for place in places])
+    for count in (1, 2, 3, 100):
+        found: list[tuple[Token, bytes]] = []
+        after = b""
+        while page := store.hints(OWNER, after, count):
+            assert len(page) <= count
+            found += page
+            after = b"".join(page[-1])
+        assert found == sorted(places)
+    assert store.hints(OWNER, same + b"a and not there", 1) == [(same, b"b")]
+    assert store.hints(OWNER, same, 1) == [(same, b"\0")]
+    assert store.hints(NodeId("c" * 16), b"", 1) == []
+
+
+def test_hints_are_neither_records_nor_counted(store: Store) -> None:
+    write(store, (A, b"a", b"1"), hints=[(OWNER, B, b"b", True), (OTHER, LAST, b"b", True)])
+    assert contents(store) == [(A, b"a", b"1")]
+    assert store.count() == 1
+    write(store, (A, b"a", b""))
+    assert store.count() == 0
+    assert store.hint_counts() == {OWNER: 1, OTHER: 1}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 255, 256, 257, 3_000])
+def test_a_batch_of_any_number_of_hints_is_written_whole(store: Store, rows: int) -> None:
+    dice = random.Random(rows)
+    places = [(Token(dice.randbytes(16)), b"key %d" % i) for i in range(rows)]
+    targets = [dice.choice([OWNER, OTHER]) for _ in places]
+    hints = [(target, *place) for target, place in zip(targets, places, strict=True)]
+    write(store, *((*place, b"stored") for place in places), hints=[(*h, True) for h in hints])
+    found = markers(store)
+    assert sorted((target, *place) for target in found for place in found[target]) == sorted(hints)
+    kept = hints[::3]
+    gone = [hint for hint in hints if hint not in kept]
+    write(store, hints=[(*hint, False) for hint in gone])
+    assert all(store.has_hint(*hint) for hint in kept)
+    assert sum(store.hint_counts().values()) == len(kept)
+    assert store.count() == rows
+
+
 def test_everything_is_there_after_a_restart(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "store"
     same = token(7)
     store = engine.open(path)
-    write(store, (A, b"a", b"1"), (same, b"a", b"2"), meta=(("ring", b"epoch"),))
-    write(store, (same, b"b", b"3"))
+    first = [(OWNER, A, b"a", True), (OWNER, same, b"a", True)]
+    write(store, (A, b"a", b"1"), (same, b"a", b"2"), meta=(("ring", b"epoch"),), hints=first)
+    write(store, (same, b"b", b"3"), hints=[(OWNER, A, b"a", False), (OTHER, same, b"b", True)])
     store.close()
     store = engine.open(path)
+    assert markers(store) == {OWNER: [(same, b"a")], OTHER: [(same, b"b")]}
     assert contents(store) == [(A, b"a", b"1"), (same, b"a", b"2"), (same, b"b", b"3")]
     assert store.get_meta("ring") == b"epoch"
     write(store, (same, b"b", b"4"))
@@ -248,11 +337,13 @@ def test_everything_is_there_after_a_restart(engine: Engine, tmp_path: Path) -> 
 def test_a_snapshot_is_a_store_of_its_own(engine: Engine, store: Store, tmp_path: Path) -> None:
     same = token(7)
     write(store, (A, b"a", b"1"), (same, b"a", b"2"), (same, b"b", b"3"), meta=(("m", b"4"),))
-    before = contents(store)
+    write(store, hints=[(OWNER, A, b"a", True), (OTHER, same, b"a", True)])
+    before, owed = contents(store), markers(store)
     store.snapshot(tmp_path / "copy")
-    write(store, (A, b"a", b"changed"), (B, b"new", b"5"))
+    write(store, (A, b"a", b"changed"), (B, b"new", b"5"), hints=[(OWNER, A, b"a", False)])
     copy = engine.open_copy(tmp_path / "copy")
     assert contents(copy) == before
+    assert markers(copy) == owed == {OWNER: [(A, b"a")], OTHER: [(same, b"a")]}
     assert copy.get_meta("m") == b"4"
     copy.close()
 
@@ -304,7 +395,17 @@ _puts = st.dictionaries(
     max_size=8,
 )
 _metas = st.dictionaries(st.sampled_from(["m", "n"]), st.binary(max_size=3), max_size=2)
-_steps = st.lists(st.one_of(st.tuples(_puts, _metas), st.just("restart")), max_size=8)
+_hints = st.lists(
+    st.tuples(
+        st.sampled_from([OWNER, OTHER]),
+        st.sampled_from(_PLACES),
+        st.sampled_from(_KEYS),
+        st.booleans(),
+    ),
+    max_size=6,
+)
+_Step = tuple[dict[tuple[Token, bytes], bytes], dict[str, bytes], list[Hint]] | str
+_steps = st.lists(st.one_of(st.tuples(_puts, _metas, _hints), st.just("restart")), max_size=8)
 
 
 @pytest.mark.parametrize("name", sorted(ENGINES))
@@ -312,13 +413,14 @@ _steps = st.lists(st.one_of(st.tuples(_puts, _metas), st.just("restart")), max_s
 @given(steps=_steps, first=st.sampled_from(_PLACES), last=st.sampled_from(_PLACES))
 def test_a_store_behaves_as_a_sorted_dict(
     name: str,
-    steps: list[tuple[dict[tuple[Token, bytes], bytes], dict[str, bytes]] | str],
+    steps: list[_Step],
     first: Token,
     last: Token,
 ) -> None:
     engine = ENGINES[name]()
     records: dict[tuple[Token, bytes], bytes] = {}
     meta: dict[str, bytes] = {}
+    owed: set[tuple[NodeId, Token, bytes]] = set()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "store"
         store = engine.open(path)
@@ -327,12 +429,15 @@ def test_a_store_behaves_as_a_sorted_dict(
                 store.close()
                 store = engine.open(path)
             else:
-                puts, metas = step
+                puts, metas, hints = step
                 write(
                     store,
                     *((*place, stored) for place, stored in puts.items()),
                     meta=tuple(metas.items()),
+                    hints=hints,
                 )
+                for target, place, key, is_owed in hints:
+                    (owed.add if is_owed else owed.discard)((target, place, key))
                 records = {p: stored for p, stored in (records | puts).items() if stored}
                 meta |= metas
             expected = [(*place, records[place]) for place in sorted(records)]
@@ -341,6 +446,10 @@ def test_a_store_behaves_as_a_sorted_dict(
                 row for row in expected if first <= row[0] <= last
             ]
             assert store.count() == len(records)
+            assert markers(store) == {
+                target: sorted((place, key) for owner, place, key in owed if owner == target)
+                for target in {owner for owner, _, _ in owed}
+            }
             assert all(
                 store.get(place, key) == records.get((place, key))
                 for place in _PLACES

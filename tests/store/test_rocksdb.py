@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from rocksdict import Options, Rdict
 
+from dynagent.core.ports import NodeId, Token
 from dynagent.errors import CorruptRecord, DataDirError, DynagentError, StoreFailed
 from dynagent.store.crc32c import crc32c, is_one_byte
 from dynagent.store.rocksdb import RocksStore
 from dynagent.store.rocksdb_log import check_logs, find_logs
 from dynagent.store.seen import SeenFile, read_seen
-from tests.store.conformance import Record, contents, token, write
+from tests.store.conformance import OWNER, Record, contents, markers, token, write
 
 PLACE = token(7), b"key"
 
@@ -64,6 +65,11 @@ def _batches() -> list[list[Record]]:
     return [[(token(1), b"a", b"%d" % n), (token(2), b"b", b"%d" % n)] for n in range(1, 4)]
 
 
+def _owed(batches: int) -> dict[NodeId, list[tuple[Token, bytes]]]:
+    """Each batch adds a hint and removes the one of the batch before it."""
+    return {OWNER: [(token(batches), b"a")]} if batches else {}
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before it is done", "after it is done"])
 def test_a_failure_of_any_operation_stops_the_store_and_leaves_no_half_batch(
     tmp_path: Path, after: bool
@@ -78,7 +84,8 @@ def test_a_failure_of_any_operation_stops_the_store_and_leaves_no_half_batch(
         acknowledged = 0
         try:
             for batch in _batches():
-                write(store, *batch, number=acknowledged + 1)
+                hints = [(OWNER, token(acknowledged + at), b"a", at == 1) for at in range(2)]
+                write(store, *batch, hints=hints, number=acknowledged + 1)
                 acknowledged += 1
         except StoreFailed as exc:
             assert f"batch {acknowledged + 1}" in exc.message
@@ -88,11 +95,13 @@ def test_a_failure_of_any_operation_stops_the_store_and_leaves_no_half_batch(
             assert db.done == done  # the disk was not touched again
             # What was not synced is not seen, although RocksDB has it in memory.
             assert contents(store) == ([] if not acknowledged else _batches()[acknowledged - 1])
+            assert markers(store) == _owed(acknowledged)
         struck = acknowledged < 3
         store.close()
         store = RocksStore(path)
-        states = [[], *_batches()]
-        assert contents(store) in states[acknowledged : acknowledged + (2 if struck else 1)]
+        states = [(batch, _owed(number)) for number, batch in enumerate([[], *_batches()])]
+        allowed = states[acknowledged : acknowledged + (2 if struck else 1)]
+        assert (contents(store), markers(store)) in allowed
         store.close()
     assert fail_at == 7
 
@@ -137,15 +146,19 @@ def test_a_batch_is_not_seen_before_it_is_synced(tmp_path: Path) -> None:
 
     db.flush_wal = wait  # type: ignore[method-assign]
     rows = (*PLACE, b"new"), (token(8), b"gone", b""), (token(9), b"added", b"new")
-    writer = threading.Thread(target=write, args=(store, *rows))
+    hints = {"hints": [(OWNER, *PLACE, True)]}
+    writer = threading.Thread(target=write, args=(store, *rows), kwargs=hints)
     writer.start()
     assert reached.wait(60)
     assert store.get(*PLACE) == b"old"
     assert store.get(token(9), b"added") is None
     assert contents(store) == before
     assert store.count() == 2
+    assert markers(store) == {}
+    assert not store.has_hint(OWNER, *PLACE)
     go_on.set()
     writer.join()
+    assert markers(store) == {OWNER: [PLACE]}
     assert contents(store) == [(*PLACE, b"new"), (token(9), b"added", b"new")]
     store.close()
 
@@ -197,6 +210,7 @@ def test_a_damaged_table_is_corrupt_and_not_the_end_of_a_scan(tmp_path: Path) ->
         contents(store)
     with pytest.raises(CorruptRecord, match="count"):
         store.count()
+    assert markers(store) == {}  # it stands before the records, which the damage did not reach
     unknown = 0
     for i in range(400):
         try:

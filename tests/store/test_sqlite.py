@@ -11,39 +11,54 @@ import pytest
 
 from dynagent.core.ports import Batch
 from dynagent.errors import CorruptRecord, DataDirError, DynagentError, StoreFailed
+from dynagent.store.markers import Hint
 from dynagent.store.sqlite import SqliteStore
-from tests.store.conformance import FIRST, LAST, Record, contents, token, write
+from tests.store.conformance import (
+    FIRST,
+    LAST,
+    OTHER,
+    OWNER,
+    Record,
+    contents,
+    markers,
+    token,
+    write,
+)
+from tests.store.crashed import State, state_of
 from tests.store.faults import Faults
 
 SAME = token(7)
 
 
 def _batches() -> list[Batch]:
-    """One of each path through `write`: alone, transaction, removal, collision, many rows."""
+    """One of each path through `write`: alone, transaction, removal, hints, collision, many."""
     plain: list[Record] = [(token(100 + i), b"key", b"1") for i in range(5)]
-    shapes: list[tuple[list[Record], list[tuple[str, bytes]]]] = [
-        (plain, []),
-        ([(token(100), b"key", b"2"), (SAME, b"a", b"2")], [("ring", b"epoch 2")]),
-        ([(token(101), b"key", b""), (token(102), b"key", b"3")], []),
-        ([(SAME, b"b", b"4"), (token(200), b"key", b"4")], []),
-        ([(SAME, b"a", b""), (SAME, b"b", b"5"), (SAME, b"c", b"5")], [("ring", b"epoch 5")]),
-        ([(token(1_000 + i), b"key", b"6") for i in range(600)], []),
+    owed: list[Hint] = [(OWNER, token(100 + i), b"key", True) for i in range(3)]
+    changed: list[Hint] = [(*owed[0][:3], False), (OTHER, SAME, b"b", True)]
+    shapes: list[tuple[list[Record], list[Hint], list[tuple[str, bytes]]]] = [
+        (plain, [], []),
+        ([(token(100), b"key", b"2"), (SAME, b"a", b"2")], [], [("ring", b"epoch 2")]),
+        ([(token(101), b"key", b""), (token(102), b"key", b"3")], owed, []),
+        ([(SAME, b"b", b"4"), (token(200), b"key", b"4")], changed, []),
+        ([(SAME, b"a", b""), (SAME, b"b", b"5"), (SAME, b"c", b"5")], [], [("ring", b"epoch 5")]),
+        ([(token(1_000 + i), b"key", b"6") for i in range(600)], [], []),
+        ([], [(OTHER, SAME, b"b", False)], []),
     ]
     batches = []
-    for number, (records, meta) in enumerate(shapes, start=1):
+    for number, (records, hints, meta) in enumerate(shapes, start=1):
         batch = Batch(number)
-        batch.records, batch.meta = records, meta
+        batch.records, batch.hints, batch.meta = records, hints, meta
         batches.append(batch)
     return batches
 
 
-def _states(path: Path) -> list[tuple[list[Record], bytes | None]]:
+def _states(path: Path) -> list[State]:
     """What the store holds before the first batch and after each one."""
     store = SqliteStore(path)
-    states = [(contents(store), store.get_meta("ring"))]
+    states = [state_of(store)]
     for batch in _batches():
         store.write(batch)
-        states.append((contents(store), store.get_meta("ring")))
+        states.append(state_of(store))
     store.close()
     return states
 
@@ -76,9 +91,8 @@ def test_a_failure_of_any_operation_stops_the_store_and_leaves_no_half_batch(
         struck = faults.struck
         store.close()
         store = SqliteStore(path)
-        state = (contents(store), store.get_meta("ring"))
         allowed = states[acknowledged : acknowledged + (2 if struck else 1)]
-        assert state in allowed
+        assert state_of(store) in allowed
         store.close()
     assert fail_at > 15
 
@@ -140,6 +154,56 @@ def test_a_batch_of_records_is_one_statement(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_batch_with_hints_is_few_statements(tmp_path: Path) -> None:
+    faults = Faults()
+    store = SqliteStore(tmp_path / "store", connect=faults.connect)
+    for rows in (1, 37, 256):
+        records = [(token(i), b"key", b"x" * 100) for i in range(rows)]
+        hints = [(OWNER, token(i), b"key", rows < 256 or i % 2 == 0) for i in range(rows)]
+        faults.arm(0, after=False)
+        write(store, *records, hints=hints)
+        assert faults.done <= 5  # BEGIN, records, hints added, hints removed, COMMIT
+    store.close()
+
+
+def test_a_file_without_the_table_of_hints_gets_it_when_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store = SqliteStore(path)
+    write(store, (SAME, b"a", b"1"))
+    store.close()
+    old = sqlite3.connect(path)
+    old.execute("DROP TABLE hint")
+    old.commit()
+    old.close()
+    for _ in range(2):
+        store = SqliteStore(path)
+        assert contents(store) == [(SAME, b"a", b"1")]
+        write(store, (SAME, b"a", b"1"), hints=[(OWNER, SAME, b"a", True)])
+        assert markers(store) == {OWNER: [(SAME, b"a")]}
+        store.close()
+
+
+def test_a_damaged_hint_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store = SqliteStore(path)
+    write(store, hints=[(OWNER, SAME, b"a", True)])
+    store.close()
+    with_fault = sqlite3.connect(path)
+    with_fault.execute("UPDATE hint SET token = x'ff'")
+    with_fault.commit()
+    store = SqliteStore(path)
+    with pytest.raises(CorruptRecord, match=r"store.*damaged"):
+        store.hints(OWNER, b"", 1)
+    store.close()
+    with_fault.execute("UPDATE hint SET target = x'ff'")
+    with_fault.commit()
+    with_fault.close()
+    store = SqliteStore(path)
+    with pytest.raises(CorruptRecord, match=r"store.*damaged"):
+        store.hint_counts()
+    store.close()
+
+
 def test_an_acknowledged_batch_is_in_the_files_before_the_store_is_closed(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     store = SqliteStore(tmp_path / "old" / "store")
@@ -179,6 +243,11 @@ def test_a_large_store_estimates_its_count(tmp_path: Path) -> None:
             ),
         )
     assert 0.6 * rows < store.count() < 1.6 * rows
+    alone = store.count()
+    for i in range(0, 20_000, 1_000):  # 2 MB of hints beside 6 MB of records
+        places = [token((j * 0x9E3779B97F4A7C15) % 2**63) for j in range(i, i + 1_000)]
+        write(store, hints=[(OWNER, place, b"k" * 60, True) for place in places])
+    assert 0.9 * alone < store.count() < 1.1 * alone
     store.close()
 
 

@@ -66,8 +66,8 @@ def test_missing_trailing_fields_take_their_defaults() -> None:
 def test_a_last_field_that_has_its_default_is_left_out() -> None:
     """So that asking for no trace costs nothing, and an old peer sees what it always saw."""
     for message, fields in (
-        (Get(b"k", 2, True), [b"k", 2, True]),
-        (Get(b"k", 2, True, True), [b"k", 2, True, True]),
+        (Get(b"k", 2, True), [b"k", 2, True, False]),
+        (Get(b"k", 2, True, True, 1), [b"k", 2, True, True, 1]),
         (GetReply(b"c", [], False, 2), [b"c", [], False, 2]),
         (PutReply(b"c", 1, b"d"), [b"c", 1, b"d"]),
         (Error(8, "why"), [8, "why"]),
@@ -83,7 +83,7 @@ def test_a_last_field_that_has_its_default_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("message", "fields"),
     [
-        (Get(b"k", 2, True), [b"k", 2, True]),
+        (Get(b"k", 2, True), [b"k", 2, True, False]),
         (GetReply(b"c", [], False, 2), [b"c", [], False, 2]),
         (PutReply(b"c", 1, b"d"), [b"c", 1, b"d"]),
         (Error(8, "why"), [8, "why"]),
@@ -96,8 +96,8 @@ def test_a_peer_without_traces_is_understood(message: Message, fields: list[obje
 
 
 def test_unknown_trailing_fields_are_skipped() -> None:
-    decoded = decode_frame(cbor2.dumps([Get.code, 1, 0, None, b"k", 2, True, True, "new", {}]))
-    assert decoded.message == Get(b"k", 2, True, True)
+    decoded = decode_frame(cbor2.dumps([Get.code, 1, 0, None, b"k", 2, True, True, 1, "new", {}]))
+    assert decoded.message == Get(b"k", 2, True, True, 1)
 
 
 def test_an_unknown_code_is_no_error_of_the_connection() -> None:

@@ -1,8 +1,8 @@
 """A store engine for the simulated disk: one append-only log, one write and one fsync a batch.
 
-A batch is a header (magic, sequence number, length, checksum over all of it), then records and
-meta rows one after the other. Where each newest record lies is kept in memory; what a get returns
-is read from the file, so rot is seen.
+A batch is a header (magic, sequence number, length, checksum over all of it), then records, meta
+rows and hint rows one after the other. Where each newest record lies is kept in memory; what a get
+returns is read from the file, so rot is seen.
 
 Opening walks the log. It ends at the first batch that is not whole: that is the tail which a power
 cut tore, and it is cut off. But if a later batch stands whole behind a bad one, then something was
@@ -20,16 +20,20 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from dynagent.core.ports import Batch, Token
+from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.errors import DataDirError, DiskFull, Refused, StoreFailed
+from dynagent.store.markers import Hint, Markers
 from dynagent.testing.level2.disk import SimDisk
 from dynagent.testing.world import World
 
 FILE_NAME = "store.log"
 _MAGIC = b"\x93log"
 _HEADER = struct.Struct(">4sQII16s")  # magic, sequence, payload bytes, rows, checksum
-_ROW = struct.Struct(">16sHI")  # token, key bytes, stored bytes (_META_ROW: a meta row)
-_META_ROW = b"\xff" * 8 + b"meta row"  # a token that no key has: blake2b would have to be unlucky
+_ROW = struct.Struct(">16sHI")  # token, key bytes, stored bytes
+# In the place of the token; no key has such a one: blake2b would have to be unlucky.
+_META_ROW = Token(b"\xff" * 8 + b"meta row")  # name, value
+_HINT_ROW = Token(b"\xff" * 8 + b"hint row")  # target ‖ 0 ‖ token ‖ key; owed or b""
+_OWED = b"owed"
 
 Place = tuple[int, int]  # offset and size of a stored form in the file
 
@@ -45,6 +49,7 @@ class LogStore:
         self._failed = ""
         self._records: dict[tuple[Token, bytes], Place] = {}
         self._meta: dict[str, Place] = {}
+        self._markers = Markers()
         self._sorted: list[tuple[Token, bytes]] | None = None
         self._sequence = 0
         self._end = 0
@@ -86,6 +91,15 @@ class LogStore:
             if stored is not None:
                 yield token, key, stored
 
+    def hints(self, target: NodeId, after: bytes, count: int) -> list[tuple[Token, bytes]]:
+        return self._markers.read(target, after, count)
+
+    def has_hint(self, target: NodeId, token: Token, key: bytes) -> bool:
+        return self._markers.has(target, token, key)
+
+    def hint_counts(self) -> dict[NodeId, int]:
+        return self._markers.counts()
+
     def count(self) -> int:
         return len(self._records)
 
@@ -101,7 +115,10 @@ class LogStore:
         if self._failed:
             raise StoreFailed(f"{self._file}: an earlier write failed ({self._failed}); restart")
         rows = [(token, key, stored) for token, key, stored in batch.records]
-        rows += [(Token(_META_ROW), name.encode(), stored) for name, stored in batch.meta]
+        rows += [(_META_ROW, name.encode(), stored) for name, stored in batch.meta]
+        for target, token, key, owed in batch.hints:
+            place = b"%b\0%b%b" % (target.encode(), token, key)
+            rows.append((_HINT_ROW, place, _OWED if owed else b""))
         data = _encode(self._sequence + 1, rows)
         try:
             self._append(data)
@@ -155,6 +172,7 @@ class LogStore:
         """A batch is durable: from here on it is what readers see."""
         found: dict[tuple[Token, bytes], Place] = {}
         meta: dict[str, Place] = {}
+        hints: list[Hint] = []
         gone: list[tuple[Token, bytes]] = []
         at = _HEADER.size
         while at < len(data):
@@ -165,6 +183,11 @@ class LogStore:
             place = (begin + key_at + key_bytes, stored_bytes)
             if token == _META_ROW:
                 meta[key.decode()] = place
+            elif token == _HINT_ROW:
+                target, _, owed_place = key.partition(b"\0")
+                owed_token = Token(owed_place[:16])
+                owed = stored_bytes > 0
+                hints.append((NodeId(target.decode()), owed_token, owed_place[16:], owed))
             elif stored_bytes:
                 found[Token(token), key] = place
             else:
@@ -173,6 +196,7 @@ class LogStore:
         for lost in gone:
             self._records.pop(lost, None)
         self._meta.update(meta)
+        self._markers.apply(hints)
         self._sorted = None
         self._sequence += 1
         self._last_begin = begin

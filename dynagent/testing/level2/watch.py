@@ -212,7 +212,7 @@ class Watch:
     def see(self, batch: Batch) -> None:
         """A batch is on its way to a disk."""
         for _, key, stored in batch.records:
-            if key in self.keys:
+            if key in self.keys and stored:
                 record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
                 datas = [sibling.data for sibling in record.value.siblings]
                 self.ledger.see(key, datas, record.value.clock)
@@ -220,7 +220,10 @@ class Watch:
     def on_durable(self, node: NodeId, records: list[tuple[Token, bytes, bytes]]) -> None:
         for _, key, stored in records:
             if key in self.keys:
-                record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
+                gone = not stored
+                record = (
+                    ABSENT if gone else decode_stored(stored, cluster_id=self.cluster_id, key=key)
+                )
                 self.ledger.on_durable(node, key, record)
 
 

@@ -1,0 +1,247 @@
+"""Hint delivery: giving back what was kept for an owner while it was away (Dynamo §4.6).
+
+For each target that is up and is owed something, at most one Merge of a bounded page of its hints
+is under way. Its acknowledgement means that the copies sent are durable there; each hint whose copy
+is still that one is settled, and a copy that nobody is owed any more goes, unless we own the key.
+Then the next page follows.
+
+    target up, hints ──▶ page read ──▶ Merge ──ack──▶ settled ──▶ next page … none left
+                              ▲          └─failure, refusal, no answer─▶ pause, doubled each time
+                              └────────────────────────────────────────────┘
+
+What holds:
+
+- A hint is removed only when its target has acknowledged, durably, the copy that lies here then. A
+  copy that has changed meanwhile keeps its hint, and is sent again.
+- An unreadable copy is no source: its hint stays until the copy is healed.
+- A crash of either side costs the page under way: it is sent again, and merged again.
+- An operator may pause the delivery to a target, or all of it; that lasts until the agent restarts.
+
+The bytes are granted by the background budget (design §8).
+"""
+
+from __future__ import annotations
+
+from dynagent import limits
+from dynagent.core.coordinator import SETTLED, Coordinator, Operation
+from dynagent.core.entry import encode_entry
+from dynagent.core.messages import (
+    HINTS_NOW,
+    HINTS_PAUSE,
+    HINTS_RESUME,
+    Merge,
+    MergeAck,
+    Message,
+)
+from dynagent.core.ports import LinkId, NodeId, Token
+from dynagent.errors import BadRequest, CorruptRecord
+
+_NO_LINK = LinkId(-1)
+
+# What was sent of a key: where it lies, and the digest of its copy (b"": there is none any more).
+_Sent = tuple[Token, bytes, bytes]
+
+
+class _Target:
+    """One node that is owed something."""
+
+    __slots__ = ("after", "due", "operation", "pause_s")
+
+    def __init__(self, due: float) -> None:
+        self.after = b""  # the place up to which its hints have been gone through
+        self.due = due  # when to send the next page
+        self.pause_s = 0.0  # after the last failure
+        self.operation: PageOperation | None = None
+
+
+class Delivery:
+    """Delivers all hints of this node. `wake` is to be called whenever a target comes up."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.delivered = 0  # hints settled since the start
+        self.paused: set[NodeId] = set()
+        self.is_paused = False  # all of it
+        self._coordinator = coordinator
+        self._hints = coordinator.replica.hints
+        self._targets: dict[NodeId, _Target] = {}
+
+    def wake(self, now: float, node: NodeId) -> None:
+        """`node` has come up, or what it is owed shall be delivered at once."""
+        if node in self._hints.counts:
+            target = self._targets.setdefault(node, _Target(now))
+            target.due, target.pause_s, target.after = now, 0.0, b""
+
+    def next_deadline(self) -> float | None:
+        """When `on_tick` is due; None if nobody is owed anything, or nobody can be given it."""
+        if not self._hints.counts:
+            return None
+        dues = [
+            target.due if (target := self._targets.get(node)) else 0.0
+            for node in self._hints.counts
+            if self._may_send(node)
+        ]
+        return min(dues, default=None)
+
+    def on_tick(self, now: float) -> None:
+        for node in sorted(self._hints.counts):
+            target = self._targets.get(node)
+            if target is None:  # young hints: their writes are hardly over
+                target = self._targets[node] = _Target(now + limits.HINT_REST_S)
+            if target.due <= now and self._may_send(node):
+                self._send_page(now, node, target)
+        for node in [node for node in self._targets if node not in self._hints.counts]:
+            if self._targets[node].operation is None:
+                del self._targets[node]
+
+    def order(self, now: float, action: int, node: NodeId | None) -> None:
+        """An operator's order for one target, or for all; raises `BadRequest`."""
+        if action not in (HINTS_PAUSE, HINTS_RESUME, HINTS_NOW):
+            raise BadRequest(f"unknown order {action} for hints")
+        if action == HINTS_PAUSE and node is not None:
+            self.paused.add(node)
+        elif action == HINTS_PAUSE:
+            self.is_paused = True
+        elif node is not None:
+            self.paused.discard(node)
+            self.wake(now, node)
+        else:
+            self.is_paused = False
+            self.paused.clear()
+            for target in self._hints.counts:
+                self.wake(now, target)
+
+    def document(self) -> dict[str, object]:
+        """For the status of this node."""
+        return {
+            "delivered": self.delivered,
+            "is_paused": self.is_paused,
+            "paused": sorted(self.paused),
+            "under_way": sorted(
+                node for node, target in self._targets.items() if target.operation is not None
+            ),
+        }
+
+    def _may_send(self, node: NodeId) -> bool:
+        target = self._targets.get(node)
+        return (
+            node in self._coordinator.up
+            and not self.is_paused
+            and node not in self.paused
+            and (target is None or target.operation is None)
+        )
+
+    def _send_page(self, now: float, node: NodeId, target: _Target) -> None:
+        try:
+            rows = self._hints.page(node, target.after, limits.HINT_PAGE_ROWS)
+        except CorruptRecord as exc:
+            self._coordinator.effects.note("hints.unreadable", target=node, reason=exc.message)
+            self._pause(now, target)
+            return
+        sent, entries = self._page(node, target, rows)
+        if not rows:  # at the end: what has been left is tried again, but not at once
+            target.after = b""
+            target.due = now + limits.HINT_REST_S
+            return
+        if not entries:
+            self._settle(node, sent)
+            target.due = now
+            return
+        target.operation = PageOperation(self, now, node, sent)
+        merge = Merge(self._coordinator.ring.epoch, SETTLED, 0, entries)
+        self._coordinator.effects.send(
+            [node], target.operation.number, target.operation.budget_ms(now), merge
+        )
+
+    def _page(
+        self, node: NodeId, target: _Target, rows: list[tuple[Token, bytes]]
+    ) -> tuple[list[_Sent], list[list[object]]]:
+        """What of these rows goes into the next Merge, and the entries of it."""
+        replica = self._coordinator.replica
+        sent: list[_Sent] = []
+        entries: list[list[object]] = []
+        size = 0
+        for token, key in rows:
+            target.after = token + key
+            if not self._hints.is_kept(node, token, key):
+                continue
+            record = replica.newest(key, token)
+            if record.unknown:
+                continue
+            if not record.value.clock:
+                sent.append((token, key, b""))
+                continue
+            sent.append((token, key, record.digest))
+            entries.append(encode_entry(key, record))
+            size += len(record.content)
+            if size >= limits.HINT_PAGE_BYTES:
+                break
+        return sent, entries
+
+    def on_ack(self, now: float, node: NodeId, sent: list[_Sent]) -> None:
+        """The page is durable there."""
+        target = self._targets[node]
+        target.operation = None
+        target.pause_s = 0.0
+        target.due = now
+        self._settle(node, sent)
+        self.on_tick(now)
+
+    def on_failure(self, now: float, node: NodeId) -> None:
+        target = self._targets[node]
+        target.operation = None
+        target.after = b""
+        self._pause(now, target)
+
+    def _pause(self, now: float, target: _Target) -> None:
+        target.pause_s = min(2 * target.pause_s or limits.HINT_REST_S, limits.HINT_PAUSE_S_MAX)
+        target.due = now + target.pause_s
+
+    def _settle(self, node: NodeId, sent: list[_Sent]) -> None:
+        """Removes the hints whose copy is still the one that was sent."""
+        coordinator, hints = self._coordinator, self._hints
+        replica = coordinator.replica
+        for token, key, digest in sent:
+            record = replica.newest(key, token)
+            now_there = record.digest if record.value.clock else b""
+            if record.unknown or now_there != digest:
+                continue
+            replica.settle(node, key, token)
+            self.delivered += 1
+            owners = coordinator.owners_of(token)
+            if (
+                digest
+                and coordinator.node_id not in owners
+                and not any(hints.is_kept(owner, token, key) for owner in owners)
+            ):
+                replica.drop(key, token)
+
+
+class PageOperation(Operation):
+    """One Merge of hints under way; it stands in the table so that its answer finds it."""
+
+    __slots__ = ("delivery", "sent", "target")
+
+    def __init__(self, delivery: Delivery, now: float, target: NodeId, sent: list[_Sent]) -> None:
+        coordinator = delivery._coordinator
+        super().__init__(coordinator, _NO_LINK, 0, now + limits.HINT_PAGE_S)
+        self.answered = True  # no client waits
+        self.delivery = delivery
+        self.target = target
+        self.sent = sent
+
+    def on_reply(self, now: float, source: NodeId, message: Message) -> None:
+        if source != self.target:
+            return
+        self.finish()
+        if isinstance(message, MergeAck):
+            self.delivery.on_ack(now, self.target, self.sent)
+        else:
+            self.delivery.on_failure(now, self.target)
+
+    def on_failure(self, now: float, source: NodeId) -> None:
+        if source == self.target:
+            self.finish()
+            self.delivery.on_failure(now, self.target)
+
+    def on_deadline(self, now: float) -> None:
+        self.delivery.on_failure(now, self.target)
