@@ -31,7 +31,7 @@ from pathlib import Path
 
 from dynagent import limits
 from dynagent.agent.links import Links
-from dynagent.agent.merges import Merges
+from dynagent.agent.packing import Packer
 from dynagent.core.claim import plan
 from dynagent.core.messages import (
     MODE_CONTEXT,
@@ -41,16 +41,16 @@ from dynagent.core.messages import (
     Get,
     GetReply,
     Hello,
-    Merge,
     Message,
     Put,
     PutReply,
+    ReadReply,
 )
 from dynagent.core.node import Node
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.ring import Member, Ring
 from dynagent.store.memory import MemoryStore
-from dynagent.wire.codec import Frame, decode_frame, encode_frame
+from dynagent.wire.codec import Frame, decode_frame, encode_frame, unpack
 from dynagent.wire.session import Session
 
 BASELINE = Path(__file__).with_name("guard.json")
@@ -102,7 +102,8 @@ class Host:
             self.node, lambda: _hello(ROLE_PEER, node_id), lambda: 0.0, self.store.read_ahead
         )
         self.peers: dict[NodeId, Dialled] = {}
-        self.merges = Merges(lambda node, frame: self.peers[node].out.append(frame))
+        self.requests: Packer[NodeId] = Packer(lambda node, frame: self.peers[node].write(frame))
+        self.replies = Packer(self.links.write)
 
     def connect(self, peers: Sequence[Host]) -> None:
         for peer in peers:
@@ -114,11 +115,16 @@ class Host:
         """Everything that has come from the peers, then a commit; False if nothing was to do."""
         busy = bool(self.links.inbox)
         self.links.dispatch()
-        self.merges.flush()
+        self.requests.flush()
+        self.replies.flush()
         for node_id, peer in self.peers.items():
             for frame in peer.exchange():
-                assert frame.message is not None
-                self.node.on_reply(0.0, node_id, frame.request_id, frame.message)
+                message = frame.message
+                assert message is not None
+                self.node.on_reply(0.0, node_id, frame.request_id, message)
+                if type(message) is ReadReply:
+                    for request_id, reply in unpack(message):
+                        self.node.on_reply(0.0, node_id, request_id, reply)
                 busy = True
         if (batch := self.node.take_batch()) is not None:
             self.store.write(batch)
@@ -131,16 +137,14 @@ class Host:
     def send(
         self, targets: Sequence[NodeId], request_id: int, budget_ms: int, message: Message
     ) -> None:
-        if isinstance(message, Merge):
-            self.merges.add(targets, request_id, budget_ms, message)
-            return
-        frame = encode_frame(message, request_id=request_id, budget_ms=budget_ms)
-        for target in targets:
-            self.peers[target].out.append(frame)
+        if not self.requests.add(targets, request_id, budget_ms, message):
+            frame = encode_frame(message, request_id=request_id, budget_ms=budget_ms)
+            for target in targets:
+                self.peers[target].write(frame)
 
     def answer(self, link: LinkId, request_id: int, message: Message) -> None:
-        frame = encode_frame(message, request_id=request_id, budget_ms=0)
-        self.links.by_id[link].connection.write(frame)
+        if not self.replies.add((link,), request_id, 0, message):
+            self.links.write(link, encode_frame(message, request_id=request_id, budget_ms=0))
 
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         raise AssertionError("the ring is there from the start")
@@ -159,6 +163,9 @@ class Dialled:
         self._session = Session(_hello(role, node_id), dialled=True)
         self._link.on_bytes(self._session.hello())
         self._session.receive(self._pipe.take())
+
+    def write(self, frame: bytes) -> None:
+        self.out.append(frame)
 
     def exchange(self) -> list[Frame]:
         """Delivers what waits, as one piece; the answers that have come so far."""

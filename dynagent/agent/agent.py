@@ -16,11 +16,11 @@ import trio
 
 from dynagent import limits
 from dynagent.agent.links import Links
-from dynagent.agent.merges import Merges
 from dynagent.agent.meter import Meter
+from dynagent.agent.packing import Packer
 from dynagent.agent.peers import Peers
 from dynagent.config import Config
-from dynagent.core.messages import ROLE_PEER, Error, Hello, Merge, Message
+from dynagent.core.messages import ROLE_PEER, Error, Hello, Message
 from dynagent.core.node import Node
 from dynagent.core.ports import Batch, LinkId, NodeId
 from dynagent.core.ring import Ring, decode_ring
@@ -79,7 +79,8 @@ class Agent:
             env.dice("redial"),
             config.redial_s_max,
         )
-        self._merges = Merges(self._peers.write)
+        self._requests = Packer(self._peers.write)
+        self._replies = Packer(self._links.write)
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serves until `stop` or `drain`; raises `StartError` or `StoreFailed`.
@@ -151,23 +152,20 @@ class Agent:
     def send(
         self, targets: Sequence[NodeId], request_id: int, budget_ms: int, message: Message
     ) -> None:
-        if isinstance(message, Merge):
-            self._merges.add(targets, request_id, budget_ms, message)
+        if self._requests.add(targets, request_id, budget_ms, message):
             return
         frame = encode_frame(message, request_id=request_id, budget_ms=budget_ms)
         for target in targets:
             self._peers.write(target, frame)
 
     def answer(self, link: LinkId, request_id: int, message: Message) -> None:
-        accepted = self._links.by_id.get(link)
-        if accepted is not None:
-            try:
-                frame = encode_frame(message, request_id=request_id, budget_ms=0)
-            except TooLarge as exc:
-                frame = encode_frame(
-                    Error(exc.code, exc.message), request_id=request_id, budget_ms=0
-                )
-            accepted.connection.write(frame)
+        if self._replies.add((link,), request_id, 0, message):
+            return
+        try:
+            frame = encode_frame(message, request_id=request_id, budget_ms=0)
+        except TooLarge as exc:
+            frame = encode_frame(Error(exc.code, exc.message), request_id=request_id, budget_ms=0)
+        self._links.write(link, frame)
 
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         first = decode_ring(ring)
@@ -183,7 +181,8 @@ class Agent:
 
     def _end_turn(self) -> None:
         self._links.dispatch()
-        self._merges.flush()
+        self._requests.flush()
+        self._replies.flush()
         if self._in_flight is None and self._failure is None:
             batch = self.node.take_batch()
             if batch is not None:

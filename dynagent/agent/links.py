@@ -19,6 +19,8 @@ from dynagent.wire.session import Session, farewell
 
 BUDGET_MS_DEFAULT = 5_000  # for a request that names none
 
+_KEYED = (Get, Put, Read)  # a tuple: to make the union Get | Put | Read costs 0.3 µs each time
+
 ReadAhead = Callable[[list[tuple[Token, bytes]]], None]  # `Store.read_ahead`
 
 
@@ -66,6 +68,12 @@ class Links:
             link.dispatch(now, frame)
         if missing:
             self._read_ahead([])
+
+    def write(self, link: LinkId, frame: bytes) -> None:
+        """Queues a frame; dropped if the link is gone."""
+        accepted = self.by_id.get(link)
+        if accepted is not None:
+            accepted.connection.write(frame)
 
     def drop_silent(self, now: float) -> None:
         """Closes connections that have not said Hello in time."""
@@ -144,6 +152,8 @@ def _keys(inbox: list[tuple[AcceptedLink, Frame]]) -> list[bytes]:
         message = frame.message
         if isinstance(message, Merge):
             keys += [entry[0] for entry in message.entries if entry and type(entry[0]) is bytes]
-        elif isinstance(message, Get | Put | Read):
+        elif isinstance(message, _KEYED):
             keys.append(message.key)
+            if type(message) is Read:
+                keys += message.keys
     return keys

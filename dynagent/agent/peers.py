@@ -12,13 +12,14 @@ from collections.abc import Callable
 import trio
 
 from dynagent import limits
-from dynagent.core.messages import Hello, Message
+from dynagent.core.messages import Hello, Message, ReadReply
 from dynagent.core.node import Node
 from dynagent.core.ports import Dice, NodeId
 from dynagent.core.ring import Member, Ring
 from dynagent.env import Connection, Transport
 from dynagent.errors import DynagentError, Refused
 from dynagent.obs.log import log
+from dynagent.wire.codec import unpack
 from dynagent.wire.session import Session
 
 _REDIAL_S_MIN = 0.1
@@ -45,8 +46,12 @@ class PeerLink:
             if self._session.remote is not None and not self.greeted.is_set():
                 self._greet(self._session.remote)
             for frame in frames:
-                if frame.message is not None:
-                    self._peers.on_reply(self.member.id, frame.request_id, frame.message)
+                message = frame.message
+                if message is not None:
+                    self._peers.on_reply(self.member.id, frame.request_id, message)
+                if type(message) is ReadReply:
+                    for request_id, reply in unpack(message):
+                        self._peers.on_reply(self.member.id, request_id, reply)
         except DynagentError as error:
             self.connection.close(error.message)
         except Exception as exc:  # our own bug: it costs this connection, not the agent

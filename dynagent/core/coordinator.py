@@ -26,7 +26,6 @@ from dynagent.core.ring import Ring
 from dynagent.core.trace import Trace, outcome_words, request_words
 from dynagent.errors import BadRequest, DynagentError, Overloaded, QuorumNotMet, TooLarge
 
-NO_OPERATION = 0  # the request id of what nobody waits for an answer to
 SETTLED = 2  # the phase of a stamp outside ring changes (design §6)
 _STALE_DEADLINES_MAX = 1_024  # of finished operations, before the heap is made anew
 
@@ -206,6 +205,11 @@ class Coordinator:
         operation.number = self._last_number
         self.operations[self._last_number] = operation
         heappush(self._deadlines, (operation.due, self._last_number))
+        return self._last_number
+
+    def spare_number(self) -> int:
+        """A request id for what nobody waits for an answer to."""
+        self._last_number += 1
         return self._last_number
 
     def next_deadline(self) -> float | None:

@@ -24,7 +24,7 @@ is 3 times as fast as `match`.
 from __future__ import annotations
 
 from hashlib import blake2b
-from itertools import chain, pairwise
+from itertools import chain
 from zlib import crc32
 
 from cbor2 import CBORDecodeError, loads
@@ -117,9 +117,8 @@ def unflatten(numbers: object) -> list[Dot]:
     for number in numbers:
         if type(number) is not int or number <= 0:
             raise ProtocolError("an actor or counter that is not a positive integer")
-    if len(numbers) == 2:
-        return [(numbers[0], numbers[1])]
-    return list(zip(numbers[::2], numbers[1::2], strict=True))
+    pairs = iter(numbers)
+    return list(zip(pairs, pairs, strict=True))
 
 
 def encode_clock(clock: Clock) -> list[int]:
@@ -139,7 +138,7 @@ def encode_entry(key: bytes, record: Record) -> list[object]:
 
 def decode_entry(entry: list[Any]) -> tuple[bytes, Record]:
     """(key, record without local parts); raises `ProtocolError` unless it is well-formed."""
-    if len(entry) < 3 or [type(part) for part in entry[:3]] != [bytes, bytes, list]:
+    if len(entry) < 3 or list(map(type, entry[:3])) != [bytes, bytes, list]:
         raise ProtocolError("not an encoded entry")
     key, content, op_ids = entry[:3]
     if not 0 < len(key) <= limits.KEY_BYTES_MAX or len(op_ids) > limits.OP_IDS_KEPT:
@@ -156,17 +155,26 @@ def _decode_content(content: bytes) -> Siblings:
     parts = decode(content)
     if type(parts) is not list or len(parts) != 2 or type(parts[1]) is not list:
         raise ProtocolError("not the content of an entry")
-    pairs = unflatten(parts[0])
-    if len(pairs) > 1 and any(one[0] >= two[0] for one, two in pairwise(pairs)):
-        raise ProtocolError("an entry whose clock is not sorted")
-    clock = dict(pairs)
-    siblings = tuple([decode_sibling(data) for data in parts[1]])
-    for sibling in siblings:
+    # Loops, not pairwise() in any(): for a clock of three entries that cost 3 µs of these 9.
+    clock: Clock = {}
+    last_actor = 0
+    for actor, counter in unflatten(parts[0]):
+        if actor <= last_actor:
+            raise ProtocolError("an entry whose clock is not sorted")
+        clock[actor] = counter
+        last_actor = actor
+    siblings: list[Sibling] = []
+    last_dot = (0, 0)
+    for data in parts[1]:
+        sibling = decode_sibling(data)
+        dot = (sibling.actor, sibling.counter)
         if sibling.counter > clock.get(sibling.actor, 0):
             raise ProtocolError("an entry whose clock does not claim its own siblings")
-    if len(siblings) > 1 and any(one.dot >= two.dot for one, two in pairwise(siblings)):
-        raise ProtocolError("an entry whose siblings are not sorted by dot")
-    return Siblings(clock, siblings)
+        if dot <= last_dot:
+            raise ProtocolError("an entry whose siblings are not sorted by dot")
+        siblings.append(sibling)
+        last_dot = dot
+    return Siblings(clock, tuple(siblings))
 
 
 # --- the stored form -----------------------------------------------------------------------------
@@ -206,12 +214,13 @@ def decode_stored(stored: bytes, *, cluster_id: bytes, key: bytes) -> Record:
         fields: Any = loads(body)
         flags, digest, content, dots, ids, op_ids, actor, counter, run, since, *_newer = fields
         numbers, datas = loads(content)
+        pairs = iter(numbers)
         if len(datas) == 1:
             siblings: tuple[Sibling, ...] = (Sibling(dots[0], dots[1], ids[0], datas[0]),)
         else:
             siblings = tuple(map(Sibling, dots[::2], dots[1::2], ids, datas))
         return Record(
-            Siblings(dict(zip(numbers[::2], numbers[1::2], strict=True)), siblings),
+            Siblings(dict(zip(pairs, pairs, strict=True)), siblings),
             op_ids=tuple(op_ids),
             mark=(actor, counter, run),
             since=since,

@@ -14,7 +14,7 @@ When everybody asked has answered, owners whose copies were behind are sent what
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.core.coordinator import NO_OPERATION, SETTLED, Coordinator, Operation
+from dynagent.core.coordinator import SETTLED, Coordinator, Operation
 from dynagent.core.entry import encode_context, encode_entry
 from dynagent.core.messages import (
     STATE_ABSENT,
@@ -189,7 +189,8 @@ class GetOperation(Operation):
             merge = Merge(
                 coordinator.ring.epoch, SETTLED, record.since, [encode_entry(self.get.key, record)]
             )
-            coordinator.effects.send(targets, NO_OPERATION, limits.REPAIR_BUDGET_MS, merge)
+            number = coordinator.spare_number()
+            coordinator.effects.send(targets, number, limits.REPAIR_BUDGET_MS, merge)
 
     def _reply(self, *, partial: bool = False) -> GetReply:
         merged = self.tally.merged

@@ -2,7 +2,7 @@
 
 A class body here is the one table of the protocol: the field order is the order on the wire, the
 annotation names the schema that `wire.registry` checks, a default marks a field that an older peer
-may leave out. (A last field that has its default is never sent: so a rare one costs nothing.)
+may leave out. (If all such fields have their defaults, none is sent: so rare ones cost nothing.)
 Fields are append-only and codes are never reused (`tests/wire/lock.txt` holds it);
 `docs/protocol.md` and the CDDL file are generated from these classes.
 
@@ -34,6 +34,8 @@ Blob = bytes
 Texts = list[str]
 Meta = dict[bytes, bytes]
 RequestIds = list[int]
+Keys = list[bytes]
+Replies = list[list[object]]  # [request id, fields of a ReadReply…]
 Flat = list[int]  # a clock or a set of dots: actor, counter, actor, counter, …
 SiblingBytes = list[bytes]  # each the one encoding of a sibling (core/entry.py)
 Entries = list[list[object]]  # whole records: [key, clock, siblings, op-ids]
@@ -279,13 +281,19 @@ WANT_DIGEST, WANT_VALUE = 0, 1
 
 
 class Read(Message, code=22):
-    """What does this owner hold? Answered by ReadReply."""
+    """What does this owner hold? Answered by ReadReply.
+
+    A frame may carry several requests that differ in nothing but their id and key; each of them is
+    answered.
+    """
 
     stamp_change: Uint
     stamp_phase: Small
     key: Key
     want: Small  # 0 digest, 1 the record itself
     op_id: Blob = b""  # also tell whether this op-id is known
+    also: RequestIds = []  # noqa: RUF012 - never changed
+    keys: Keys = []  # noqa: RUF012 - never changed; one for each of these ids
 
 
 STATE_ABSENT, STATE_PRESENT, STATE_UNREADABLE = 0, 1, 2
@@ -296,7 +304,7 @@ class ReadReply(Message, code=23):
     """The committed copy of one owner. `state` 2 (unreadable) is neither a value nor its absence.
 
     `op`: 0 not asked, 1 unknown, 2 a present sibling, 3 superseded, 4 unknown but older op-ids
-    have been forgotten.
+    have been forgotten. A frame may carry the replies to several requests.
     """
 
     state: Small
@@ -305,6 +313,7 @@ class ReadReply(Message, code=23):
     dots: Flat
     entry: MaybeEntry
     op: Small = 0
+    also: Replies = []  # noqa: RUF012 - never changed
 
 
 # --- the ring and the state of a node ------------------------------------------------------------

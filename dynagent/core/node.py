@@ -61,6 +61,8 @@ from dynagent.core.router import ForwardOperation
 from dynagent.core.trace import Trace
 from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady, Refused
 
+_DATA = (Get, Put)  # a tuple: to make the union Get | Put costs 0.2 µs each time
+
 Handler = Callable[[float, LinkId, int, int, Message], None]
 
 
@@ -185,8 +187,8 @@ class Node:
             ):
                 operation.on_durable(now)
         for link, ids in acks.items():
-            for start in range(0, len(ids), limits.ACKS_MAX):
-                first, *also = ids[start : start + limits.ACKS_MAX]
+            for start in range(0, len(ids), limits.PACKED_MAX):
+                first, *also = ids[start : start + limits.PACKED_MAX]
                 self._effects.answer(link, first, MergeAck(also))
 
     def on_refused(self, now: float) -> None:
@@ -238,7 +240,7 @@ class Node:
     def _on_data(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
-        assert isinstance(message, Get | Put)
+        assert isinstance(message, _DATA)
         coordinator = self._accepting()
         coordinator.check_key(message.key)
         token = token_of(message.key)
@@ -334,27 +336,31 @@ class Node:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, Read)
-        if self.ring is None:
-            raise NotReady("this agent belongs to no cluster yet")
-        key = message.key
+        answer = self._effects.answer
+        try:
+            if self.ring is None:
+                raise NotReady("this agent belongs to no cluster yet")
+            if len(message.also) != len(message.keys):
+                raise BadRequest("a Read whose further ids and keys differ in number")
+        except DynagentError as refusal:
+            for also in message.also:
+                answer(link, also, Error(refusal.code, refusal.message))
+            raise
+        answer(link, request_id, self._read_reply(message, message.key))
+        for also, key in zip(message.also, message.keys, strict=True):
+            answer(link, also, self._read_reply(message, key))
+
+    def _read_reply(self, read: Read, key: bytes) -> ReadReply:
         record = self.replica.read(key, token_of(key))
-        op = op_state(record, message.op_id)
+        op = op_state(record, read.op_id)
         value = record.value
         if record.unknown:
-            reply = ReadReply(STATE_UNREADABLE, b"", [], [], None, op)
-        elif not value.clock:
-            reply = ReadReply(STATE_ABSENT, b"", [], [], None, op)
-        else:
-            entry = encode_entry(key, record) if message.want == WANT_VALUE else None
-            reply = ReadReply(
-                STATE_PRESENT,
-                record.digest,
-                encode_clock(value.clock),
-                flatten(value.dots()),
-                entry,
-                op,
-            )
-        self._effects.answer(link, request_id, reply)
+            return ReadReply(STATE_UNREADABLE, b"", [], [], None, op)
+        if not value.clock:
+            return ReadReply(STATE_ABSENT, b"", [], [], None, op)
+        entry = encode_entry(key, record) if read.want == WANT_VALUE else None
+        clock, dots = encode_clock(value.clock), flatten(value.dots())
+        return ReadReply(STATE_PRESENT, record.digest, clock, dots, entry, op)
 
     # --- the ring and the state of this node -----------------------------------------------------
 

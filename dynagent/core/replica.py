@@ -136,7 +136,7 @@ class Replica:
             if clashes := old.value.clashes(incoming.value):
                 self._effects.note("record.clash", key=key, dots=clashes)
         op_ids = _newest_op_ids(old.op_ids, incoming.op_ids, gone)
-        if value == old.value and op_ids == old.op_ids:
+        if op_ids == old.op_ids and value == old.value:
             return self.batch_of(key)
         return self._keep(
             key,
@@ -291,8 +291,8 @@ class Replica:
 
 def _superseded(now: Siblings, *before: Siblings) -> list[bytes]:
     """The op-ids of siblings that were there before and are gone now."""
-    left = {sibling.dot for sibling in now.siblings}
-    return [s.op_id for value in before for s in value.siblings if s.dot not in left]
+    left = {(s.actor, s.counter) for s in now.siblings}
+    return [s.op_id for value in before for s in value.siblings if (s.actor, s.counter) not in left]
 
 
 def _newest_op_ids(

@@ -33,7 +33,7 @@ _SIBLING_TYPES = [int, int, int, int, int, int, bytes, dict, bytes]
 def sibling_fields(data: object) -> list[Any]:
     """`[actor, counter, wall ms, flags, type, expiry ms, op-id, meta, value]`, checked."""
     fields = decode(data) if type(data) is bytes else None
-    if type(fields) is not list or [type(field) for field in fields[:9]] != _SIBLING_TYPES:
+    if type(fields) is not list or list(map(type, fields[:9])) != _SIBLING_TYPES:
         raise ProtocolError("not an encoded sibling")
     if fields[0] <= 0 or fields[1] <= 0:
         raise ProtocolError("a sibling without a dot")

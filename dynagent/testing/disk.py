@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dynagent.core.entry import ABSENT, Record, decode_stored
-from dynagent.core.ports import Batch, NodeId, Token
+from dynagent.core.entry import Record, decode_stored
+from dynagent.core.ports import Batch, NodeId, Reader, Token
 from dynagent.store.memory import MemoryStore
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.world import Stream, World
@@ -49,7 +49,6 @@ class Disk:
         records = []
         for _token, key, stored in batch.records:
             if not stored:
-                records.append((key, ABSENT))
                 continue
             record = decode_stored(stored, cluster_id=self._cluster_id, key=key)
             self._ledger.see(key, [s.data for s in record.value.siblings], record.value.clock)
@@ -85,6 +84,10 @@ class Disk:
                 self._world.faults["hint"] += 1
             elif not self.store.has_hint(target, token, key):
                 self._ledger.on_hint_removed(self._node, target, key)
+        for token, key, stored in batch.records:
+            if not stored:
+                owes = owes_any(self.store, token, key)
+                self._ledger.on_dropped(self._node, key, owes=owes)
         for key, record in records:
             self._ledger.on_durable(self._node, key, record)
 
@@ -114,3 +117,8 @@ class Disk:
         self.store.write(batch)
         self._ledger.on_rot(self._node, key)
         return True
+
+
+def owes_any(store: Reader, token: Token, key: bytes) -> bool:
+    """Is that key owed to anybody?"""
+    return any(store.has_hint(target, token, key) for target in store.hint_counts())

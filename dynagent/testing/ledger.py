@@ -11,7 +11,7 @@ an instant: a dot is one write (`dots_unique`), an acknowledgement means W durab
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.core.entry import ABSENT, Record, decode_entry, unflatten
+from dynagent.core.entry import Record, decode_entry, unflatten
 from dynagent.core.messages import Put, PutReply
 from dynagent.core.ports import NodeId
 from dynagent.core.siblings import Clock, Dot
@@ -143,12 +143,6 @@ class Ledger:
         """A copy has reached the disk."""
         clock = record.value.clock
         before = self._copies.get((node, key), {})
-        if record is ABSENT:  # dropped by a stand-in: its hints have been checked
-            self.rotten.pop((node, key), None)
-            self._copies.pop((node, key), None)
-            self._op_ids.pop((node, key), None)
-            self._world.faults["dropped"] += 1
-            return
         if record.unknown:
             self.rotten.setdefault((node, key), self._world.order())
         else:
@@ -172,6 +166,16 @@ class Ledger:
             self.known.setdefault(number, {}).setdefault(node, self._world.now)
             if number not in self.applied and number not in self.minted:
                 self.applied[number] = self._world.order()
+
+    def on_dropped(self, node: NodeId, key: bytes, *, owes: bool) -> None:
+        """A copy is gone from a disk, on purpose: nobody must be owed it any more."""
+        self._world.verdicts.check(
+            "hint_is_data", not owes, f"{node} drops {key!r}, which it still owes somebody"
+        )
+        self._world.faults["drop"] += 1
+        self.rotten.pop((node, key), None)
+        self._copies.pop((node, key), None)
+        self._op_ids.pop((node, key), None)
 
     def on_hint_removed(self, node: NodeId, target: NodeId, key: bytes) -> None:
         """`node` owes `target` nothing any more: whatever it held of the key is durable there."""

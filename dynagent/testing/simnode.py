@@ -218,6 +218,9 @@ class SimNode:
     def _on_committed(self, batch: Batch) -> None:
         if self.node is not None:
             self.node.on_committed(self._world.now, batch)
+            for _, key, _ in batch.records:
+                if (self.id, key) in self._ledger.rotten:  # since it came to the disk
+                    self.node.replica.forget(key)
             self._after_turn()
 
     def _on_refused(self) -> None:

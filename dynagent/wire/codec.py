@@ -10,7 +10,7 @@ from cbor2 import dumps
 
 from dynagent import limits
 from dynagent.core.encoding import decode
-from dynagent.core.messages import Message
+from dynagent.core.messages import Message, ReadReply
 from dynagent.errors import ProtocolError, TooLarge
 from dynagent.wire.registry import HEADER_FIELDS, REGISTRY
 
@@ -36,8 +36,9 @@ def encode_frame(message: Message, *, request_id: int, budget_ms: int, ext: Ext 
     """Header and body, ready to be sent; raises `TooLarge` over the bound of this message."""
     row = REGISTRY[type(message).code]
     fields = [row.code, request_id, budget_ms, ext, *row.parts(message)]
-    if fields[-1] == row.rare:  # what hardly ever is said costs nothing
-        del fields[-1]
+    short = HEADER_FIELDS + row.required
+    if fields[short:] == row.rare:  # what hardly ever is said costs nothing
+        del fields[short:]
     body = dumps(fields)
     if len(body) > row.bytes_max:
         raise TooLarge(
@@ -68,6 +69,21 @@ def decode_frame(body: bytes) -> Frame:
     if len(body) > row.bytes_max:
         _check_size(code, body)
     return Frame(code, request_id, budget_ms, ext, row.build(fields))
+
+
+def unpack(reply: ReadReply) -> list[tuple[int, Message]]:
+    """The further replies of a frame, each with its request id.
+
+    Raises `ProtocolError` for what would be malformed in a frame of its own.
+    """
+    build = REGISTRY[ReadReply.code].build
+    replies: list[tuple[int, Message]] = []
+    for row in reply.also:
+        request_id = row[0] if row else None
+        if type(request_id) is not int or not 0 <= request_id < 2**63:
+            raise ProtocolError("a packed reply with a malformed request id")
+        replies.append((request_id, build([ReadReply.code, request_id, 0, None, *row[1:]])))
+    return replies
 
 
 def _check_size(code: int, body: bytes) -> None:

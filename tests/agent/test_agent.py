@@ -329,8 +329,8 @@ def test_garbage_closes_that_connection_and_harms_nobody(cluster: RealCluster, d
 def test_a_frame_that_lies_about_its_fields_closes_that_connection(cluster: RealCluster) -> None:
     connection = Connection(cluster.addresses[0], timeout_s=5)
     connection.request(Get(b"k"), timeout_s=5)
-    bad = bytearray(encode_frame(Get(b"kk"), request_id=9, budget_ms=1))
-    bad[-2] = 0xFF  # a CBOR break where R should be
+    bad = bytearray(encode_frame(Get(b"kk", r=1), request_id=9, budget_ms=1))
+    bad[-3] = 0xFF  # a CBOR break where R should be
     connection._socket.sendall(bad)
     with pytest.raises(DynagentError):
         connection.request(Get(b"k"), timeout_s=5)

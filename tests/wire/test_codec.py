@@ -23,7 +23,7 @@ from dynagent.core.messages import (
     RingReply,
 )
 from dynagent.errors import ProtocolError
-from dynagent.wire.codec import decode_frame, encode_frame
+from dynagent.wire.codec import decode_frame, encode_frame, unpack
 from dynagent.wire.registry import REGISTRY
 
 SAMPLES: list[Message] = [
@@ -42,7 +42,9 @@ SAMPLES: list[Message] = [
     MergeAck(),
     Read(1, 2, b"k", 1),
     ReadReply(1, b"d" * 32, [5, 1], [5, 1], None, 0),
+    Read(1, 2, b"k", 0, b"", [8, 9], [b"l", b"m"]),
     ReadReply(1, b"d" * 32, [5, 1], [5, 1], [b"k", [5, 1], [b"sibling"], []], 2),
+    ReadReply(0, b"", [], [], None, 0, [[8, 1, b"d" * 32, [5, 1], [5, 1], None]]),
     RingReply(3, b"ring"),
     Install(b"ring"),
 ]
@@ -63,11 +65,16 @@ def test_missing_trailing_fields_take_their_defaults() -> None:
     assert decoded.message == Get(b"k", 0, False)
 
 
-def test_a_last_field_that_has_its_default_is_left_out() -> None:
-    """So that asking for no trace costs nothing, and an old peer sees what it always saw."""
+def test_fields_that_all_have_their_defaults_are_left_out() -> None:
+    """So that asking for no trace costs nothing, nor does a put without special wishes."""
     for message, fields in (
-        (Get(b"k", 2, True), [b"k", 2, True, False]),
-        (Get(b"k", 2, True, True, 1), [b"k", 2, True, True, 1]),
+        (Get(b"k"), [b"k"]),
+        (Get(b"k", 2, True), [b"k", 2, True, False, 0]),
+        (Put(b"k", b"v", 0, b"", b"o"), [b"k", b"v", 0, b"", b"o"]),
+        (Put(b"k", b"v", 0, b"", b"o", 2), [b"k", b"v", 0, b"", b"o", 2, *_PUT_DEFAULTS[1:]]),
+        (Read(1, 2, b"k", 0), [1, 2, b"k", 0]),
+        (Read(1, 2, b"k", 0, b"", [7], [b"l"]), [1, 2, b"k", 0, b"", [7], [b"l"]]),
+        (Get(b"k", 2, True, True), [b"k", 2, True, True, 0]),
         (GetReply(b"c", [], False, 2), [b"c", [], False, 2]),
         (PutReply(b"c", 1, b"d"), [b"c", 1, b"d"]),
         (Error(8, "why"), [8, "why"]),
@@ -80,10 +87,13 @@ def test_a_last_field_that_has_its_default_is_left_out() -> None:
         assert decode_frame(frame[4:]).message == message
 
 
+_PUT_DEFAULTS = [1, 0, 0, False, 0, 0, {}, False, 0]
+
+
 @pytest.mark.parametrize(
     ("message", "fields"),
     [
-        (Get(b"k", 2, True), [b"k", 2, True, False]),
+        (Get(b"k", 2, True), [b"k", 2, True]),
         (GetReply(b"c", [], False, 2), [b"c", [], False, 2]),
         (PutReply(b"c", 1, b"d"), [b"c", 1, b"d"]),
         (Error(8, "why"), [8, "why"]),
@@ -163,3 +173,29 @@ def _decode(body: bytes) -> None:
     except ProtocolError:
         return
     assert frame.message is None or type(frame.message) is REGISTRY[frame.code].cls
+
+
+def test_packed_replies_come_apart() -> None:
+    rows = [[8, 1, b"d", [5, 1], [5, 1], None], [9, 0, b"", [], [], None, 1, [], "a newer field"]]
+    assert unpack(ReadReply(0, b"", [], [], None, 0, rows)) == [
+        (8, ReadReply(1, b"d", [5, 1], [5, 1], None)),
+        (9, ReadReply(0, b"", [], [], None, 1)),
+    ]
+    assert unpack(ReadReply(0, b"", [], [], None)) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [],
+        [b"8", 0, b"", [], [], None],
+        [-1, 0, b"", [], [], None],
+        [2**63, 0, b"", [], [], None],
+        [8, 0, b"", []],
+        [8, 0, 7, [], [], None],
+        [8, 0, b"", [b"actor"], [], None],
+    ],
+)
+def test_a_packed_reply_is_checked_as_one_of_its_own(row: list[object]) -> None:
+    with pytest.raises(ProtocolError):
+        unpack(ReadReply(0, b"", [], [], None, 0, [row]))

@@ -228,6 +228,11 @@ class SimHost:
         assert self.life.data_dir is not None
         return self.life.data_dir.store.get(token_of(key), key)
 
+    def owes(self) -> dict[NodeId, int]:
+        """What it owes to whom: hints."""
+        agent = self.life.agent if self.life is not None else None
+        return dict(agent.node.replica.hints.counts) if agent is not None else {}
+
     def sees_up(self) -> set[NodeId]:
         """Whom its agent believes to be up."""
         agent = self.life.agent if self.life is not None else None

@@ -83,6 +83,7 @@ def draw(world: World) -> Profile:
         timeout_s=dice.choice((0.6, 2.0, 4.0)),
         router=dice.choice((0.0, 0.3, 1.0)),
     )
+    profile.sloppy = world.stream("sloppy profile").choice((0.0, 0.0, 0.3, 1.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.4, 0.3, 2.0)
         if weight:

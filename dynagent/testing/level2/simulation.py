@@ -43,6 +43,7 @@ from dynagent.testing.world import World
 
 PHASE_1_S = 60.0  # should the clients not get through their work
 SETTLE_S = 10.0  # longer than any deadline, delay, slow job or restart still under way
+HOME_S = 60.0  # until the last hint has been delivered
 AUDIT_S = 20.0
 HORIZON_S = 400.0  # of the whole run: nothing in it can take that long
 
@@ -185,6 +186,13 @@ class Simulation:
         self.nemesis.mend()
         await until(lambda: all(client.is_idle for client in clients))
         await trio.sleep(SETTLE_S)
+        if not any(host.is_rotten for host in self.hosts):  # what has rotted waits to be healed
+            with trio.move_on_after(HOME_S):
+                await until(lambda: not any(host.owes() for host in self.hosts))
+            for host in self.hosts:
+                world.verdicts.check(
+                    "hints_come_home", not host.owes(), f"{host.place} owes {host.owes()}"
+                )
         world.log("=== phase 2: audit")
         finals = self._judge()
         auditor = self._client(ring, 0, replace(profile, timeout_s=8.0, router=1.0))

@@ -33,13 +33,14 @@ from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.limits import FRAME_HEADER_BYTES
 from dynagent.testing.brief import brief
+from dynagent.testing.disk import owes_any
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.level2.disk import SimDisk
 from dynagent.testing.level2.logstore import LogStore
 from dynagent.testing.level2.transport import SimTransport
 from dynagent.testing.level2.wires import End, Line
 from dynagent.testing.world import World
-from dynagent.wire.codec import Frame, decode_frame
+from dynagent.wire.codec import Frame, decode_frame, unpack
 
 LATE_S = 0.01  # a timer fires up to that late, see clock.py
 # Why an agent may close a connection although nothing bad came: it never said Hello.
@@ -63,6 +64,7 @@ class Watch:
     def __init__(self, world: World, ledger: Ledger, keys: list[bytes]) -> None:
         self.ring: Ring | None = None
         self.ledger = ledger
+        self._dropping: set[tuple[NodeId, bytes]] = set()  # drops that may have reached a disk
         self.keys = keys
         self.world = world
         self._talks: dict[int, Talk] = {}
@@ -95,18 +97,16 @@ class Watch:
             return
         talk = self._talks.setdefault(end.line.number, Talk())
         if end.is_dialler:
-            also = message.also if isinstance(message, Merge) else []
-            for request_id in (frame.request_id, *also):
-                talk.requests.setdefault(request_id, []).append(message)
+            for request_id, request in _requests_in(frame.request_id, message):
+                talk.requests.setdefault(request_id, []).append(request)
             if isinstance(message, Get | Put):
                 place = (end.written_bytes, frame.request_id, frame.budget_ms)
                 talk.on_the_way.append(place)
             if isinstance(message, Merge):
                 self._see_entries(NodeId(end.owner.place), message)
         else:
-            also = message.also if isinstance(message, MergeAck) else []
-            for request_id in (frame.request_id, *also):
-                self._on_reply(end, talk, request_id, message)
+            for request_id, reply in _replies_in(frame.request_id, message):
+                self._on_reply(end, talk, request_id, reply)
 
     def on_read(self, end: End) -> None:
         """An agent has taken bytes: from here on the deadlines of the requests in them run."""
@@ -207,24 +207,49 @@ class Watch:
         self.on_durable(node, list(store.scan(_FIRST, _LAST)))
         for key in self.keys:
             if store.get(token_of(key), key) is None:
-                self.ledger.on_durable(node, key, ABSENT)
+                if (node, key) in self._dropping:
+                    self._on_dropped(node, store, key)
+                else:
+                    self.ledger.on_durable(node, key, ABSENT)
 
-    def see(self, batch: Batch) -> None:
+    def see(self, node: NodeId, batch: Batch) -> None:
         """A batch is on its way to a disk."""
         for _, key, stored in batch.records:
-            if key in self.keys and stored:
+            if not stored:
+                self._dropping.add((node, key))
+            elif key in self.keys:
                 record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
                 datas = [sibling.data for sibling in record.value.siblings]
                 self.ledger.see(key, datas, record.value.clock)
 
     def on_durable(self, node: NodeId, records: list[tuple[Token, bytes, bytes]]) -> None:
         for _, key, stored in records:
-            if key in self.keys:
-                gone = not stored
-                record = (
-                    ABSENT if gone else decode_stored(stored, cluster_id=self.cluster_id, key=key)
-                )
+            if key in self.keys and stored:
+                record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
+                self._dropping.discard((node, key))
                 self.ledger.on_durable(node, key, record)
+
+    def on_hints(self, node: NodeId, store: LogStore, batch: Batch) -> None:
+        """A batch is durable: what it settles and drops must be safe elsewhere."""
+        for target, token, key, is_owed in batch.hints:
+            if is_owed:
+                self.world.faults["hint"] += 1
+            elif key in self.keys and not store.has_hint(target, token, key):
+                self.ledger.on_hint_removed(node, self._place_of(target), key)
+        for _, key, stored in batch.records:
+            if key in self.keys and not stored:
+                self._on_dropped(node, store, key)
+
+    def _place_of(self, node: NodeId) -> NodeId:
+        """The ledger knows a host by its place, which is its name in the ring."""
+        assert self.ring is not None
+        member = self.ring.member(node)
+        assert member is not None
+        return NodeId(member.name)
+
+    def _on_dropped(self, node: NodeId, store: LogStore, key: bytes) -> None:
+        self._dropping.discard((node, key))
+        self.ledger.on_dropped(node, key, owes=owes_any(store, token_of(key), key))
 
 
 class WatchedStore(LogStore):
@@ -239,8 +264,29 @@ class WatchedStore(LogStore):
     def write(self, batch: Batch) -> None:
         if batch.meta:
             self._disk.point("adoption.before")
-        self._watch.see(batch)
+        self._watch.see(self._node, batch)
         super().write(batch)
+        self._watch.on_hints(self._node, self, batch)
         self._watch.on_durable(self._node, batch.records)
         if batch.meta:
             self._disk.point("adoption.after")
+
+
+def _requests_in(request_id: int, message: Message) -> list[tuple[int, Message]]:
+    """Every request of a frame by its id."""
+    if isinstance(message, Merge):
+        return [(number, message) for number in (request_id, *message.also)]
+    if isinstance(message, Read):
+        stamp = message.stamp_change, message.stamp_phase
+        reads = zip((request_id, *message.also), (message.key, *message.keys), strict=True)
+        return [(n, Read(*stamp, key, message.want, message.op_id)) for n, key in reads]
+    return [(request_id, message)]
+
+
+def _replies_in(request_id: int, message: Message) -> list[tuple[int, Message]]:
+    """Every reply of a frame by the id of its request."""
+    if isinstance(message, MergeAck):
+        return [(number, message) for number in (request_id, *message.also)]
+    if isinstance(message, ReadReply):
+        return [(request_id, message), *unpack(message)]
+    return [(request_id, message)]

@@ -1,10 +1,20 @@
-"""Merges of several requests in one frame: each request has its own answer."""
+"""Merges and Reads of several requests in one frame: each request has its own answer."""
 
 from __future__ import annotations
 
-from dynagent.core.messages import Error, Merge, MergeAck, PutReply
+from dynagent.core.messages import (
+    STATE_ABSENT,
+    STATE_PRESENT,
+    WANT_DIGEST,
+    Error,
+    Merge,
+    MergeAck,
+    PutReply,
+    Read,
+    ReadReply,
+)
 from dynagent.errors import WriteOutcomeUnknown
-from tests.core.harness import IDS, Cluster, Packet, cluster, is_error, put, requests
+from tests.core.harness import IDS, KEY, Cluster, Packet, cluster, is_error, put, requests
 
 A, B, C = IDS[:3]
 
@@ -55,3 +65,23 @@ def test_each_request_of_a_packed_merge_is_refused() -> None:
     c.commit(A)
     c.settle()
     assert all(is_error(reply, WriteOutcomeUnknown) for _, reply in c.answers)
+
+
+def test_each_request_of_a_packed_read_is_answered() -> None:
+    c = cluster()
+    c.request(A, put(b"v", 1))
+    c.settle()
+    c.deliver(Packet(A, B, 7, Read(1, 2, KEY, WANT_DIGEST, b"", [8], [b"absent"]), 100))
+    states = {
+        packet.number: packet.message.state
+        for packet in requests(c, ReadReply)
+        if isinstance(packet.message, ReadReply)
+    }
+    assert states == {7: STATE_PRESENT, 8: STATE_ABSENT}
+
+
+def test_each_request_of_a_packed_read_is_refused() -> None:
+    c = cluster()
+    c.deliver(Packet(A, B, 7, Read(1, 2, KEY, WANT_DIGEST, b"", [8, 9], [b"one key"]), 100))
+    refusals = requests(c, Error)
+    assert sorted(packet.number for packet in refusals) == [7, 8, 9]
