@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dynagent.errors import DynagentError
 from tests.acceptance import faults_away, faults_carts, faults_cuts, faults_down, faults_overload
 from tests.acceptance.points import Failed
 
@@ -28,7 +29,7 @@ def run(share: float, say: Say, parts: tuple[str, ...] = tuple(PARTS)) -> dict[s
     for name in parts:
         try:
             figures[name] = PARTS[name](share, say)
-        except (AssertionError, TimeoutError, ConnectionError) as exc:
+        except (AssertionError, TimeoutError, ConnectionError, DynagentError) as exc:
             failures.append(f"{name}: {exc}")
             say(f"FAILED: {failures[-1]}")
     if failures:
