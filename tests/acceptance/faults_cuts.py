@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 def run(share: float, say: Say) -> dict[str, object]:
     if why := why_not():
         raise Failed(why)
-    seconds = max(2.0, SECONDS * share)
+    seconds = max(4.0, SECONDS * share)
     dice = random.Random(3)
     figures: dict[str, object] = {}
     with (
