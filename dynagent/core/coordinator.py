@@ -183,10 +183,19 @@ class Coordinator:
         """Enters an operation; raises `Overloaded` if the table or its memory is full."""
         if len(self.operations) >= limits.REQUESTS_IN_FLIGHT_MAX:
             raise Overloaded(f"{len(self.operations)} requests are under way; try again later")
-        if self._bytes + operation.size > limits.REQUEST_BYTES_IN_FLIGHT_MAX:
-            raise Overloaded(f"{self._bytes:,} bytes of requests are under way; try again later")
+        self._check_memory(operation.size)
         self._bytes += operation.size
         return self._enter(operation)
+
+    def grow(self, operation: Operation, size: int) -> None:
+        """An operation in the table keeps so many bytes more alive; raises `Overloaded`."""
+        self._check_memory(size)
+        self._bytes += size
+        operation.size += size
+
+    def _check_memory(self, size: int) -> None:
+        if self._bytes + size > limits.REQUEST_BYTES_IN_FLIGHT_MAX:
+            raise Overloaded(f"{self._bytes:,} bytes of requests are under way; try again later")
 
     def release(self, operation: Operation) -> None:
         """Removes an operation, if it is still there."""

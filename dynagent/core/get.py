@@ -85,6 +85,13 @@ class GetOperation(Operation):
             owners = coordinator.in_order(self.owners)
             self.tell(now, coordinator.node_id, f"takes the get: R={self.tally.needed} of {owners}")
             self.tell(now, coordinator.node_id, copy_words(own.value, unreadable=own.unknown))
+        try:
+            # Until the last owner has answered: some small frames may ask for many large copies.
+            coordinator.grow(self, sum([len(sibling.data) for sibling in own.value.siblings]))
+        except Overloaded as exc:
+            self.fail(exc)
+            self.finish()
+            return
         if coordinator.node_id not in self.owners and not own.value.clock:
             self.tally.add_failure(coordinator.node_id)  # a stand-in that has never heard of it
         else:

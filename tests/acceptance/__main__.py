@@ -2,6 +2,7 @@
 
 python -m tests.acceptance quorum              full size; writes docs/acceptance/quorum.json
 python -m tests.acceptance quorum --share 0.02 CI's size; writes nothing
+python -m tests.acceptance faults --part cuts  one part of the faults; writes nothing
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from tests.acceptance import durability, everyday, quorum, speed
+from tests.acceptance import durability, everyday, faults, quorum, speed
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] = {
     "durability": durability.run,
     "everyday": everyday.run,
+    "faults": faults.run,
     "quorum": quorum.run,
     "speed": speed.run,
 }
@@ -32,14 +35,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance", description="see the docs")
     parser.add_argument("points", choices=sorted(POINTS))
     parser.add_argument("--share", type=float, default=1.0, help="of the full size, e.g. 0.02")
+    parser.add_argument("--part", choices=list(faults.PARTS), help="of the faults: only this one")
     options = parser.parse_args()
+    run = POINTS[options.points]
+    if options.part is not None:
+        if options.points != "faults":
+            parser.error("only the faults have parts")
+        run = partial(faults.run, parts=(options.part,))
     try:
-        figures = POINTS[options.points](options.share, lambda line: print(line, flush=True))
+        figures = run(options.share, lambda line: print(line, flush=True))
     except AssertionError as failure:
         print(f"acceptance {options.points}: FAILED: {failure}")
         return 1
     print(f"acceptance {options.points}: all points hold")
-    if options.share == 1.0:
+    if options.share == 1.0 and options.part is None:
         path = ROOT / "docs" / "acceptance" / f"{options.points}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         document = {"points": options.points, **_circumstances(), "figures": figures}

@@ -256,6 +256,7 @@ def test_an_old_client_gets_its_answer_and_the_end(fresh: RealAgent) -> None:
 
 def test_slow_clients_keep_nobody_out_and_cost_no_more_than_the_bound(fresh: RealAgent) -> None:
     assert fresh.process is not None
+    open_files = Path(f"/proc/{fresh.process.pid}/fd")
     slow = []
     try:
         for _ in range(3 * limits.HTTP_CONNECTIONS_MAX):
@@ -263,10 +264,7 @@ def test_slow_clients_keep_nobody_out_and_cost_no_more_than_the_bound(fresh: Rea
             sock.sendall(b"GET / HTTP/1.1\r\nHost:")
             slow.append(sock)
         assert get(fresh, "/healthz")[0] == 200
-        wait_for(
-            lambda: len(list(Path(f"/proc/{fresh.process.pid}/fd").iterdir())) < 80,
-            "surplus connections to be closed",
-        )
+        wait_for(lambda: len(list(open_files.iterdir())) < 80, "surplus connections to be closed")
         assert slow[0].recv(1) == b""  # the one that had idled longest
     finally:
         for sock in slow:

@@ -104,6 +104,19 @@ def test_the_memory_of_requests_under_way_is_bounded(monkeypatch: pytest.MonkeyP
     assert isinstance(c.ask(A, put(4, value=b"v" * 100)), PutReply)
 
 
+def test_gets_under_way_count_the_copies_that_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    c = Cluster(make_ring(3))
+    assert isinstance(c.ask(A, put(1, value=b"v" * 1_000)), PutReply)
+    monkeypatch.setattr(limits, "REQUEST_BYTES_IN_FLIGHT_MAX", 2_500)
+    for _ in range(2):
+        c.request(A, Get(KEY))
+    refused = c.ask(A, Get(KEY))
+    assert isinstance(refused, Error) and refused.error == Overloaded.code
+    c.settle()
+    for _ in range(5):
+        assert isinstance(c.ask(A, Get(KEY)), GetReply)
+
+
 def test_finished_requests_leave_the_heap_of_deadlines() -> None:
     c = Cluster(make_ring(3))
     for _ in range(3_000):

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -36,13 +38,21 @@ class RealAgent:
     """One agent process, which may be killed and started again on the same directory."""
 
     def __init__(
-        self, directory: Path, name: str, port: int, *flags: str, source: Path = ROOT
+        self,
+        directory: Path,
+        name: str,
+        port: int,
+        *flags: str,
+        source: Path = ROOT,
+        ip: str = "127.0.0.1",
+        within: Sequence[str] = (),
     ) -> None:
         self.source = source  # where `dynagent` is taken from
         self.directory = directory
         self.name = name
-        self.address = f"127.0.0.1:{port}"
+        self.address = f"{ip}:{port}"
         self.flags = flags
+        self.within = within  # the command that runs it elsewhere; it must become the agent itself
         self.log = directory.with_suffix(".log")
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -50,6 +60,7 @@ class RealAgent:
         """Starts the process; returns at once."""
         assert self.process is None
         command = [
+            *self.within,
             *(sys.executable, "-m", "dynagent.main", "run"),
             *("--data-dir", str(self.directory), "--listen", self.address),
             *("--name", self.name, "--host", self.name),
@@ -58,6 +69,11 @@ class RealAgent:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=self.source, stderr=log, stdout=log)
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal, e.g. SIGSTOP: the process hangs, and its connections stay open."""
+        assert self.process is not None
+        self.process.send_signal(number)
 
     def stop(self) -> int:
         """SIGTERM and wait; the exit status."""
@@ -105,7 +121,10 @@ class RealAgent:
 
 
 class RealCluster:
-    """Several agents; `with RealCluster(directory, 3) as cluster:` has them bootstrapped."""
+    """Several agents; `with RealCluster(directory, 3) as cluster:` has them bootstrapped.
+
+    `agents`: these, instead of `count` new ones on loopback.
+    """
 
     def __init__(
         self,
@@ -114,9 +133,10 @@ class RealCluster:
         *flags: str,
         partitions: int = 64,
         source: Path = ROOT,
+        agents: Sequence[RealAgent] = (),
     ) -> None:
         self.partitions = partitions
-        self.agents = [
+        self.agents = list(agents) or [
             RealAgent(directory / f"n{place + 1}", f"n{place + 1}", port, *flags, source=source)
             for place, port in enumerate(free_ports(count))
         ]
@@ -156,7 +176,7 @@ class RealCluster:
             if agent.process is None:
                 agent.start()
         for agent in self.agents:
-            wait_for(lambda agent=agent: _answers(agent), f"{agent.name} to answer")
+            wait_for(partial(_answers, agent), f"{agent.name} to answer")
 
     def stop(self) -> None:
         for agent in self.agents:
@@ -186,13 +206,15 @@ class RealCluster:
                 agent.kill()
 
 
-def wait_for(condition: object, what: str) -> None:
-    """Polls until `condition()` holds; raises `TimeoutError` naming `what`."""
-    deadline = time.monotonic() + WAIT_S_MAX
-    while not condition():  # type: ignore[operator]
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {WAIT_S_MAX} s for {what}")
+def wait_for(condition: Callable[[], bool], what: str, *, wait_s: float = WAIT_S_MAX) -> float:
+    """Polls until `condition()` holds, and tells after how many seconds; raises `TimeoutError`
+    naming `what`."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() > began + wait_s:
+            raise TimeoutError(f"waited {wait_s:g} s for {what}")
         time.sleep(0.02)
+    return time.monotonic() - began
 
 
 def _answers(agent: RealAgent) -> bool:

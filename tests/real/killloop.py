@@ -18,12 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynagent.client.blocking import Client
-from dynagent.core.messages import Get, GetReply
-from dynagent.core.version import Version
 from dynagent.errors import DynagentError
-from dynctl.load.driver import Answer
 from tests.real.cluster import ROOT, RealCluster
-from tests.real.drive import drive
+from tests.real.replicas import missing
 
 WRITERS = 6
 LOAD_S = (0.05, 0.4)  # how long the load runs before the kill
@@ -53,9 +50,9 @@ def run(cycles: int, say: Callable[[str], None], *, source: Path = ROOT) -> dict
             acknowledged.update(fresh)
             cluster.start()
             cluster.wait_ready()
-            lost |= _missing(cluster, fresh)
+            lost |= missing(cluster, fresh)
             say(f"cycle {cycle + 1}: {len(fresh):,} acknowledged, {len(lost)} lost so far")
-        lost |= _missing(cluster, acknowledged)
+        lost |= missing(cluster, acknowledged)
     return {"acknowledged": len(acknowledged), "kills": kills, "lost": len(lost)}
 
 
@@ -91,19 +88,3 @@ class _Load:
         for thread in self._threads:
             thread.join()
         return self._acknowledged
-
-
-def _missing(cluster: RealCluster, expected: dict[bytes, bytes]) -> set[bytes]:
-    """The keys that do not hold their value."""
-    missing: set[bytes] = set()
-
-    def on_reply(key: bytes, reply: Answer, _seconds: float) -> None:
-        values = (
-            [Version(data).value for data in reply.siblings] if isinstance(reply, GetReply) else []
-        )
-        if expected[key] not in values:
-            missing.add(key)
-
-    requests = ((key, Get(key)) for key in sorted(expected))
-    drive(cluster.addresses, requests, on_reply, connections=12)
-    return missing

@@ -30,6 +30,7 @@ from types import TracebackType
 
 from dynagent.errors import CorruptRecord, DataDirError
 from dynagent.store.datadir import DataDir
+from tests.real.tools import run_tool
 from tests.store.conformance import OWNER, token
 
 KEYS = 97
@@ -98,12 +99,12 @@ class LoopDisk:
         self.mount_point.mkdir()
         with self._image.open("wb") as image:
             image.truncate(_IMAGE_BYTES)
-        _run("mkfs.ext4", "-q", "-F", str(self._image))
-        self._device = _run("losetup", "--find", "--show", str(self._image))
+        run_tool("mkfs.ext4", "-q", "-F", str(self._image))
+        self._device = run_tool("losetup", "--find", "--show", str(self._image))
         try:
             self._mount()
         except BaseException:
-            _run("losetup", "--detach", self._device)
+            run_tool("losetup", "--detach", self._device)
             raise
         return self
 
@@ -116,7 +117,7 @@ class LoopDisk:
         try:
             self._unmount()
         finally:
-            _run("losetup", "--detach", self._device)
+            run_tool("losetup", "--detach", self._device)
 
     def cut_power(self) -> None:
         """From now on every call fails, and what was not fsynced is gone."""
@@ -137,12 +138,12 @@ class LoopDisk:
         self._mount()
 
     def _mount(self) -> None:
-        _run("mount", "-o", "errors=remount-ro", self._device, str(self.mount_point))
+        run_tool("mount", "-o", "errors=remount-ro", self._device, str(self.mount_point))
         self._mounted = True
 
     def _unmount(self) -> None:
         if self._mounted:
-            _run("umount", str(self.mount_point))
+            run_tool("umount", str(self.mount_point))
             self._mounted = False
 
 
@@ -275,12 +276,3 @@ def _check(
         return -1, exc.message
     finally:
         data.close(clean=clean)
-
-
-def _run(*command: str) -> str:
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"  # where an ordinary PATH does not reach
-    tools = {**os.environ, "PATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=tools)
-    if done.returncode:
-        raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
-    return done.stdout.strip()
