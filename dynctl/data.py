@@ -59,17 +59,22 @@ def _get(given: Given) -> None:
         streams.write_file(out, result.versions[0].value)
 
 
+def copies_words(result: Result) -> str:
+    """How many copies a partial read has met."""
+    return f"only {result.answered} cop{'y' if result.answered == 1 else 'ies'}"
+
+
 def _check(key: bytes, result: Result, *, several: bool) -> None:
     """Raises unless there is what was asked for: a value, and one value unless `several`."""
     shown, count = streams.show_key(key), len(result.versions)
     if result.partial and not count:
-        raise QuorumNotMet(f"{shown} was not found, but only {result.answered} owners answered")
+        raise QuorumNotMet(f"{shown} was not found, but {copies_words(result)} answered")
     if not count:
         raise NotFound(f"key {shown} not found")
     if result.partial:
         say(
-            f"dynctl: get: warning: partial: only {result.answered} owners of {shown} answered, "
-            f"a newer value may exist"
+            f"dynctl: get: warning: partial: {copies_words(result)} of {shown} answered; "
+            "a newer value may exist"
         )
     if count > 1 and not several:
         raise Conflict(

@@ -97,9 +97,9 @@ def resolve(
 def _check(key: bytes, result: Result) -> None:
     shown = streams.show_key(key)
     if result.versions and result.partial:
-        say(f"dynctl: resolve: warning: partial: {result.answered} owners of {shown} answered")
+        say(f"dynctl: resolve: warning: partial: {data.copies_words(result)} of {shown} answered")
     elif result.partial:
-        raise QuorumNotMet(f"{shown} was not found, but only {result.answered} owners answered")
+        raise QuorumNotMet(f"{shown} was not found, but {data.copies_words(result)} answered")
     elif not result.versions:
         raise NotFound(f"key {shown} not found")
 

@@ -103,7 +103,9 @@ def test_with_two_of_three_agents_gone_requests_are_refused_definitely(tmp_path:
         )
         with Client(cluster.addresses[2:], learn_ring=False) as survivor:
             with pytest.raises(QuorumNotMet, match="down: n1, n2"):
-                survivor.get(b"k")
+                survivor.get(b"k", strict=True)
+            result = survivor.get(b"k")
+            assert result.partial and result.versions[0].value == b"v"
             with pytest.raises(QuorumNotMet, match="W=2"):
                 survivor.put(b"k", b"v2")
 

@@ -223,7 +223,7 @@ def test_without_a_quorum_requests_fail_definitely(own: RealCluster, make: Make)
         own.agents[0].kill()
         own.agents[1].kill()
         with pytest.raises(QuorumNotMet):
-            client.get(b"k")
+            client.get(b"k", strict=True)
         with pytest.raises(QuorumNotMet):
             client.put(b"k", b"w")
         assert client.get(b"k", r=1).versions[0].value == b"v"

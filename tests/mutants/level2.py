@@ -34,7 +34,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "is_clean = self._drained and self._failure is None",
         "is_clean = True",
-        35,
+        55,
     ),
     _mutant(
         "B4",
@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        90,
+        164,
     ),
     _mutant(
         "B7",
@@ -111,7 +111,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "if self._in_flight is None and self._failure is None:",
         "if self._failure is None:",
-        0,
+        1,
     ),
     _mutant(
         "B13",
@@ -135,7 +135,7 @@ LEVEL_2_MUTANTS = (
         "client/routing.py",
         "            self.attempt += 1\n",
         "            pass\n",
-        6,
+        12,
     ),
     _mutant(
         "B17",
@@ -151,7 +151,7 @@ LEVEL_2_MUTANTS = (
         "core/node.py",
         "                self.replica.when_durable(number, (link, also))\n",
         "                self._effects.answer(link, also, MergeAck([]))\n",
-        106,
+        7,
     ),
     _mutant(
         "M14",
@@ -187,7 +187,7 @@ LEVEL_2_MUTANTS = (
         "            max_depth=_DEPTH_MAX + 1,  # the pair\n            allow_indefinite=False,\n"
         "            allow_duplicate_keys=False,\n",
         "            max_depth=_DEPTH_MAX + 1,\n",
-        0,
+        1,
     ),
     _mutant(
         "M22",
@@ -206,6 +206,6 @@ LEVEL_2_MUTANTS = (
         "        self.config = config\n"
         "        wall_ms = env.wall_ms\n"
         "        self.env = env = replace(env, monotonic=lambda: wall_ms() / 1000)\n",
-        346,
+        21,
     ),
 )

@@ -93,7 +93,7 @@ MUTANTS = (
             "self.tally = GetQuorum([own], r, others)",
             "self.tally = GetQuorum([own], max(1, r - 1), others)",
         ),
-        seeds=(2, 4, 5),
+        seeds=(4, 2),
     ),
     _mutant(
         "M4",
@@ -157,7 +157,7 @@ MUTANTS = (
             "found = [node for node in states if states[node] in (OP_PRESENT, OP_SUPERSEDED)]",
             "found: list[NodeId] = []",
         ),
-        seeds=(16, 4, 13),
+        seeds=(6, 16),
     ),
     _mutant(
         "A2",
@@ -180,7 +180,7 @@ MUTANTS = (
             "            mine = self.merged\n"
             "            self.merged = type(mine)(join(mine.clock, told), mine.siblings)\n",
         ),
-        seeds=(0, 1, 2),
+        seeds=(1, 0),
     ),
     _mutant(
         "A4",
@@ -196,7 +196,7 @@ MUTANTS = (
             "self.context = join(self.context, self.look.clock)",
             "self.context = dict(self.context)",
         ),
-        seeds=(2, 4),
+        seeds=(4, 2),
     ),
     _mutant(
         "A6",
@@ -288,7 +288,7 @@ MUTANTS = (
             "        self.waiting.update(targets)\n",
             "        self.counted += targets\n",
         ),
-        seeds=(0, 5, 6),
+        seeds=(5, 0),
     ),
     _mutant(
         "A12",
@@ -298,7 +298,7 @@ MUTANTS = (
             "        return Siblings(join(self.clock, context), tuple(self._unseen(context)))\n",
             "        return Siblings(self.clock, tuple(self._unseen(context)))\n",
         ),
-        seeds=(0, 6, 7),
+        seeds=(39, 0),
     ),
     _mutant(
         "A13",
@@ -318,17 +318,58 @@ MUTANTS = (
             "        if isinstance(self.message, Get) and self._try_next(now):\n",
             "        if self._try_next(now):\n",
         ),
-        seeds=(69, 118),
+        seeds=(330, 69),
     ),
     _mutant(
         "A15",
         "a retry found in the own copy is acknowledged although that copy has rotted meanwhile",
         (
             "core/look.py",
-            "                self._complete_own(now)\n",
-            "                self._complete(now)\n",
+            "            self._complete_own(now)\n",
+            "            self._complete(now)\n",
         ),
-        seeds=(72, 99, 155),
+        seeds=(182, 72),
+    ),
+    _mutant(
+        "M9",
+        "a hint is removed when it is sent, not when it is acknowledged",
+        (
+            "core/delivery.py",
+            "        target.operation = PageOperation(self, now, node, sent)\n",
+            "        target.operation = PageOperation(self, now, node, sent)\n"
+            "        self._settle(node, sent)\n",
+        ),
+        seeds=(0,),
+    ),
+    _mutant(
+        "H1",
+        "a hint is settled although its copy has changed since it was sent",
+        (
+            "core/delivery.py",
+            "if record.unknown or now_there != digest:",
+            "if record.unknown:",
+        ),
+        seeds=(6, 0),
+    ),
+    _mutant(
+        "H2",
+        "a stand-in drops a copy that it still owes to somebody else",
+        (
+            "core/delivery.py",
+            "and not any(hints.is_kept(owner, token, key) for owner in owners)",
+            "and True",
+        ),
+        seeds=(8, 0),
+    ),
+    _mutant(
+        "H3",
+        "a stand-in acknowledges without keeping a hint",
+        (
+            "core/node.py",
+            "owed = self.replica.owe([NodeId(message.hint_for)], key, token_of(key))",
+            "owed = 0",
+        ),
+        seeds=(8, 0),
     ),
     _mutant(
         "A16",
@@ -364,7 +405,7 @@ MUTANTS = (
             "return token + key, (clock, dots) if clock else None",
             "return token + key, (clock, dots)",
         ),
-        seeds=(1, 2, 6),
+        seeds=(11, 1),
     ),
     _mutant(
         "L3",
@@ -374,7 +415,7 @@ MUTANTS = (
             "        dots = [d for d in dots if d in theirs or d[1] > their_clock.get(d[0], 0)]\n",
             "        dots = list(dots)\n",
         ),
-        seeds=(2, 0),
+        seeds=(4, 2),
     ),
     _mutant(
         "L4",
@@ -394,7 +435,7 @@ MUTANTS = (
             "            self.detector.on_tick(now)",
             "            self.detector.on_tick(self._wall_ms() / 1000)",
         ),
-        seeds=(2, 6, 12),
+        seeds=(0, 2),
     ),
     _mutant(
         "A-suspect",
