@@ -38,6 +38,7 @@ _LAZY = {
     "explain": ("explain", "explain"),
     "ring": ("ring", "app"),
     "node": ("node", "app"),
+    "hints": ("hints", "app"),
     "health": ("cluster", "health"),
     "stats": ("stats", "stats"),
     "wait": ("wait", "app"),

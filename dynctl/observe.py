@@ -13,9 +13,9 @@ from dynagent.client.blocking import Client
 from dynagent.client.bootstrap import status_of
 from dynagent.core.messages import RingReply, RingRequest
 from dynagent.core.ring import Member, Ring, decode_ring
-from dynagent.errors import DynagentError, NotReady, ProtocolError, Unreachable
+from dynagent.errors import BadRequest, DynagentError, NotReady, ProtocolError, Unreachable
 from dynagent.obs.metrics import peers_known, peers_up, split_counters
-from dynctl.views import CountRow, HealthRow, NodeRow, RingNodeRow, StatsRow
+from dynctl.views import CountRow, HealthRow, HintRow, NodeRow, RingNodeRow, StatsRow
 
 ASKED_AT_ONCE = 32
 
@@ -56,6 +56,35 @@ def observe(endpoints: Sequence[str], *, timeout_s: float) -> Observation:
         suspected=suspected(status),
         members=members,
     )
+
+
+def choose(members: Sequence[Seen], node: str | None) -> list[Seen]:
+    """All of them, or the one that is named; raises `BadRequest` if there is none such."""
+    if node is None:
+        return list(members)
+    found = [one for one in members if node in (one.member.name, one.member.id, one.member.address)]
+    if not found:
+        names = ", ".join(one.member.name for one in members)
+        raise BadRequest(f"no node is called {node!r}; choose one of {names}")
+    return found
+
+
+def hint_rows(seen: Observation) -> list[HintRow]:
+    """Who keeps hints for whom, by name."""
+    names = {one.member.id: one.member.name for one in seen.members}
+    rows = []
+    for one in by_name(seen):
+        status = one.status or {}
+        delivery = status.get("delivery", {})
+        for target, count in status.get("hints", {}).items():
+            state = "waiting"
+            if delivery.get("is_paused") or target in delivery.get("paused", ()):
+                state = "paused"
+            elif target in delivery.get("under_way", ()):
+                state = "delivering"
+            name = names.get(target, target)
+            rows.append(HintRow(node=one.member.name, target=name, hints=count, state=state))
+    return sorted(rows, key=lambda row: (row.node, row.target))
 
 
 def suspected(status: dict[str, Any]) -> dict[str, str]:

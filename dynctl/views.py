@@ -228,6 +228,23 @@ class StatsDocument(Document, frozen=True, kw_only=True):
     nodes: list[StatsRow]
 
 
+class HintRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys of which a node keeps a copy for another one."""
+
+    node: Annotated[str, Meta(description="who keeps them")]
+    target: Annotated[str, Meta(description="whom they are for")]
+    hints: Annotated[int, Meta(description="keys")]
+    state: Annotated[str, Meta(description="waiting (for the target), delivering or paused")]
+
+
+class HintsDocument(Document, frozen=True, kw_only=True):
+    """`hints ls`."""
+
+    ROWS: ClassVar[str] = "hints"
+
+    hints: list[HintRow]
+
+
 class BootstrapDocument(Document, frozen=True, kw_only=True):
     """`bootstrap`."""
 
@@ -435,6 +452,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "ring status": RingStatusDocument,
     "ring show": RingDocument,
     "node ls": NodesDocument,
+    "hints ls": HintsDocument,
     "health": HealthDocument,
     "stats": StatsDocument,
     "bench": BenchDocument,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from dynagent.errors import BadRequest, Partial, Unreachable
 from dynctl import endpoints, options, streams
 from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose
 from dynctl.faults import say
-from dynctl.observe import Seen, by_name, observe, stats_rows
+from dynctl.observe import by_name, choose, observe, stats_rows
 from dynctl.render import default_form, show
 from dynctl.views import StatsDocument
 
@@ -49,7 +48,7 @@ def stats(
     seen = observe(endpoints.find(endpoint or []), timeout_s=timeout_s)
     if verbose:
         say(f"dynctl: stats: {seen.agent} answered")
-    asked = _chosen(by_name(seen), node)
+    asked = choose(by_name(seen), node)
     answered = [one for one in asked if one.status is not None]
     silent = [f"{one.member.name} is {one.problem}" for one in asked if one.status is None]
     if silent and not answered:
@@ -64,14 +63,3 @@ def stats(
     if silent:
         told = f"partial: {len(answered)} of {len(asked)} agents answered: {', '.join(silent)}"
         raise Partial(f"{told}; see: dynctl health")
-
-
-def _chosen(members: Sequence[Seen], node: str | None) -> list[Seen]:
-    """All of them, or the one that is named; raises `BadRequest` if there is none such."""
-    if node is None:
-        return list(members)
-    found = [one for one in members if node in (one.member.name, one.member.id, one.member.address)]
-    if not found:
-        names = ", ".join(one.member.name for one in members)
-        raise BadRequest(f"no node is called {node!r}; choose one of {names}")
-    return found
