@@ -48,6 +48,7 @@ HINT_PAUSE_S_MAX = 30.0  # after failures; a target that comes up is tried at on
 
 # --- the agent -----------------------------------------------------------------------------------
 CONNECTIONS_MAX = 4_096  # file descriptors: the usual soft limit minus room for the store
+LINK_SILENT_S_MAX = 10.0  # a peer that was asked and says nothing for so long is dialled anew
 HELLO_S_MAX = 5.0  # a connection that has not said Hello by then is closed (slowloris)
 REQUESTS_IN_FLIGHT_MAX = 16_384  # tallies in the request table; each holds a few hundred bytes
 REQUEST_BYTES_IN_FLIGHT_MAX = 256 * MIB  # records that tallies and the open batch keep alive

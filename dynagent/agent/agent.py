@@ -266,8 +266,11 @@ class Agent:
     async def _drop_silent_links(self) -> None:
         while True:
             await trio.sleep(1)
+            now = self.env.monotonic()
             if self._links.greeting:
-                self._links.drop_silent(self.env.monotonic())
+                self._links.drop_silent(now)
+                self.env.transport.request_turn()
+            if self._peers.drop_silent(now):
                 self.env.transport.request_turn()
 
     # --- stopping --------------------------------------------------------------------------------

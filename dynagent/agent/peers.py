@@ -28,7 +28,16 @@ _REDIAL_S_MIN = 0.1
 class PeerLink:
     """One dialled connection (`env.Handler`)."""
 
-    __slots__ = ("_peers", "_session", "closed", "connection", "greeted", "member", "reason")
+    __slots__ = (
+        "_peers",
+        "_session",
+        "asked_at",
+        "closed",
+        "connection",
+        "greeted",
+        "member",
+        "reason",
+    )
 
     def __init__(self, peers: Peers, member: Member, connection: Connection) -> None:
         self._peers = peers
@@ -38,9 +47,11 @@ class PeerLink:
         self.greeted = trio.Event()
         self.closed = trio.Event()
         self.reason = ""
+        self.asked_at = 0.0  # the first frame that was sent since we heard from it; 0: none
         connection.write(self._session.hello())
 
     def on_bytes(self, data: bytes) -> None:
+        self.asked_at = 0.0
         try:
             frames = self._session.receive(data)
             if self._session.remote is not None and not self.greeted.is_set():
@@ -103,7 +114,20 @@ class Peers:
         """Queues a frame; dropped if the link is down (the node has been or will be told)."""
         link = self._up.get(node)
         if link is not None:
+            link.asked_at = link.asked_at or self._monotonic()
             link.connection.write(frame)
+
+    def drop_silent(self, now: float) -> bool:
+        """Closes links whose other end has not said a word for long, although it was asked: it may
+        be gone without notice. They are dialled anew. True if there was one."""
+        silent = [
+            link
+            for link in self._up.values()
+            if link.asked_at and now - link.asked_at > limits.LINK_SILENT_S_MAX
+        ]
+        for link in silent:
+            link.connection.drop(f"no answer for {limits.LINK_SILENT_S_MAX:g} s")
+        return bool(silent)
 
     def on_reply(self, node: NodeId, request_id: int, message: Message) -> None:
         self._node.on_reply(self._monotonic(), node, request_id, message)

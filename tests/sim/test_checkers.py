@@ -399,7 +399,7 @@ def test_a_cluster_does_not_heal(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(simulation.nemesis, "heal_everything", fall_ill)
     simulation.run()
-    assert objections(simulation.world) == {"heals", "up_again"}
+    assert objections(simulation.world) == {"heals", "hints_come_home", "up_again"}
 
 
 def test_every_checker_has_its_floor() -> None:

@@ -77,6 +77,9 @@ EVALUATIONS = {
     "heals": 3_600,
     "nothing_left": 3_600,
     "up_again": 5_400,
+    "hints_come_home": 9_000,
+    # Once for each hint that is settled or copy that is dropped.
+    "hint_is_data": 8_000,
     # A few for each hang that lasts longer than the detector may take.
     "hung_is_not_up": 270,
 }
