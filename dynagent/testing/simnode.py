@@ -372,7 +372,7 @@ class SimNode:
                 key == request.key and order < since
                 for (_node, key), order in self._ledger.rotten.items()
             )
-            if unreadable:
+            if unreadable and request.strict:  # of a sloppy one a stand-in's copy counts too
                 self._unreadable(
                     reply.answered <= self._ring.n - unreadable,
                     f"counts {reply.answered} copies of {request.key!r}; {unreadable} unreadable",

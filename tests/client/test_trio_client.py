@@ -419,7 +419,7 @@ def test_an_agent_killed_under_concurrent_tasks_loses_nothing(cluster: RealClust
             for number in range(40):
                 key = b"key-%d-%d" % (worker, number)
                 await client.put(key, key)
-                (version,) = (await client.get(key)).versions
+                (version,) = (await client.get(key, strict=True)).versions
                 assert version.value == key
                 done += 1
                 if done in marks:
