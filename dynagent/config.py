@@ -109,6 +109,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "it alike on all agents. Large values make every queue behind them wait.",
         ),
     ] = limits.VALUE_BYTES_DEFAULT_MAX
+    siblings_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=limits.SIBLINGS_HARD_MAX,
+            description="How many concurrent values of a key this agent lets a put leave, its own "
+            "included. Over that a put is refused unless it supersedes them (dynctl resolve, or a "
+            "put that is not blind). Set it alike on all agents. What several agents have taken "
+            "while they were cut off from each other comes together nevertheless.",
+        ),
+    ] = limits.SIBLINGS_DEFAULT_MAX
     cache_bytes: Annotated[
         int,
         Meta(

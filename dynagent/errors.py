@@ -165,6 +165,12 @@ class PlanInfeasible(Refused):
     code = 17
 
 
+class TooManySiblings(Refused):
+    """The key has as many concurrent values as a put may leave beside it: nothing was done."""
+
+    code = 20
+
+
 class Unhealthy(DynagentError):
     """The cluster answers, but not all of it is well."""
 

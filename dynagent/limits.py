@@ -8,7 +8,15 @@ MIB = 1024 * KIB
 KEY_BYTES_MAX = 1 * KIB  # a key is an identifier, and travels in every message about its record
 VALUE_BYTES_DEFAULT_MAX = 1 * MIB  # Dynamo §2.1: objects are usually below 1 MB
 VALUE_BYTES_HARD_MAX = 8 * MIB  # the highest setting of the knob: one value must fit one frame
-RECORD_BYTES_MAX = 8 * MIB  # all siblings of a key together: a record travels whole in one Merge
+# What one put may make of a key: a record travels whole in one Merge. In a ring of more than three
+# owners it is less, see RECORD_BYTES_MERGED_MAX.
+RECORD_BYTES_MAX = 8 * MIB
+# A put of a key with n siblings sends n + 1 to every owner, so a hundred blind writers cost as much
+# as ten thousand. Riak fails at 100; 256 leaves room for a reader that is away for a while.
+SIBLINGS_DEFAULT_MAX = 256
+SIBLINGS_HARD_MAX = 1_024  # the highest setting of the knob: × N_MAX dots fit one list of a frame
+SIBLINGS_WARN = 64  # from here on `dynctl put` says how many there are
+CROWDED_KEPT = 16  # keys whose siblings are counted for `stats`: looked through at each change
 META_BYTES_MAX = 4 * KIB  # headers of one value: content type and a few words
 OP_IDS_KEPT = 8  # superseded op-ids that stay with a record (design §3): the reach of a safe retry
 OP_ID_BYTES = 16  # 128 random bits: no coordination between clients needed
@@ -25,9 +33,12 @@ FRAME_HEADER_BYTES = 4
 HELLO_FRAME_BYTES_MAX = 4 * KIB  # what a stranger may make us read before it has said who it is
 # cbor2 expands empty containers by up to 73 times; 64 KiB of them stay below 5 MiB of memory.
 CONTROL_FRAME_BYTES_MAX = 64 * KIB
-# A whole record with its key, clock and framing. Each coordinator refuses to mint past
-# RECORD_BYTES_MAX, but up to N of them can do so at once, before they have heard of each other.
+# A whole record with its key, clock and framing. Each coordinator refuses to mint past its own
+# share, but all N owners can reach theirs at once, before they have heard of each other.
 DATA_FRAME_BYTES_MAX = 4 * RECORD_BYTES_MAX
+# So the share is at most the N-th part of this. The rest is for what may travel in the same frame
+# (PACKED_BYTES_MAX, HINT_PAGE_BYTES), the clock, and headers, which are counted only once kept.
+RECORD_BYTES_MERGED_MAX = DATA_FRAME_BYTES_MAX - 2 * MIB
 RECEIVE_BYTES = 64 * KIB  # larger recv buffers cost an mmap and munmap per read
 BUDGET_MS_MAX = 600_000  # ten minutes: a longer deadline is a job, not a request
 

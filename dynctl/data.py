@@ -112,6 +112,11 @@ def _put(given: Given) -> None:
             trace=bool(given["trace"]),
         )
     _tell(given, "put", receipt)
+    if receipt.siblings >= limits.SIBLINGS_WARN:
+        say(
+            f"dynctl: put: warning: {streams.show_key(key)} has {receipt.siblings} concurrent "
+            f"values; a put that adds one more may soon be refused. Keep one with: dynctl resolve"
+        )
     if given["print_context"] and receipt.context:
         streams.emit_text(streams.encode_base64url(receipt.context) + "\n")
     elif given["print_context"]:

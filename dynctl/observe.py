@@ -15,7 +15,7 @@ from dynagent.core.messages import RingReply, RingRequest
 from dynagent.core.ring import Member, Ring, decode_ring
 from dynagent.errors import BadRequest, DynagentError, NotReady, ProtocolError, Unreachable
 from dynagent.obs.metrics import peers_known, peers_up, split_counters
-from dynctl.views import CountRow, HealthRow, HintRow, NodeRow, RingNodeRow, StatsRow
+from dynctl.views import CountRow, HealthRow, HintRow, NodeRow, RingNodeRow, StatsRow, text_of
 
 ASKED_AT_ONCE = 32
 
@@ -204,7 +204,7 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
     requests, errors = split_counters(status)
     batch, store = status.get("batch", {}), status.get("store", {})
     commits, stalls = status.get("commits", {}), status.get("stalls", {})
-    background = status.get("background", {})
+    background, siblings = status.get("background", {}), status.get("siblings", {})
     return StatsRow(
         name=member.name,
         id=member.id,
@@ -235,6 +235,9 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
         stalls=sum(stalls["counts"]) if stalls else None,
         stall_s=_rounded(stalls, "sum_s"),
         stall_s_max=_rounded(stalls, "max_s"),
+        most_siblings=siblings.get("most"),
+        most_siblings_key=text_of(siblings["key"]) if siblings.get("key") else None,
+        most_siblings_bytes=siblings.get("bytes"),
         background_share=_rounded(background, "share"),
         background_bytes=background.get("bytes"),
         foreground_p99_s=_rounded(background, "foreground_p99_s"),

@@ -204,6 +204,14 @@ class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
     stalls: Annotated[int | None, Meta(description="turns of the event loop that were too long")]
     stall_s: float | None
     stall_s_max: float | None
+    most_siblings: Annotated[
+        int | None,
+        Meta(description="concurrent values of the key with the most, of those changed since"),
+    ]
+    most_siblings_key: Annotated[Text | None, Meta(description="that key; null: there is none")]
+    most_siblings_bytes: Annotated[
+        int | None, Meta(description="of the largest record with several values")
+    ]
     background_share: Annotated[
         float | None, Meta(description="of background_bytes_per_s that hints and repair may use")
     ]

@@ -68,6 +68,7 @@ class Agent:
             run=identity.run,
             clean_from_run=identity.clean_from_run,
             value_bytes_max=config.value_bytes_max,
+            siblings_max=config.siblings_max,
             cache_bytes=config.cache_bytes,
             timing=Timing(
                 probe_interval_s=config.probe_interval_s,

@@ -7,11 +7,14 @@ tenth of a get: a header, a check, a dispatch at either end.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from dynagent import limits
 from dynagent.core.messages import OP_NOT_ASKED, Merge, Message, Read, ReadReply
+from dynagent.errors import TooLarge
+from dynagent.obs.log import log
 from dynagent.wire.codec import encode_frame
 
 End = TypeVar("End")  # a peer, or a link
@@ -59,7 +62,13 @@ class Packer(Generic[End]):
     def _send(self, group: _Group[End]) -> None:
         ids, messages = group.ids, group.messages
         message = messages[0] if len(ids) == 1 else group.kind.pack(ids, messages)
-        frame = encode_frame(message, request_id=ids[0], budget_ms=group.budget_ms)
+        try:
+            frame = encode_frame(message, request_id=ids[0], budget_ms=group.budget_ms)
+        except TooLarge as exc:
+            # No record that keeps to the bounds of core.crowd. Nobody will answer, and what was to
+            # be told stays owed; an exception here would cost all other requests of the turn.
+            log(logging.ERROR, "frame.too_large", reason=exc.message, requests=len(ids))
+            return
         for target in group.targets:
             self._write(target, frame)
 

@@ -19,6 +19,7 @@ from heapq import heapify, heappop, heappush
 
 from dynagent import limits
 from dynagent.core.budget import Budget
+from dynagent.core.crowd import record_bytes_max
 from dynagent.core.messages import Error, GetReply, Message, PutReply, Read
 from dynagent.core.peer import Peer
 from dynagent.core.ports import Effects, LinkId, NodeId, Token
@@ -154,6 +155,7 @@ class Coordinator:
         effects: Effects,
         wall_ms: Callable[[], int],
         value_bytes_max: int,
+        siblings_max: int,
         budget: Budget,
         count_error: Callable[[DynagentError], None],
     ) -> None:
@@ -164,6 +166,8 @@ class Coordinator:
         self.effects = effects
         self.wall_ms = wall_ms
         self.value_bytes_max = value_bytes_max
+        self.siblings_max = siblings_max
+        self.record_bytes_max = record_bytes_max(ring.n)
         self.budget = budget
         self.count_error = count_error
         self.up: set[NodeId] = {node_id}  # by the detector's verdicts; ourselves always

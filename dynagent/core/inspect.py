@@ -13,6 +13,8 @@ in_flight              operations under way
 batch                  what gathers for the next commit: records, bytes
 hints                  node id → keys of which a copy is kept for that owner until it is back
 delivery               of hints: delivered since the start, is_paused, paused (node ids), under_way
+siblings               of the keys that have changed here since the start: most (of one key), key
+                       (that one), bytes (of the largest record with several)
 repaired               owners that a get has found behind, and sent what they lacked
 about                  name, address, zone, host, capacity: what bootstrap asks
 counters               name → count since start; names of messages and of errors
@@ -68,6 +70,7 @@ def status_fields(node: Node) -> dict[str, Any]:
         "batch": {"records": records, "bytes": size},
         "hints": dict(sorted(node.replica.hints.counts.items())),
         "delivery": node.delivery.document() if node.delivery is not None else {},
+        "siblings": node.replica.crowd.document(),
         "repaired": coordinator.repaired if coordinator is not None else 0,
         "about": node.about,
         "counters": dict(sorted(node.counters.items())),

@@ -83,6 +83,7 @@ class Node:
         run: int,
         clean_from_run: int,
         value_bytes_max: int = limits.VALUE_BYTES_DEFAULT_MAX,
+        siblings_max: int = limits.SIBLINGS_DEFAULT_MAX,
         cache_bytes: int = limits.CACHE_BYTES_DEFAULT,
         timing: Timing = DEFAULT_TIMING,
         background_bytes_per_s: int = limits.BACKGROUND_BYTES_PER_S_DEFAULT,
@@ -117,6 +118,7 @@ class Node:
         self._effects = effects
         self._wall_ms = wall_ms
         self._value_bytes_max = value_bytes_max
+        self._siblings_max = siblings_max
         self._handlers: dict[type[Message], Handler] = {
             Get: self._on_data,
             Put: self._on_data,
@@ -144,6 +146,7 @@ class Node:
             effects=self._effects,
             wall_ms=self._wall_ms,
             value_bytes_max=self._value_bytes_max,
+            siblings_max=self._siblings_max,
             budget=self.budget,
             count_error=self._count_error,
         )

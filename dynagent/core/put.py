@@ -5,7 +5,7 @@ looks at the other copies first (`LookingPut` in look.py) and then goes on here.
 
     creation ──▶ refused: a definite error
     `_mint`
-       ├────▶ no room, or too few nodes up by now: a definite error
+       ├────▶ no room, too many siblings (crowd.py), or too few nodes up by now: a definite error
        ├────▶ another attempt has written it here before: `_complete` mints nothing
        └────▶ own copy minted
     WRITING   `_replicate`: the record goes as a Merge to the other nodes of the active preference
@@ -35,6 +35,7 @@ from contextlib import suppress
 
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED, Coordinator, Operation
+from dynagent.core.crowd import check_crowd
 from dynagent.core.entry import Record, decode_context, encode_context, encode_entry
 from dynagent.core.hints import DURABLE
 from dynagent.core.messages import (
@@ -63,6 +64,7 @@ from dynagent.errors import (
     Overloaded,
     QuorumNotMet,
     TooLarge,
+    TooManySiblings,
     WriteOutcomeUnknown,
 )
 
@@ -207,11 +209,17 @@ class PutOperation(Operation):
         if put.mode == MODE_OVERWRITE and not self.is_careful:
             context = join(context, old.value.clock)
         try:
-            _check_room(put, old, context)
+            check_crowd(
+                put,
+                old,
+                context,
+                siblings_max=coordinator.siblings_max,
+                bytes_max=coordinator.record_bytes_max,
+            )
             if not self.asked:
                 self._aim(coordinator)
             replica.check_room(now)
-        except (TooLarge, QuorumNotMet, NotReady, Overloaded) as refusal:
+        except (TooLarge, TooManySiblings, QuorumNotMet, NotReady, Overloaded) as refusal:
             self.fail(refusal)
             self.finish()
             return
@@ -373,19 +381,6 @@ def _check_meta(meta: dict[bytes, bytes]) -> None:
     if meta_bytes > limits.META_BYTES_MAX:
         raise TooLarge(
             f"the headers have {meta_bytes:,} bytes; the limit is {limits.META_BYTES_MAX:,}"
-        )
-
-
-def _check_room(put: Put, old: Record, context: Clock) -> None:
-    """Raises `TooLarge` if the siblings that would stay leave no room for this value."""
-    if put.value is None or not old.value.siblings:
-        return
-    kept = [s for s in old.value.siblings if s.counter > context.get(s.actor, 0)]
-    size = len(put.value) + sum(len(sibling.data) for sibling in kept)
-    if size > limits.RECORD_BYTES_MAX:
-        raise TooLarge(
-            f"with {len(kept)} other siblings the key would hold {size:,} bytes; the limit is "
-            f"{limits.RECORD_BYTES_MAX:,}. Read it and put one value with its context"
         )
 
 

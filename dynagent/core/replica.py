@@ -37,6 +37,7 @@ from collections.abc import Iterable, Sequence
 
 from dynagent import limits
 from dynagent.core.cache import StoredCache
+from dynagent.core.crowd import Crowd
 from dynagent.core.entry import ABSENT, Record, decode_stored, encode_sibling, encode_stored
 from dynagent.core.hints import DURABLE, Hints
 from dynagent.core.messages import Put
@@ -72,6 +73,7 @@ class Replica:
         self._effects = effects
         self._dice = dice
         self.hints = Hints(reader)
+        self.crowd = Crowd()
         self._cache = StoredCache(cache_bytes)
         self._overlay: dict[bytes, tuple[Record, int]] = {}  # key → newest copy, its batch
         self._open = Batch(1)
@@ -212,6 +214,9 @@ class Replica:
         self._overlay[key] = (record, number)
         self._open_keys[key] = token
         self._open_bytes += len(record.content)
+        count = len(record.value.siblings)
+        if count > 1 or key in self.crowd.keys:
+            self.crowd.note(key, count, len(record.content))
         return number
 
     # --- group commit ----------------------------------------------------------------------------

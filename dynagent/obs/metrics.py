@@ -167,6 +167,18 @@ METRICS = (
         read=_at("commits", "records"),
     ),
     Metric(
+        name="dynagent_siblings_most",
+        kind=GAUGE,
+        help="Concurrent values of the key that has the most, of those changed since the start.",
+        read=_at("siblings", "most"),
+    ),
+    Metric(
+        name="dynagent_siblings_bytes_most",
+        kind=GAUGE,
+        help="Bytes of the largest record with several values, of those changed since the start.",
+        read=_at("siblings", "bytes"),
+    ),
+    Metric(
         name="dynagent_store_keys",
         kind=GAUGE,
         help="Records in the store, an estimate if there are many; up to a second old.",
@@ -300,6 +312,11 @@ ALERTS = (
         "histogram_quantile(0.99, rate(dynagent_commit_duration_seconds_bucket[5m])) > 0.25 "
         'or rate(dynagent_errors_total{kind="DiskFull"}[5m]) > 0',
         "every put waits for W fsyncs",
+    ),
+    (
+        "writers that never read",
+        "max(dynagent_siblings_most) > 64",
+        "from siblings_max on, puts that add one are refused; dynctl stats -o json names the key",
     ),
     (
         "the event loop is blocked",

@@ -142,3 +142,12 @@ def test_replies_on_one_link_share_a_frame() -> None:
     assert unpack(frame.message) == [(2, replies[1]), (3, replies[2])]
     frame.message.also = []
     assert frame.message == replies[0]
+
+
+def test_a_record_over_the_frame_costs_only_its_own_message() -> None:
+    wire = Wire()
+    wire.packer.add([B], 1, 500, merge(1, size=limits.DATA_FRAME_BYTES_MAX))
+    assert wire.sent == []
+    wire.packer.add([B], 2, 500, merge(2))
+    wire.packer.flush()
+    assert [frame.request_id for _, frame in wire.sent] == [2]

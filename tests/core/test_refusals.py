@@ -26,6 +26,7 @@ from dynagent.errors import (
     ProtocolError,
     QuorumNotMet,
     TooLarge,
+    TooManySiblings,
 )
 from tests.core.harness import IDS, KEY, at_once, cluster, is_error, op, put, requests, values
 
@@ -83,7 +84,7 @@ def test_siblings_that_leave_no_room_for_another_value_refuse_it_before_minting(
     count = limits.RECORD_BYTES_MAX // limits.VALUE_BYTES_DEFAULT_MAX - 1
     for number in range(count):
         assert isinstance(c.ask(A, put(value, number + 1)), PutReply)
-    assert is_error(c.ask(A, put(value, 99)), TooLarge)
+    assert is_error(c.ask(A, put(value, 99)), TooManySiblings)
     assert len(values(c.ask(B, Get(KEY)))) == count
     assert isinstance(c.ask(A, put(value, 100, mode=MODE_OVERWRITE)), PutReply)
 
