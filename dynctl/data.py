@@ -44,10 +44,18 @@ def _get(given: Given) -> None:
         raise BadRequest("-o and --print-context print different things; leave one out")
     with _client(given) as client:
         r = options.read_quorum(word(given, "r"), "-r")
-        result = client.get(key, r=r, strict=bool(given["strict"]), trace=bool(given["trace"]))
+        result = client.get(
+            key,
+            r=r,
+            strict=bool(given["strict"]),
+            repair=bool(given["repair"]),
+            trace=bool(given["trace"]),
+        )
     say_trace(result.trace)
     if given["verbose"]:
-        say(f"dynctl: get: {result.agent} answered, with the copies of {result.answered} owners")
+        held = f"; {result.held} have it on disk" if given["repair"] else ""
+        copies = f"the copies of {result.answered} owners{held}"
+        say(f"dynctl: get: {result.agent} answered, with {copies}")
     _check(key, result, several=bool(given["all"]))
     if given["print_context"]:
         streams.emit_text(streams.encode_base64url(result.context) + "\n")

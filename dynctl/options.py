@@ -182,6 +182,13 @@ VERBS: dict[str, Verb] = {
             READ_QUORUM,
             STRICT,
             Option(
+                "repair",
+                "--repair",
+                kind=FLAG,
+                text="Answer only when W owners have on disk what is printed, so that no later "
+                "read misses it; else exit 5.",
+            ),
+            Option(
                 "form",
                 "-o",
                 "--output",

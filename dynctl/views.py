@@ -313,6 +313,13 @@ class CopyRow(msgspec.Struct, frozen=True, kw_only=True):
     problem: Annotated[str, Meta(description="why it is unreachable; else empty")]
 
 
+class KeyHintRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A hint of the key: a copy that is kept for an owner that has missed a write."""
+
+    node: Annotated[str, Meta(description="who keeps it")]
+    target: Annotated[str, Meta(description="whom it is for")]
+
+
 class ExplainDocument(Document, frozen=True, kw_only=True):
     """`explain`."""
 
@@ -332,6 +339,10 @@ class ExplainDocument(Document, frozen=True, kw_only=True):
     r_passes: Annotated[bool, Meta(description="R owners are up, and can read their copies")]
     w_passes: Annotated[bool, Meta(description="W owners are up, and take writes")]
     owners: Annotated[list[CopyRow], Meta(description="in order of preference")]
+    hints: Annotated[list[KeyHintRow], Meta(description="pending, of all members that answer")]
+    silent: Annotated[
+        list[str], Meta(description="members without an answer: what hints they keep is unknown")
+    ]
 
 
 class PutRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -26,13 +26,14 @@ from dynagent.client.requests import (
     Receipt,
     Result,
     budget_ms,
+    make_get,
     make_put,
     new_session,
     read_receipt,
     read_result,
 )
 from dynagent.client.routing import Addresses, Plan
-from dynagent.core.messages import Error, Get, Message, Put, RingReply, RingRequest
+from dynagent.core.messages import Error, Message, Put, RingReply, RingRequest
 from dynagent.errors import (
     ConnectionLost,
     DynagentError,
@@ -166,16 +167,27 @@ class Client:
 
     # --- data ------------------------------------------------------------------------------------
 
-    def get(self, key: bytes, *, r: int = 0, strict: bool = False, trace: bool = False) -> Result:
+    def get(
+        self,
+        key: bytes,
+        *,
+        r: int = 0,
+        strict: bool = False,
+        repair: bool = False,
+        trace: bool = False,
+    ) -> Result:
         """All concurrent values of a key. `r`: owners that must answer (0: the cluster's R).
-        `trace`: also which node answered what and when, on the result or on the error.
+        `repair`: returns only when W owners have on disk what it returns, so that no later read
+        goes behind it. `trace`: also which node answered what and when, on the result or on the
+        error.
 
-        Raises `QuorumNotMet`, `BadRequest`, `Unreachable`, `ConnectionLost`.
+        Raises `QuorumNotMet` (with `repair` also if a value was read, but is not at W owners),
+        `BadRequest`, `Unreachable`, `ConnectionLost`; with `repair`, `UnsupportedVersion`.
         """
         plan = self._plan(key, is_write=False)
         journal = _new_journal() if trace else None
-        reply, agent = self._run(plan, Get(key, r, strict, trace), journal)
-        result = read_result(reply, agent=agent)
+        reply, agent = self._run(plan, make_get(key, r, strict, repair, trace), journal)
+        result = read_result(reply, agent=agent, repair=repair)
         if journal is not None:
             result.trace = journal.events
         return result

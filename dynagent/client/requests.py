@@ -11,6 +11,7 @@ from dynagent.core.messages import (
     MODE_CONTEXT,
     MODE_OVERWRITE,
     ROLE_CLIENT,
+    Get,
     GetReply,
     Hello,
     Message,
@@ -18,7 +19,7 @@ from dynagent.core.messages import (
     PutReply,
 )
 from dynagent.core.version import Version
-from dynagent.errors import ProtocolError
+from dynagent.errors import ProtocolError, UnsupportedVersion
 from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
 from dynagent.wire.session import Session
 
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
 class Result:
     """The answer to a get. `versions`: all concurrent values, none if the key has no value."""
 
-    __slots__ = ("agent", "answered", "context", "partial", "trace", "versions")
+    __slots__ = ("agent", "answered", "context", "held", "partial", "trace", "versions")
 
     def __init__(self, reply: GetReply, agent: str) -> None:
         self.versions = [Version(data) for data in reply.siblings]
         self.context = reply.context  # for the next put of this key
         self.partial = reply.partial
         self.answered = reply.answered  # owners whose copies are in this answer
+        self.held = reply.held  # owners that have it on disk, if repair was asked for
         self.agent = agent  # who answered
         self.trace: Sequence[Event] = ()  # what happened on the way, if that was asked
 
@@ -56,6 +58,11 @@ class Receipt:
         self.attempts = attempts
         self.agent = agent
         self.trace: Sequence[Event] = ()  # as in a Result
+
+
+def make_get(key: bytes, r: int, strict: bool, repair: bool, trace: bool) -> Get:
+    """A get; `r` 0: the cluster's own."""
+    return Get(key, r, strict, trace, 0, repair)
 
 
 def make_put(
@@ -82,10 +89,13 @@ def make_put(
     )
 
 
-def read_result(reply: Message, *, agent: str) -> Result:
-    """What a get was answered; raises `ProtocolError` if that is not the answer to one."""
+def read_result(reply: Message, *, agent: str, repair: bool = False) -> Result:
+    """What a get was answered; raises `ProtocolError` if that is not the answer to one, and
+    `UnsupportedVersion` if the agent does not know what was asked with `repair`."""
     if not isinstance(reply, GetReply):
         raise ProtocolError(f"{agent}: {type(reply).__name__} is not the answer to a get")
+    if repair and not reply.held:
+        raise UnsupportedVersion(f"{agent} is too old to repair before it answers; upgrade it")
     return Result(reply, agent)
 
 

@@ -24,10 +24,17 @@ import trio
 from dynagent import limits
 from dynagent.client.journal import Journal
 from dynagent.client.lane import Costs
-from dynagent.client.requests import Receipt, Result, make_put, read_receipt, read_result
+from dynagent.client.requests import (
+    Receipt,
+    Result,
+    make_get,
+    make_put,
+    read_receipt,
+    read_result,
+)
 from dynagent.client.routing import Addresses, Plan
 from dynagent.client.trio_link import Call, TrioLink, Turns
-from dynagent.core.messages import Get, Message, RingReply, RingRequest
+from dynagent.core.messages import Message, RingReply, RingRequest
 from dynagent.core.ring import Ring, decode_ring
 from dynagent.env import Transport
 from dynagent.errors import DynagentError, ProtocolError, Unreachable, WriteOutcomeUnknown
@@ -88,17 +95,26 @@ class TrioClient:
     # --- data ------------------------------------------------------------------------------------
 
     async def get(
-        self, key: bytes, *, r: int = 0, strict: bool = False, trace: bool = False
+        self,
+        key: bytes,
+        *,
+        r: int = 0,
+        strict: bool = False,
+        repair: bool = False,
+        trace: bool = False,
     ) -> Result:
         """All concurrent values of a key. `r`: owners that must answer (0: the cluster's R).
-        `trace`: also which node answered what and when, on the result or on the error.
+        `repair`: returns only when W owners have on disk what it returns, so that no later read
+        goes behind it. `trace`: also which node answered what and when, on the result or on the
+        error.
 
-        Raises `QuorumNotMet`, `BadRequest`, `Unreachable`, `ConnectionLost`.
+        Raises `QuorumNotMet` (with `repair` also if a value was read, but is not at W owners),
+        `BadRequest`, `Unreachable`, `ConnectionLost`; with `repair`, `UnsupportedVersion`.
         """
         plan = await self._plan(key, is_write=False)
         journal = Journal(trio.current_time()) if trace else None
-        reply, agent = await self._run(plan, Get(key, r, strict, trace), journal)
-        result = read_result(reply, agent=agent)
+        reply, agent = await self._run(plan, make_get(key, r, strict, repair, trace), journal)
+        result = read_result(reply, agent=agent, repair=repair)
         if journal is not None:
             result.trace = journal.events
         return result

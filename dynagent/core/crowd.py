@@ -21,7 +21,7 @@ from dynagent import limits
 from dynagent.core.entry import Record
 from dynagent.core.messages import Put
 from dynagent.core.siblings import Clock
-from dynagent.errors import TooLarge, TooManySiblings
+from dynagent.errors import NotReady, TooLarge, TooManySiblings
 
 
 def record_bytes_max(n: int) -> int:
@@ -32,8 +32,9 @@ def record_bytes_max(n: int) -> int:
 def check_crowd(
     put: Put, old: Record, context: Clock, *, siblings_max: int, bytes_max: int
 ) -> None:
-    """Raises `TooManySiblings` if the siblings that would stay leave no room for this value, and
-    `TooLarge` if it has none by itself."""
+    """Raises `TooManySiblings` if the siblings that would stay leave no room for this value,
+    `TooLarge` if it has none by itself, and `NotReady` if `old` is a copy that no reader sees: with
+    what it hides in the way no context could ever be enough, so another owner must take the put."""
     if put.value is None:
         return
     siblings = old.value.siblings
@@ -49,6 +50,8 @@ def check_crowd(
     size += sum([len(sibling.data) for sibling in kept])
     if len(kept) < siblings_max and size <= bytes_max:
         return
+    if old.unknown:
+        raise NotReady("this owner's copy of the key is unreadable; another owner can take the put")
     shown = put.key[:64].decode("utf-8", "backslashreplace")
     what = f"may be {siblings_max}"
     if len(kept) < siblings_max:

@@ -170,8 +170,8 @@ class Delivery:
             if not self._hints.is_kept(node, token, key):
                 continue
             record = replica.newest(key, token)
-            if record.unknown:
-                continue
+            if record.unknown or len(record.content) > limits.RECORD_BYTES_MERGED_MAX:
+                continue  # no source, or (decision 0010) too large until somebody settles the key
             if not record.value.clock:
                 sent.append((token, key, b""))
                 continue

@@ -13,7 +13,7 @@ from dynagent.core.messages import (
     STATE_UNREADABLE,
     InspectReply,
 )
-from dynagent.core.ports import Reader
+from dynagent.core.ports import Reader, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import token_of
 from dynagent.core.version import Version
@@ -23,8 +23,9 @@ from dynagent.errors import CorruptRecord, Overloaded
 def inspect_copy(
     replica: Replica, reader: Reader, key: bytes, *, now: float, draining: bool
 ) -> InspectReply:
-    """The committed copy of `key`, without its values."""
+    """The committed copy of `key`, without its values, and for whom it is kept."""
     token = token_of(key)
+    owed = _owed(replica, key, token)
     replica.forget(key)  # what the disk has is asked
     record = replica.read(key, token)
     pending = replica.batch_of(key) != DURABLE
@@ -35,7 +36,7 @@ def inspect_copy(
         stored_bytes = 0
     if record.unknown or not record.value.clock:
         state = STATE_UNREADABLE if record.unknown else STATE_ABSENT
-        return InspectReply(state, b"", [], [], [], stored_bytes, pending, writable)
+        return InspectReply(state, b"", [], [], [], stored_bytes, pending, writable, owed)
     value = record.value
     return InspectReply(
         STATE_PRESENT,
@@ -46,7 +47,15 @@ def inspect_copy(
         stored_bytes,
         pending,
         writable,
+        owed,
     )
+
+
+def _owed(replica: Replica, key: bytes, token: Token) -> list[str]:
+    try:
+        return list(replica.hints.targets(token, key))
+    except CorruptRecord:
+        return []  # the delivery meets it too, and says so in the log
 
 
 def _has_room(replica: Replica, now: float) -> bool:

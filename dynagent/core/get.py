@@ -8,7 +8,8 @@ towards R only if it holds the key. A get that is not strict is answered with wh
 cannot be reached or half of its time is over: `partial`, unless nobody counts.
 
 When everybody asked has answered, owners whose copies were behind are sent what this get has merged
-(**read repair**, `_repair`). It goes through our own copy first, so only an owner repairs.
+(**read repair**, `_repair`). It goes through our own copy first, so only an owner repairs. A get
+that shall repair before it answers is `RepairingGet` in readback.py.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet
 class GetOperation(Operation):
     """One get. Raises `QuorumNotMet` on creation if it is strict and too few owners are up."""
 
-    __slots__ = ("get", "is_late", "owners", "tally", "token")
+    __slots__ = ("get", "is_late", "may_be_partial", "owners", "tally", "token")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class GetOperation(Operation):
         self.owners = owners
         self.token = token
         self.is_late = False  # the hedge has been made
+        self.may_be_partial = not (get.strict or get.repair)  # answered with fewer than R copies
         self.tally = GetQuorum([own], r, others)
 
     def _aim(
@@ -136,7 +138,7 @@ class GetOperation(Operation):
         if self.answered:
             return
         if self.is_late:
-            if self.tally.counted:
+            if self.tally.counted and self.may_be_partial:
                 self.tally.replied = True
                 self.answer(self._reply(partial=True))
             return
@@ -145,7 +147,7 @@ class GetOperation(Operation):
             if self.trace is not None:
                 self.tell(now, self.coordinator.node_id, "waits no longer: asks the other owners")
             self._ask(now, targets, WANT_DIGEST)
-        if not self.get.strict:
+        if self.may_be_partial:
             self.wake_at(now, now + (self.deadline - now) / 2)
 
     def on_deadline(self, now: float) -> None:
@@ -163,12 +165,16 @@ class GetOperation(Operation):
                 self._ask(now, targets, WANT_DIGEST)
             outcome = tally.take_reply()
             if outcome == DONE:
-                self.answer(self._reply())
+                self._on_read(now)
             elif outcome == MISSED:
                 self._miss()
-        if tally.is_complete:
+        if tally.is_complete and self.answered:
             self._repair()
             self.finish()
+
+    def _on_read(self, now: float) -> None:
+        """R copies are here."""
+        self.answer(self._reply())
 
     def _repair(self) -> None:
         """Sends what has been merged to the owners that had less, ourselves first."""
@@ -205,7 +211,7 @@ class GetOperation(Operation):
 
     def _miss(self) -> None:
         tally = self.tally
-        if tally.counted and not self.get.strict:
+        if tally.counted and self.may_be_partial:
             self.answer(self._reply(partial=True))
             return
         names = self.coordinator.names

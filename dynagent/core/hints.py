@@ -44,6 +44,10 @@ class Hints:
             return overlaid[0]
         return target in self.counts and self._reader.has_hint(target, token, key)
 
+    def targets(self, token: Token, key: bytes) -> list[NodeId]:
+        """Who is owed this key; raises `CorruptRecord` if the engine cannot tell."""
+        return [target for target in sorted(self.counts) if self.is_kept(target, token, key)]
+
     def add(self, batch: Batch, target: NodeId, token: Token, key: bytes) -> int:
         """Keeps a marker; returns the batch that makes it durable."""
         if self.is_kept(target, token, key):

@@ -167,6 +167,7 @@ class Get(Message, code=10):
     strict: Flag = False  # only owners count, no stand-ins
     trace: Flag = False  # tell which node answered what and when, see The trace
     hops: Small = 0  # agents that have passed it on
+    repair: Flag = False  # answer only when W owners have on disk what is returned
 
 
 class GetReply(Message, code=11):
@@ -177,6 +178,7 @@ class GetReply(Message, code=11):
     partial: Flag  # fewer than R copies count (never of a strict read): there may be newer ones
     answered: Small  # copies that count: of owners, and of stand-ins that hold the key
     trace: Blob = b""  # if it was asked for
+    held: Small = 0  # owners that have it on disk, if repair was asked for (0: a version without)
 
 
 class Put(Message, code=12):
@@ -257,6 +259,7 @@ class InspectReply(Message, code=17):
     stored_bytes: Uint  # of the record as it lies on the disk
     pending: Flag  # a newer copy waits for its fsync
     writable: Flag  # this node takes writes now: it does not stop, and its disk is not full
+    owed: Texts = []  # noqa: RUF012 - never changed; ids of nodes for which it keeps this key
 
 
 # --- between owners ------------------------------------------------------------------------------

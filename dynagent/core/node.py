@@ -55,6 +55,7 @@ from dynagent.core.messages import (
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
 from dynagent.core.put import PutOperation
+from dynagent.core.readback import RepairingGet
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, decode_ring, token_of
 from dynagent.core.router import ForwardOperation
@@ -307,9 +308,8 @@ class Node:
                 coordinator, link, request_id, deadline, message, owners, stand_ins
             )
         elif isinstance(message, Get):
-            operation = GetOperation(
-                coordinator, link, request_id, now, deadline, message, owners, token
-            )
+            reads = RepairingGet if message.repair else GetOperation
+            operation = reads(coordinator, link, request_id, now, deadline, message, owners, token)
         else:
             looks = message.mode == MODE_OVERWRITE or message.attempt > 1
             kind = LookingPut if looks else PutOperation

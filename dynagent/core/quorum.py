@@ -162,6 +162,11 @@ class GetQuorum(Quorum):
         digest = self.record().digest
         return [node for node, its in self._digests.items() if its != digest]
 
+    def holders(self, record: Record) -> list[NodeId]:
+        """Whose copy is just that."""
+        digest = record.digest if record.value.clock else b""
+        return [node for node, its in self._digests.items() if its == digest]
+
     def record(self) -> Record:
         """All that the counted copies hold, as a record without local parts."""
         kept = dict.fromkeys(self._op_ids)

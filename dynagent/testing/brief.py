@@ -33,7 +33,8 @@ _OPS = ("", " op unknown", " op present", " op superseded", " op forgotten")
 def brief(message: Message) -> str:
     match message:
         case Get():
-            return f"Get {message.key.decode()} r={message.r}"
+            repair = " repair" if message.repair else ""
+            return f"Get {message.key.decode()} r={message.r}{repair}"
         case GetReply():
             return f"GetReply {_siblings(message.siblings)} answered={message.answered}"
         case Put():

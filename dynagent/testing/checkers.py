@@ -10,9 +10,8 @@ a delete. What a client had in hand is known without looking at any clock of the
 that claims too much is found out.
 
 Each checker counts its evaluations under its name in `World.verdicts`. The ones that speak of an
-instant live in `ledger.py` (dots_unique, ack_is_durable, read_is_durable, copies_grow) and
-`simnode.py` (answered_once, unreadable_is_unknown, nothing_left), the end of a run in
-`simulation.py` (heals) and `hangs.py` (hung_is_not_up, up_again); no_phantom is in three places.
+instant live in `ledger.py` and `simnode.py` (each says which), the end of a run in `simulation.py`
+(heals) and `hangs.py` (hung_is_not_up, up_again); no_phantom is in three places.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ Copy = tuple[Clock, frozenset[Dot]]
 
 NAMES = (
     "ack_is_durable",
+    "acks_stand_apart",
     "answered_once",
     "antichain",
     "context_is_honest",
@@ -44,12 +44,16 @@ NAMES = (
     "hints_come_home",
     "hung_is_not_up",
     "listed",
+    "monotonic",
     "no_lost_write",
     "no_phantom",
     "nothing_left",
     "read_is_durable",
     "refused_is_nothing",
+    "repair_is_durable",
     "retried_once",
+    "settling_passes",
+    "siblings_are_bounded",
     "siblings_are_concurrent",
     "superseded_stays_away",
     "unreadable_is_unknown",
@@ -78,12 +82,14 @@ class Judge:
         ledger: Ledger,
         verdicts: Verdicts,
         n: int,
+        w: int,
         final: frozenset[Dot],
         listings: Sequence[Verdict] = (),
     ) -> None:
         self._ledger = ledger
         self._verdicts = verdicts
         self._n = n
+        self._w = w  # of the ring: where a repairing get leaves what it returns
         self._final = final
         self._listings = listings
         self._operations = history.of_key(key)
@@ -131,6 +137,11 @@ class Judge:
             if is_before and get.strict and write.strict and get.r + write.w > self._n:
                 self._fresh(get, write)
                 self._superseded_stays_away(write, dots, what)
+        if get.strict:
+            for earlier in self._gets:
+                is_before = earlier.returned_order < get.invoked_order
+                if is_before and earlier.repair and get.r + self._w > self._n:
+                    self._monotonic(earlier, get)
 
     # --- the relation ----------------------------------------------------------------------------
 
@@ -309,6 +320,17 @@ class Judge:
             is_seen,
             f"get {get.number} (R={get.r}) misses {write.kind} {write.number} (W={write.w}),",
             "which had returned before",
+        )
+
+    def _monotonic(self, earlier: Operation, get: Operation) -> None:
+        """A get that repaired before it answered is not gone behind by a later one."""
+        assert earlier.reply_clock is not None
+        assert get.reply_clock is not None
+        self._verdicts.check(
+            "monotonic",
+            covers(get.reply_clock, earlier.reply_clock),
+            f"get {get.number} (R={get.r}) has not seen all that get {earlier.number},",
+            "which repaired first, had returned before",
         )
 
     def _listed(self, verdict: Verdict, write: Operation) -> None:

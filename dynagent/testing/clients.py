@@ -86,6 +86,8 @@ class LoopClient:
         self._agents = [member.id for member in ring.members]
         self._dice = world.stream(f"client {number}")
         self._sloppy = world.stream(f"sloppy client {number}")
+        self._blind = world.stream(f"blind client {number}")
+        self._repairs = world.stream(f"repairing client {number}")
         self._seen: dict[bytes, list[Seen]] = {}
         self._operation: Operation | None = None
 
@@ -105,6 +107,8 @@ class LoopClient:
         kind, mode = (GET, MODE_CONTEXT)
         if dice.random() < profile.writes:
             kind, mode = dice.choices(_KINDS, _WEIGHTS)[0]
+            if self._blind.random() < profile.blind:
+                kind, mode = PUT, MODE_BLIND
         r = w = 0
         if dice.random() < profile.odd_quorum:
             r, w = dice.randint(0, self._ring.n), dice.randint(0, self._ring.n)
@@ -125,6 +129,7 @@ class LoopClient:
             w=w or self._ring.w,
         )
         operation.strict = strict
+        operation.repair = kind == GET and self._repairs.random() < self._profile.repairs
         if kind != GET and mode == MODE_CONTEXT and (seen := self._seen.get(key)):
             place = -1 if self._dice.random() < 0.8 else 0
             operation.context, operation.hand = seen[place]
@@ -261,7 +266,7 @@ class SimClient(LoopClient):
 
 def make_message(operation: Operation, attempt: int) -> Message:
     if operation.kind == GET:
-        return Get(operation.key, operation.r, operation.strict)
+        return Get(operation.key, operation.r, operation.strict, repair=operation.repair)
     value = encode_value(operation.number) if operation.kind == PUT else None
     return Put(
         operation.key,

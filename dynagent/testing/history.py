@@ -52,6 +52,7 @@ class Operation:
     hand: frozenset[int] = frozenset()  # whose values the client had in hand with that context
     attempts: list[Attempt] = field(default_factory=list)
     strict: bool = True  # only owners count
+    repair: bool = False  # a get that answers only when W owners hold what it returns
     outcome: str = UNKNOWN
     returned: float = inf
     returned_order: int = 1 << 62

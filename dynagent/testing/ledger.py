@@ -2,13 +2,18 @@
 
 The ledger reads what nodes send (whole records in a Merge or a ReadReply) and what their disks make
 durable. From that it knows every dot that was ever minted and by which operation, the moment each
-copy came to cover it, and which copies are rotten. Four checkers live here, because they speak of
-an instant: a dot is one write (`dots_unique`), an acknowledgement means W durable copies
-(`ack_is_durable`), what is read is on a disk (`read_is_durable`), and a copy never forgets
-(`copies_grow`). The others read the ledger afterwards.
+copy came to cover it, and which copies are rotten. The checkers that live here speak of an instant:
+a dot is one write (`dots_unique`), an acknowledgement means W durable copies (`ack_is_durable`) on
+W machines (`acks_stand_apart`), what is read is on a disk (`read_is_durable`), at W owners if the
+get shall repair first (`repair_is_durable`), a copy never forgets (`copies_grow`), and no actor has
+more siblings of a record than a put may leave (`siblings_are_bounded`). The others read the ledger
+afterwards.
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from dynagent import limits
 from dynagent.core.entry import Record, decode_entry, unflatten
@@ -58,9 +63,18 @@ class Sighting:
 class Ledger:
     """Every dot, every copy."""
 
-    def __init__(self, world: World, history: History) -> None:
+    def __init__(
+        self,
+        world: World,
+        history: History,
+        *,
+        siblings_max: int = limits.SIBLINGS_DEFAULT_MAX,
+        hosts: Mapping[NodeId, str] | None = None,
+    ) -> None:
         self._world = world
         self._history = history
+        self._siblings_max = siblings_max
+        self._hosts = hosts or {}  # of nodes that share one; others have a host for themselves
         self._parsed: dict[tuple[bytes, bytes], tuple[Dot, int]] = {}
         self.sightings: dict[bytes, dict[Dot, Sighting]] = {}  # by key
         self.minted: dict[int, list[Sighting]] = {}  # by operation, in order of sight
@@ -150,6 +164,12 @@ class Ledger:
                 self._world.verdicts.check(
                     "copies_grow", covers(clock, before), f"{node} forgot a part of {key!r}"
                 )
+        minted = Counter([sibling.actor for sibling in record.value.siblings])
+        self._world.verdicts.check(
+            "siblings_are_bounded",
+            max(minted.values(), default=0) <= self._siblings_max,
+            f"{node} holds {dict(minted)} siblings of {key!r} by actor",
+        )
         self._copies[node, key] = clock
         ever = self._ever.setdefault(key, {}).setdefault(node, {})
         grown = [actor for actor, counter in clock.items() if counter > ever.get(actor, 0)]
@@ -190,9 +210,9 @@ class Ledger:
     def on_rot(self, node: NodeId, key: bytes) -> None:
         self.rotten[node, key] = self._world.order()
 
-    def copies_covering(self, key: bytes, clock: Clock) -> int:
-        """How many nodes have made everything that `clock` claims durable."""
-        return sum(covers(ever, clock) for ever in self._ever.get(key, {}).values())
+    def copies_covering(self, key: bytes, clock: Clock) -> list[NodeId]:
+        """Who has made everything that `clock` claims durable."""
+        return [node for node, ever in self._ever.get(key, {}).items() if covers(ever, clock)]
 
     # --- acknowledgements ------------------------------------------------------------------------
 
@@ -206,8 +226,8 @@ class Ledger:
             dot = (int.from_bytes(reply.dot[:8], "big"), int.from_bytes(reply.dot[8:], "big"))
             claims.append({dot[0]: dot[1]})
         elif put.value is not None and number in self.minted:
-            copies = max(len(sighting.durable) for sighting in self.minted[number])
-            self._check_ack(node, number, copies, w)
+            copies = max((sighting.durable for sighting in self.minted[number]), key=len)
+            self._check_ack(node, number, list(copies), w)
         elif put.value is None:
             claims.append(self._history.operations[number].clock)
         for claim in claims:
@@ -225,11 +245,28 @@ class Ledger:
                 f"{node} returns {name_dot(dot)} of put {writer}, which no disk holds",
             )
 
-    def _check_ack(self, node: NodeId, number: int, copies: int, w: int) -> None:
+    def on_repaired(
+        self, node: NodeId, key: bytes, clock: Clock, *, owners: Sequence[NodeId], w: int
+    ) -> None:
+        """`node` is about to tell somebody that W owners have what it has read: do they?"""
+        holders = [owner for owner in self.copies_covering(key, clock) if owner in owners]
+        self._world.verdicts.check(
+            "repair_is_durable",
+            not clock or len(holders) >= w,
+            f"{node} answers a repairing get of {key!r} with {len(holders)} of W={w} copies",
+        )
+
+    def _check_ack(self, node: NodeId, number: int, copies: list[NodeId], w: int) -> None:
         self._world.verdicts.check(
             "ack_is_durable",
-            copies >= w,
-            f"{node} acknowledges operation {number} with {copies} of W={w} durable copies",
+            len(copies) >= w,
+            f"{node} acknowledges operation {number} with {len(copies)} of W={w} durable copies",
+        )
+        machines = {self._hosts.get(copy, copy) for copy in copies}
+        self._world.verdicts.check(
+            "acks_stand_apart",
+            len(machines) >= min(w, len(copies)),
+            f"{node} acknowledges operation {number} with {copies}, on {len(machines)} machines",
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dynagent import limits
 from dynagent.testing.world import World
 
 # The weight of a kind when it is on. Power cuts and restarts come often enough that most seeds
@@ -61,6 +62,10 @@ class Profile:
     lists_s: float = 0.0  # mean time between two listings of all keys; 0: never
     hangs_s: float = 0.0  # mean time between two nodes that hang (hangs.py); 0: never
     probe_interval_s: float = 1.0
+    siblings_max: int = limits.SIBLINGS_DEFAULT_MAX
+    blind: float = 0.0  # share of writes that become blind puts
+    repairs: float = 0.0  # share of gets that repair before they answer
+    nodes_per_machine: int = 1  # more: they share a host, and lose their power together
 
     @property
     def longest_delay_s(self) -> float:
@@ -110,6 +115,15 @@ def draw(world: World) -> Profile:
     profile.probe_interval_s = hangs.choice((1.0, 2.0, 3.0))
     if hangs.random() < 0.4:
         profile.hangs_s = hangs.choice((0.3, 1.0, 3.0))
+    crowds = world.stream("crowds profile")
+    if crowds.random() < 0.35:
+        profile.siblings_max = crowds.choice((1, 2, 3, 5))
+        profile.blind = crowds.choice((0.0, 0.4, 0.9))
+    profile.repairs = world.stream("repairs profile").choice((0.0, 0.0, 0.3, 1.0))
+    machines = world.stream("machines profile")
+    if machines.random() < 0.15:
+        profile.nodes, profile.nodes_per_machine = 6, 2
+        profile.sloppy = machines.choice((0.3, 1.0, 1.0))  # only stand-ins can share a machine
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:

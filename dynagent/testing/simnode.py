@@ -6,7 +6,8 @@ number and whether the last stop was clean (design §3): every start takes the n
 stop that was not clean `clean_from_run` is that new run, so that no mark of an earlier one counts.
 
 It also watches the core's manners (`answered_once`): every request that reaches a node gets one
-answer, a client's by its deadline; and what a rotten copy says (`unreadable_is_unknown`).
+answer, a client's by its deadline; what a rotten copy says (`unreadable_is_unknown`); and that no
+number of siblings keeps them from being superseded (`settling_passes`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import partial
 from dynagent.core.detector import Detector
 from dynagent.core.entry import decode_context
 from dynagent.core.messages import (
+    MODE_OVERWRITE,
     STATE_UNREADABLE,
     Error,
     Get,
@@ -37,7 +39,8 @@ from dynagent.core.messages import (
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
-from dynagent.core.ring import Ring
+from dynagent.core.ring import Ring, token_of
+from dynagent.errors import TooManySiblings
 from dynagent.testing.disk import LANDS_AFTER_KILL, LANDS_AFTER_POWER_CUT, Disk
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.network import Network
@@ -78,6 +81,7 @@ class SimNode:
         self._ledger = ledger
         self._ring = ring
         self._gather_s = profile.gather_s
+        self._siblings_max = profile.siblings_max
         self._on_moment = on_moment  # is told of what makes a good moment for a fault
         self._actors = world.stream(f"actors {node_id}")
         self._probe_timing = Timing(probe_interval_s=profile.probe_interval_s)
@@ -128,6 +132,7 @@ class SimNode:
             run=self._run,
             clean_from_run=self._clean_from_run,
             cache_bytes=self._cache_bytes,
+            siblings_max=self._siblings_max,
             timing=self._probe_timing,
         )
         self._network.dial_missing()
@@ -366,8 +371,18 @@ class SimNode:
             w = request.w or self._ring.w
             clock = decode_context(reply.context, key=request.key) if reply.context else None
             self._ledger.on_put_reply(self.id, request, reply, w=w, reply_clock=clock)
+        if isinstance(request, Put) and request.strict:
+            self._check_settling(request, reply)
         if isinstance(request, Get) and isinstance(reply, GetReply):
             self._ledger.on_get_reply(self.id, request.key, reply.siblings)
+            if request.repair:
+                self._ledger.on_repaired(
+                    self.id,
+                    request.key,
+                    decode_context(reply.context, key=request.key),
+                    owners=self._ring.lists[self._ring.partition_of(token_of(request.key))],
+                    w=self._ring.w,
+                )
             unreadable = sum(
                 key == request.key and order < since
                 for (_node, key), order in self._ledger.rotten.items()
@@ -377,6 +392,15 @@ class SimNode:
                     reply.answered <= self._ring.n - unreadable,
                     f"counts {reply.answered} copies of {request.key!r}; {unreadable} unreadable",
                 )
+
+    def _check_settling(self, put: Put, reply: Message) -> None:
+        """However many siblings there are: what supersedes all of them is not refused."""
+        is_refused = isinstance(reply, Error) and reply.error == TooManySiblings.code
+        self._world.faults["crowded"] += is_refused
+        if put.value is None or put.mode == MODE_OVERWRITE:
+            self._world.verdicts.check(
+                "settling_passes", not is_refused, self.id, f"refuses {put}: {reply}"
+            )
 
     def _answered_once(self, holds: bool, what: str) -> None:
         self._world.verdicts.check("answered_once", holds, self.id, what)

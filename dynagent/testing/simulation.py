@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from traceback import format_exc
 
 from dynagent.core.entry import decode_stored
-from dynagent.core.messages import MODE_CONTEXT, Message
+from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE, Message
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member, Ring, token_of
 from dynagent.core.siblings import Dot
@@ -66,9 +66,14 @@ class Simulation:
         self.profile = profile = profile if profile is not None else draw(world)
         world.log(f"seed {seed}: {profile}")
         self.keys = [b"k%d" % number for number in range(profile.keys)]
-        self.ring = make_ring(profile.nodes)
+        self.ring = make_ring(profile.nodes, per_machine=profile.nodes_per_machine)
         self.history = History(world)
-        self.ledger = Ledger(world, self.history)
+        self.ledger = Ledger(
+            world,
+            self.history,
+            siblings_max=profile.siblings_max,
+            hosts={member.id: member.host for member in self.ring.members},
+        )
         self.network = Network(world, profile)
         self.nodes = [
             SimNode(
@@ -169,6 +174,7 @@ class Simulation:
                 ledger=self.ledger,
                 verdicts=world.verdicts,
                 n=N,
+                w=W,
                 final=final,
                 listings=[verdict for verdict in self.lister.verdicts if verdict.key == key],
             ).judge()
@@ -242,7 +248,8 @@ class Simulation:
                 set(first.values) == writers,
                 f"a get of {key!r} with R={N} has {first.values}, the disks {sorted(writers)}",
             )
-        put = self._ask(PUT, key, r=r)
+        # An unreadable copy may hide siblings that stand in the way of a put with a context.
+        put = self._ask(PUT, key, r=r, mode=MODE_OVERWRITE if is_rotten else MODE_CONTEXT)
         self._heals(put.is_ok, f"a put of {key!r} with W={N} does not succeed")
         last = self._ask(GET, key, r=r)
         self._heals(
@@ -251,8 +258,8 @@ class Simulation:
             f"{key!r} holds {last.values} after put {put.number}, which had seen everything",
         )
 
-    def _ask(self, kind: str, key: bytes, *, r: int) -> Operation:
-        operation = self.auditor.begin(kind=kind, key=key, mode=MODE_CONTEXT, r=r, w=N)
+    def _ask(self, kind: str, key: bytes, *, r: int, mode: int = MODE_CONTEXT) -> Operation:
+        operation = self.auditor.begin(kind=kind, key=key, mode=mode, r=r, w=N)
         until = self.world.now + AUDIT_S
         self.world.run(until=until, unless=lambda: self.auditor.is_idle)
         return operation
@@ -261,8 +268,12 @@ class Simulation:
         self.world.verdicts.check("heals", holds, what)
 
 
-def make_ring(nodes: int) -> Ring:
-    """A ring of `nodes` members; with more than N, each owns some keys and routes the others."""
+def make_ring(nodes: int, *, per_machine: int = 1) -> Ring:
+    """A ring of `nodes` members; with more than N, each owns some keys and routes the others.
+
+    Members so many places apart as there are machines share one; owners of a key never do."""
+    machines = nodes // per_machine
+    assert per_machine == 1 or machines >= N
     ids = [NodeId(f"n{place}" + "0" * 14) for place in range(1, nodes + 1)]
     return Ring(
         epoch=1,
@@ -272,9 +283,14 @@ def make_ring(nodes: int) -> Ring:
         w=W,
         members=tuple(
             Member(
-                id=node, name=node[:2], address=f"{node[:2]}:7411", zone="", host=node, capacity=1
+                id=node,
+                name=node[:2],
+                address=f"{node[:2]}:7411",
+                zone="",
+                host=ids[place % machines],
+                capacity=1,
             )
-            for node in ids
+            for place, node in enumerate(ids)
         ),
         lists=tuple(
             tuple(ids[(partition + place) % nodes] for place in range(N))

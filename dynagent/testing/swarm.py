@@ -113,8 +113,14 @@ class Nemesis:
     def _power_cut(self) -> None:
         node = self._one()
         if node.life:
-            self._world.fault("power_cut", node.id[:2])
-            self._take_down([node], power=True, dice=self._dice)
+            victims = self._on_machine_of(node)
+            self._world.faults["power_cut_machine"] += len(victims) > 1
+            self._world.fault("power_cut", " ".join(victim.id[:2] for victim in victims))
+            self._take_down(victims, power=True, dice=self._dice)
+
+    def _on_machine_of(self, node: SimNode) -> list[SimNode]:
+        hosts = {member.id: member.host for member in self._ring.members}
+        return [other for other in self._nodes if hosts[other.id] == hosts[node.id]]
 
     def _power_cut_all(self) -> None:
         self._world.fault("power_cut_all", "")

@@ -11,6 +11,7 @@ from dynagent.client.blocking import Client
 from dynagent.client.bootstrap import status_of
 from dynagent.core.entry import unflatten
 from dynagent.core.messages import STATE_ABSENT, STATE_UNREADABLE, Inspect, InspectReply
+from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member, Ring, token_of
 from dynagent.errors import DynagentError, ProtocolError, QuorumNotMet
 from dynctl import data, endpoints, options
@@ -18,7 +19,7 @@ from dynctl.declare import Color, Debug, Endpoints, Form, Verbose, option
 from dynctl.faults import say
 from dynctl.observe import ASKED_AT_ONCE, first_ring, liveness, suspected
 from dynctl.render import default_form, show
-from dynctl.views import CopyRow, ExplainDocument, dot_text, text_of
+from dynctl.views import CopyRow, ExplainDocument, KeyHintRow, dot_text, text_of
 
 _ANSWER_S = 2.0  # an owner that takes longer to look at one copy is as good as down
 _READABLE = ("present", "tombstone", "absent")
@@ -35,8 +36,9 @@ def explain(
 ) -> None:
     """Show where a key lies, what each of its owners holds, and whether R and W would pass now.
 
-    Every owner is asked for its own copy; nothing is merged and nothing is repaired. Copies that
-    differ are no failure. If a get would not reach R now, all is printed and the exit status is 5.
+    Every owner is asked for its own copy, and every member for the hints that it keeps of the key;
+    nothing is merged and nothing is repaired. Copies that differ are no failure. If a get would not
+    reach R now, all is printed and the exit status is 5.
 
     example: dynctl explain cart/7
     """
@@ -56,7 +58,7 @@ def explain(
 
 
 def look(key: bytes, found: list[str], *, timeout_s: float) -> ExplainDocument:
-    """Asks all owners at once."""
+    """Asks all members at once."""
     with Client(found, timeout_s=timeout_s, learn_ring=False) as client:
         agent, ring = first_ring(client, found)
         status = status_of(client, agent)
@@ -64,11 +66,12 @@ def look(key: bytes, found: list[str], *, timeout_s: float) -> ExplainDocument:
         token = token_of(key)
         partition = ring.partition_of(token)
         owners = [_member(ring, node) for node in ring.lists[partition]]
+        members = [*owners, *(member for member in ring.members if member not in owners)]
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-            replies = list(pool.map(lambda owner: _ask(client, owner, key), owners))
+            replies = list(pool.map(lambda member: _ask(client, member, key), members))
     rows = [
         _row(place, owner, reply, linked=owner.id in up, doubt=doubted.get(owner.id, ""))
-        for place, (owner, reply) in enumerate(zip(owners, replies, strict=True), 1)
+        for place, (owner, reply) in enumerate(zip(owners, replies, strict=False), 1)
     ]
     held = {(row.state, row.digest) for row in rows}
     return ExplainDocument(
@@ -84,7 +87,23 @@ def look(key: bytes, found: list[str], *, timeout_s: float) -> ExplainDocument:
         r_passes=sum(map(_counts_for_r, rows)) >= ring.r,
         w_passes=sum(row.liveness == "up" and bool(row.writable) for row in rows) >= ring.w,
         owners=rows,
+        hints=_hints(members, replies),
+        silent=[
+            member.name
+            for member, reply in zip(members, replies, strict=True)
+            if isinstance(reply, str)
+        ],
     )
+
+
+def _hints(members: list[Member], replies: list[InspectReply | str]) -> list[KeyHintRow]:
+    names = {member.id: member.name for member in members}
+    return [
+        KeyHintRow(node=member.name, target=names.get(NodeId(target), target))
+        for member, reply in zip(members, replies, strict=True)
+        if isinstance(reply, InspectReply)
+        for target in reply.owed
+    ]
 
 
 def _counts_for_r(row: CopyRow) -> bool:

@@ -24,7 +24,7 @@ from dynagent.core.messages import (
 )
 from dynagent.core.ports import NodeId
 from dynagent.core.siblings import Siblings
-from dynagent.errors import TooLarge, TooManySiblings
+from dynagent.errors import NotReady, TooLarge, TooManySiblings
 from dynagent.wire.codec import encode_frame
 from tests.core.harness import (
     IDS,
@@ -154,6 +154,15 @@ def test_no_actor_has_more_siblings_of_a_record_than_the_bound(
         for disk in c.disks.values():
             minted = Counter(actor for actor, _ in disk.record(KEY).value.dots())
             assert max(minted.values(), default=0) <= 2
+
+
+def test_an_unreadable_copy_leaves_the_put_to_another_owner() -> None:
+    c = crowded(1)
+    c.ask(A, put(b"v", 1))
+    c.overwrite_row(A, b"rot")
+    assert isinstance(c.ask(A, put(b"hidden", 2)), PutReply)
+    assert is_error(c.ask(A, put(b"w", 3)), NotReady)
+    assert isinstance(c.ask(A, put(b"settled", 4, mode=MODE_OVERWRITE)), PutReply)
 
 
 # --- bytes ---------------------------------------------------------------------------------------

@@ -100,3 +100,19 @@ def test_a_key_out_of_bounds_and_a_fresh_agent_are_refused() -> None:
         assert isinstance(answer, Error) and answer.error == error.code
     answer = ask(Cluster(None), A, Inspect(KEY))
     assert isinstance(answer, Error) and answer.error == NotReady.code
+
+
+def test_it_tells_for_whom_a_copy_is_kept() -> None:
+    c = Cluster(make_ring(3, others=1))
+    c.nodes[A].on_peer_down(0, C)
+    c.ask(A, put(1))
+    stand_in = look(c, D)
+    assert (stand_in.state, stand_in.owed) == (STATE_PRESENT, [C])
+    assert look(c, A).owed == look(c, C).owed == []
+
+
+def test_an_owner_tells_who_has_missed_its_write_while_nobody_stands_in() -> None:
+    c = Cluster(make_ring(3))
+    c.nodes[A].on_peer_down(0, C)
+    c.ask(A, put(1))
+    assert look(c, A).owed == [C]

@@ -447,4 +447,94 @@ MUTANTS = (
         ),
         seeds=(5, 6, 7),
     ),
+    _mutant(
+        "M11",
+        "the last write by the wall clock wins",
+        (
+            "core/siblings.py",
+            "        return Siblings(clock, _sorted(kept.values()))\n",
+            "        latest = sorted(kept.values(), key=lambda s: decode(s.data)[2])[-1:]\n"
+            "        return Siblings(clock, tuple(latest))\n",
+        ),
+        seeds=(0, 1, 2),
+    ),
+    _mutant(
+        "M23",
+        "a get that shall repair first answers first, and repairs behind its answer",
+        (
+            "core/readback.py",
+            "        if not merged.value.clock or len(owners) >= w:\n",
+            "        if True:\n",
+        ),
+        seeds=(6, 8, 28),
+    ),
+    _mutant(
+        "M23-fsync",
+        "a get that repairs first counts its own copy before it is fsynced",
+        (
+            "core/readback.py",
+            "not replica.when_durable(number, (None, self.number))",
+            "(replica.when_durable(number, (None, self.number)) or True)",
+        ),
+        seeds=(2, 6, 8),
+    ),
+    _mutant(
+        "M23-partial",
+        "a get that repairs first takes the owners that it could not ask for equal",
+        (
+            "core/readback.py",
+            "owners = [node for node in self.tally.holders(merged) if node in self.owners]",
+            "owners = list(self.tally.counted)",
+        ),
+        seeds=(6, 8, 28),
+    ),
+    _mutant(
+        "M27",
+        "a stand-in counts although it shares a machine with an owner that counts",
+        (
+            "core/preference.py",
+            "(n for n in waiting if (may_share or host_of[n] not in used) and is_up(n))",
+            "(n for n in waiting if is_up(n))",
+        ),
+        (
+            "core/preference.py",
+            "if node not in asked and (may_share or host_of[node] not in used) and is_up(node):",
+            "if node not in asked and is_up(node):",
+        ),
+        seeds=(33, 48, 62),
+    ),
+    _mutant(
+        "C1",
+        "the bound on siblings is never applied",
+        (
+            "core/crowd.py",
+            "    if len(kept) < siblings_max and size <= bytes_max:\n",
+            "    if size <= bytes_max:\n",
+        ),
+        seeds=(1, 7, 13),
+    ),
+    _mutant(
+        "C2",
+        "a merge over the bound on siblings is refused: copies stay apart",
+        (
+            "core/copies.py",
+            "            number = replica.merge(entries)\n",
+            "            for key, record in entries:\n"
+            "                both = replica.newest(key, token_of(key)).value.merge(record.value)\n"
+            "                if len(both.siblings) > self.coordinator.siblings_max:\n"
+            '                    raise Refused("too many siblings")\n'
+            "            number = replica.merge(entries)\n",
+        ),
+        seeds=(10, 26, 44),
+    ),
+    _mutant(
+        "C3",
+        "a put is refused for siblings that it would supersede",
+        (
+            "core/crowd.py",
+            "kept = [s for s in siblings if s.counter > context.get(s.actor, 0)]",
+            "kept = list(siblings)",
+        ),
+        seeds=(1, 4, 5),
+    ),
 )

@@ -48,7 +48,8 @@ POINTS_STRUCK = 81  # for each failure point: processes that have ended exactly 
 STRIKES_OF_A_KIND = 300  # of kills, power cuts, power cuts of all: at all points together
 
 EVALUATIONS = {
-    "ack_is_durable": 26_000,
+    "ack_is_durable": 22_000,
+    "acks_stand_apart": 22_000,
     "answered_once": 340_000,
     "antichain": 1_500,
     "bad_frame_costs_one": 7_200,
@@ -59,13 +60,15 @@ EVALUATIONS = {
     "failed_stops": 300,
     "fresh": 130_000,
     "heals": 7_400,
-    "no_lost_write": 11_000,
+    "monotonic": 30_000,
+    "no_lost_write": 10_000,
     "poison_is_refused": 15_000,
     "no_phantom": 49_000,
     "nothing_left": 1_700,
     "read_is_durable": 23_000,
     "refused_is_nothing": 2_700,
     "retried_once": 24_000,
+    "siblings_are_bounded": 58_000,
     "siblings_are_concurrent": 20_000,
     "store_is_known": 16_000,
     "superseded_stays_away": 150_000,

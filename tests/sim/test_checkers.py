@@ -122,6 +122,7 @@ class Story:
             ledger=self.ledger,
             verdicts=self.world.verdicts,
             n=3,
+            w=2,
             final=frozenset(final),
             listings=listings,
         ).judge()

@@ -60,17 +60,23 @@ EVALUATIONS = {
     "dots_unique": 100_000,
     "no_phantom": 49_000,
     "copies_grow": 44_000,
-    "ack_is_durable": 30_000,
+    "ack_is_durable": 26_000,
+    "acks_stand_apart": 26_000,
+    "siblings_are_bounded": 44_000,
     "read_is_durable": 25_000,
     # Once or twice for each listing's verdict about a key and write that it compares.
     "listed": 130_000,
     # Once for each get and write that it compares, or for each get.
-    "superseded_stays_away": 140_000,
-    "fresh": 120_000,
+    "superseded_stays_away": 74_000,
+    # Once for each strict get after a get that repaired first; once for each of these.
+    "monotonic": 22_000,
+    "repair_is_durable": 5_900,
+    "fresh": 60_000,
     "context_is_honest": 22_000,
     "siblings_are_concurrent": 20_000,
     # Once for each put.
     "retried_once": 17_000,
+    "settling_passes": 11_000,
     "no_lost_write": 12_000,
     # Few writes are refused by all they ask; few copies rot; few siblings are left at the end.
     "unreadable_is_unknown": 7_500,

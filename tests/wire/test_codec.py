@@ -69,12 +69,12 @@ def test_fields_that_all_have_their_defaults_are_left_out() -> None:
     """So that asking for no trace costs nothing, nor does a put without special wishes."""
     for message, fields in (
         (Get(b"k"), [b"k"]),
-        (Get(b"k", 2, True), [b"k", 2, True, False, 0]),
+        (Get(b"k", 2, True), [b"k", 2, True, False, 0, False]),
         (Put(b"k", b"v", 0, b"", b"o"), [b"k", b"v", 0, b"", b"o"]),
         (Put(b"k", b"v", 0, b"", b"o", 2), [b"k", b"v", 0, b"", b"o", 2, *_PUT_DEFAULTS[1:]]),
         (Read(1, 2, b"k", 0), [1, 2, b"k", 0]),
         (Read(1, 2, b"k", 0, b"", [7], [b"l"]), [1, 2, b"k", 0, b"", [7], [b"l"]]),
-        (Get(b"k", 2, True, True), [b"k", 2, True, True, 0]),
+        (Get(b"k", 2, True, True), [b"k", 2, True, True, 0, False]),
         (GetReply(b"c", [], False, 2), [b"c", [], False, 2]),
         (PutReply(b"c", 1, b"d"), [b"c", 1, b"d"]),
         (Error(8, "why"), [8, "why"]),
@@ -106,7 +106,9 @@ def test_a_peer_without_traces_is_understood(message: Message, fields: list[obje
 
 
 def test_unknown_trailing_fields_are_skipped() -> None:
-    decoded = decode_frame(cbor2.dumps([Get.code, 1, 0, None, b"k", 2, True, True, 1, "new", {}]))
+    decoded = decode_frame(
+        cbor2.dumps([Get.code, 1, 0, None, b"k", 2, True, True, 1, False, "new", {}])
+    )
     assert decoded.message == Get(b"k", 2, True, True, 1)
 
 

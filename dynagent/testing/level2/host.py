@@ -147,6 +147,7 @@ class SimHost:
             name=self.place,
             host=self.place,
             probe_interval_s=self._profile.probe_interval_s,
+            siblings_max=self._profile.siblings_max,
         )
         env = Env(
             monotonic=self._monotonic,

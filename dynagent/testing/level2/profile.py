@@ -84,6 +84,11 @@ def draw(world: World) -> Profile:
         router=dice.choice((0.0, 0.3, 1.0)),
     )
     profile.sloppy = world.stream("sloppy profile").choice((0.0, 0.0, 0.3, 1.0))
+    crowds = world.stream("crowds profile")
+    if crowds.random() < 0.35:
+        profile.siblings_max = crowds.choice((1, 2, 3, 5))
+        profile.blind = crowds.choice((0.0, 0.4, 0.9))
+    profile.repairs = world.stream("repairs profile").choice((0.0, 0.0, 0.3, 1.0))
     profile.probe_interval_s = world.stream("probes profile").choice((1.0, 3.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.4, 0.3, 2.0)

@@ -19,7 +19,7 @@ from traceback import format_exc
 import trio
 
 from dynagent.core.entry import decode_stored
-from dynagent.core.messages import MODE_CONTEXT
+from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Ring
 from dynagent.core.siblings import Dot
@@ -27,7 +27,7 @@ from dynagent.errors import CorruptRecord
 from dynagent.testing.checkers import Copy, Judge, merge_copies
 from dynagent.testing.history import GET, PUT, History, Operation
 from dynagent.testing.ledger import Ledger
-from dynagent.testing.level2.bootstrap import N, bootstrap, until
+from dynagent.testing.level2.bootstrap import N, W, bootstrap, until
 from dynagent.testing.level2.clients import FrameClient
 from dynagent.testing.level2.clock import SimClock, seeded_scheduling
 from dynagent.testing.level2.host import LogTap, SimHost
@@ -67,7 +67,7 @@ class Simulation:
         world.log(f"seed {seed}: {profile}")
         self.keys = [b"k%d" % number for number in range(profile.keys)]
         self.history = History(world)
-        self.ledger = Ledger(world, self.history)
+        self.ledger = Ledger(world, self.history, siblings_max=profile.siblings_max)
         self.points = Points(world, profile.armed)
         self.watch = Watch(world, self.ledger, self.keys)
         self.wires = Wires(world, profile, self.watch)
@@ -235,6 +235,7 @@ class Simulation:
                 ledger=self.ledger,
                 verdicts=self.world.verdicts,
                 n=N,
+                w=W,
                 final=final,
             ).judge()
         return finals
@@ -268,7 +269,8 @@ class Simulation:
                 set(first.values) == writers,
                 f"a get of {key!r} with R={N} has {first.values}, the disks {sorted(writers)}",
             )
-        put = await self._ask(auditor, PUT, key, r=r, w=w)
+        mode = MODE_OVERWRITE if is_rotten else MODE_CONTEXT  # as in level 1
+        put = await self._ask(auditor, PUT, key, r=r, w=w, mode=mode)
         self._heals(put.is_ok, f"a put of {key!r} with W={w} does not succeed")
         last = await self._ask(auditor, GET, key, r=r, w=w)
         self._heals(
@@ -278,9 +280,16 @@ class Simulation:
         )
 
     async def _ask(
-        self, auditor: FrameClient, kind: str, key: bytes, *, r: int, w: int
+        self,
+        auditor: FrameClient,
+        kind: str,
+        key: bytes,
+        *,
+        r: int,
+        w: int,
+        mode: int = MODE_CONTEXT,
     ) -> Operation:
-        operation = auditor.begin(kind=kind, key=key, mode=MODE_CONTEXT, r=r, w=w)
+        operation = auditor.begin(kind=kind, key=key, mode=mode, r=r, w=w)
         with trio.move_on_after(AUDIT_S):
             await until(lambda: auditor.is_idle)
         return operation
