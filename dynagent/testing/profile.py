@@ -66,6 +66,7 @@ class Profile:
     blind: float = 0.0  # share of writes that become blind puts
     repairs: float = 0.0  # share of gets that repair before they answer
     nodes_per_machine: int = 1  # more: they share a host, and lose their power together
+    shapes_s: float = 0.0  # mean time between two partitions of shapes.py; 0: never
 
     @property
     def longest_delay_s(self) -> float:
@@ -124,6 +125,9 @@ def draw(world: World) -> Profile:
     if machines.random() < 0.15:
         profile.nodes, profile.nodes_per_machine = 6, 2
         profile.sloppy = machines.choice((0.3, 1.0, 1.0))  # only stand-ins can share a machine
+    shapes = world.stream("shapes profile")
+    if shapes.random() < 0.25:
+        profile.shapes_s = shapes.choice((0.5, 1.5, 3.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:
