@@ -15,8 +15,9 @@ import pytest
 
 from dynagent import limits
 from dynagent.client.blocking import Client
+from dynagent.client.requests import read_result
 from dynagent.client.trio_client import TrioClient
-from dynagent.core.messages import Get, StatusReply, StatusRequest
+from dynagent.core.messages import Get, GetReply, StatusReply, StatusRequest
 from dynagent.errors import (
     BadRequest,
     ConnectionLost,
@@ -24,6 +25,7 @@ from dynagent.errors import (
     QuorumNotMet,
     TooLarge,
     Unreachable,
+    UnsupportedVersion,
     WriteOutcomeUnknown,
     WrongCluster,
 )
@@ -91,6 +93,26 @@ def test_blind_puts_are_siblings_until_a_context_supersedes_them(
         assert sorted(version.value for version in result.versions) == [b"1", b"2"]
         client.put(key, b"both", context=result.context)
         assert values(client, key) == [b"both"]
+
+
+def test_a_get_with_repair_tells_how_many_owners_hold_what_it_returns(
+    shared: RealCluster, make: Make
+) -> None:
+    key = new_key()
+    with make(shared.addresses) as client:
+        assert client.get(key, repair=True).versions == []
+        client.put(key, b"apples")
+        result = client.get(key, repair=True)
+        assert [version.value for version in result.versions] == [b"apples"]
+        assert result.held >= 2
+        assert client.get(key).held == 0
+
+
+def test_an_agent_that_does_not_know_repair_is_not_believed() -> None:
+    reply = GetReply(b"", [], False, 2)
+    assert read_result(reply, agent="old:1").versions == []
+    with pytest.raises(UnsupportedVersion, match="old:1 is too old"):
+        read_result(reply, agent="old:1", repair=True)
 
 
 def test_requests_go_to_the_first_owner_of_their_key(shared: RealCluster, make: Make) -> None:

@@ -241,6 +241,27 @@ def test_a_line_longer_than_any_value_costs_no_memory_and_no_other_line(
 
 
 @pytest.mark.real
+def test_a_key_with_too_many_siblings_fails_its_own_records_only(
+    cluster: Cluster, key: str
+) -> None:
+    blind = [{"key": key, "value": f"{n}", "mode": "blind"} for n in range(258)]
+    more = [{"key": f"{key}/other", "value": "v"}]
+    records, _ = bulk(cluster, "mput", stdin=jsonl([*blind, *more]), status=11)
+    assert [record["status"] for record in records] == ["ok"] * 256 + ["failed"] * 2 + ["ok"]
+    assert f"key '{key[:64]}' has 256 concurrent values" in records[-2]["error"]
+    refused = cluster("put", key, "v", "--blind", status=10)
+    assert b"dynctl resolve" in refused.stderr
+    [row, *_] = sorted(
+        json.loads(cluster("stats", "-o", "json").stdout)["nodes"],
+        key=lambda row: -row["most_siblings"],
+    )
+    assert (row["most_siblings"], row["most_siblings_key"]) == (256, key)
+    assert b"256 concurrent values" in cluster("get", key, status=4).stderr
+    cluster("put", key, "settled")
+    assert cluster("get", key).stdout == b"settled"
+
+
+@pytest.mark.real
 def test_missing_keys_and_conflicts_are_answers(cluster: Cluster, key: str) -> None:
     records, told = bulk(cluster, "mget", stdin=jsonl([key]))
     assert records == [{"key": key, "status": "not_found"}]

@@ -178,6 +178,14 @@ def test_each_quorum_up_to_n_works_and_strict_too(cluster: Cluster, key: str) ->
         assert cluster("get", key, "-r", "3", "--strict").stdout == quorum.encode()
 
 
+def test_get_repairs_before_it_answers(cluster: Cluster, key: str) -> None:
+    cluster("put", key, "v")
+    done = cluster("get", key, "--repair", "-v")
+    assert done.stdout == b"v"
+    assert b"have it on disk" in done.stderr
+    cluster("get", f"{key}/none", "--repair", status=3)
+
+
 def test_plain_escapes_what_would_break_its_lines(cluster: Cluster, key: str) -> None:
     cluster("put", key, "tab\tline\nend\\")
     plain = cluster("get", key, "--all", "-o", "plain").stdout.decode()

@@ -137,7 +137,7 @@ MUTANTS = (
         "M7",
         "a record that cannot be read is taken for absent",
         ("core/replica.py", "            return UNREADABLE\n", "            return ABSENT\n"),
-        seeds=(7, 1, 11),
+        seeds=(1, 3, 6),
     ),
     _mutant(
         "M12",
@@ -216,7 +216,7 @@ MUTANTS = (
             "                if sibling.counter > other.clock.get(sibling.actor, 0):\n",
             "                if True:\n",
         ),
-        seeds=(0, 1),
+        seeds=(1, 3, 4),
     ),
     _mutant(
         "A8",
@@ -288,7 +288,7 @@ MUTANTS = (
             "        self.waiting.update(targets)\n",
             "        self.counted += targets\n",
         ),
-        seeds=(5, 0),
+        seeds=(6, 20, 23),
     ),
     _mutant(
         "A12",
@@ -298,7 +298,7 @@ MUTANTS = (
             "        return Siblings(join(self.clock, context), tuple(self._unseen(context)))\n",
             "        return Siblings(self.clock, tuple(self._unseen(context)))\n",
         ),
-        seeds=(39, 0),
+        seeds=(35, 43, 73),
     ),
     _mutant(
         "A13",
@@ -349,7 +349,7 @@ MUTANTS = (
             "if record.unknown or now_there != digest:",
             "if record.unknown:",
         ),
-        seeds=(6, 0),
+        seeds=(10, 11, 15),
     ),
     _mutant(
         "H2",
@@ -435,7 +435,7 @@ MUTANTS = (
             "            self.detector.on_tick(now)",
             "            self.detector.on_tick(self._wall_ms() / 1000)",
         ),
-        seeds=(0, 2),
+        seeds=(9, 13, 16),
     ),
     _mutant(
         "A-suspect",
@@ -445,7 +445,7 @@ MUTANTS = (
             "        is_free = peer.is_linked and peer.phase in (IDLE, PAUSE)",
             "        is_free = peer.is_alive and peer.phase in (IDLE, PAUSE)",
         ),
-        seeds=(5, 6, 7),
+        seeds=(0, 7, 10),
     ),
     _mutant(
         "M11",

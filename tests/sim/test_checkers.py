@@ -18,6 +18,7 @@ from dynagent.core.messages import (
     MODE_CONTEXT,
     MODE_OVERWRITE,
     WANT_DIGEST,
+    Error,
     MergeAck,
     Put,
     PutReply,
@@ -25,6 +26,7 @@ from dynagent.core.messages import (
 )
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.siblings import Clock, Dot, Sibling, Siblings
+from dynagent.errors import TooManySiblings
 from dynagent.testing.checkers import NAMES, Judge
 from dynagent.testing.history import (
     DELETE,
@@ -32,6 +34,7 @@ from dynagent.testing.history import (
     GET,
     OK,
     PUT,
+    UNKNOWN,
     Attempt,
     History,
     Operation,
@@ -405,3 +408,65 @@ def test_a_cluster_does_not_heal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_checker_has_its_floor() -> None:
     assert set(NAMES) == set(EVALUATIONS)
+
+
+# --- bounds, machines and repairs ----------------------------------------------------------------
+
+
+def test_an_actor_has_more_siblings_than_a_put_may_leave() -> None:
+    world = World(0)
+    ledger = Ledger(world, History(world), siblings_max=2)
+    three = tuple(sibling_of(number, (1, number)) for number in (1, 2, 3))
+    ledger.on_durable(X, KEY, Record(Siblings({1: 2}, three[:2])))
+    two_actors = (*three[:2], sibling_of(4, B1))
+    ledger.on_durable(X, KEY, Record(Siblings({1: 2, 2: 1}, two_actors)))
+    assert objections(world) == set()
+    ledger.on_durable(X, KEY, Record(Siblings({1: 3, 2: 1}, three)))
+    assert objections(world) == {"siblings_are_bounded"}
+
+
+@pytest.mark.parametrize(("host", "objects"), [("rack", set()), ("same", {"acks_stand_apart"})])
+def test_an_acknowledgement_counts_two_copies_on_one_machine(host: str, objects: set[str]) -> None:
+    story = Story()
+    story.ledger = Ledger(story.world, story.history, hosts={X: "same", Y: host})
+    put = story.begin(PUT)
+    sibling = story.mint(put, A1, {1: 1})
+    for node in (X, Y):
+        story.ledger.on_durable(node, KEY, Record(Siblings({1: 1}, (sibling,))))
+    message = Put(KEY, encode_value(put.number), MODE_CONTEXT, b"", put.op_id)
+    reply = PutReply(b"", 1, (1).to_bytes(8, "big") + (1).to_bytes(8, "big"))
+    story.ledger.on_put_reply(X, message, reply, w=2, reply_clock=None)
+    assert objections(story.world) == objects
+
+
+def test_a_repairing_get_answers_before_w_owners_have_it() -> None:
+    story = Story()
+    sibling = story.mint(story.begin(PUT), A1, {1: 1})
+    for node in (X, Y):
+        story.ledger.on_durable(node, KEY, Record(Siblings({1: 1}, (sibling,))))
+    story.ledger.on_repaired(X, KEY, {1: 1}, owners=[X, Y], w=2)
+    assert objections(story.world) == set()
+    story.ledger.on_repaired(X, KEY, {1: 1}, owners=[X, NodeId("z")], w=2)
+    assert objections(story.world) == {"repair_is_durable"}
+
+
+@pytest.mark.parametrize(("repair", "objects"), [(False, set()), (True, {"monotonic"})])
+def test_a_get_goes_behind_one_that_had_repaired(repair: bool, objects: set[str]) -> None:
+    story = Story()
+    put = story.begin(PUT)
+    story.mint(put, A1, {1: 1})
+    story.end(put, outcome=UNKNOWN)  # on one disk only
+    story.get({1: 1}, (put, A1)).repair = repair
+    story.get({})
+    assert story.verdict(A1) == objects
+
+
+def test_an_overwrite_is_refused_for_what_it_would_supersede() -> None:
+    simulation = calm()
+    node = simulation.nodes[0]
+    node.start()
+    refusal = Error(TooManySiblings.code, "too many")
+    for mode in (MODE_BLIND, MODE_OVERWRITE):
+        node._check_settling(Put(KEY, b"v", mode, b"", bytes(16)), refusal)
+        expected = {"settling_passes"} if mode == MODE_OVERWRITE else set()
+        assert objections(simulation.world) == expected
