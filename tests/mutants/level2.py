@@ -34,7 +34,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "is_clean = self._drained and self._failure is None",
         "is_clean = True",
-        55,
+        35,
     ),
     _mutant(
         "B4",
@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        164,
+        34,
     ),
     _mutant(
         "B7",
@@ -135,7 +135,7 @@ LEVEL_2_MUTANTS = (
         "client/routing.py",
         "            self.attempt += 1\n",
         "            pass\n",
-        12,
+        14,
     ),
     _mutant(
         "B17",
@@ -151,7 +151,7 @@ LEVEL_2_MUTANTS = (
         "core/copies.py",
         "                replica.when_durable(number, (link, also))\n",
         "                self._effects.answer(link, also, MergeAck([]))\n",
-        7,
+        9,
     ),
     _mutant(
         "M14",

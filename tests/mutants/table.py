@@ -258,7 +258,7 @@ MUTANTS = (
             "unknown=old.unknown,\n                content=content,",
             "unknown=False,\n                content=content,",
         ),
-        seeds=(86, 95),
+        seeds=(484,),
     ),
     _mutant(
         "A11b",
