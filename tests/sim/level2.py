@@ -60,7 +60,7 @@ EVALUATIONS = {
     "failed_stops": 300,
     "fresh": 130_000,
     "heals": 7_400,
-    "monotonic": 30_000,
+    "monotonic": 26_000,
     "no_lost_write": 10_000,
     "poison_is_refused": 15_000,
     "no_phantom": 49_000,
@@ -72,7 +72,8 @@ EVALUATIONS = {
     "siblings_are_concurrent": 20_000,
     "store_is_known": 16_000,
     "superseded_stays_away": 150_000,
-    "unreadable_is_unknown": 380,
+    # One rotten log may give none or thirty: 120 seeds had 36, 500 others 365.
+    "unreadable_is_unknown": 250,
 }
 
 
