@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynagent import limits
 from dynagent.core.ports import NodeId, Token
 from dynagent.errors import Refused
 from dynagent.store.markers import Hint
@@ -68,6 +69,16 @@ def test_a_later_write_replaces_the_record(store: Store) -> None:
     assert store.get(A, b"key") == b"second and longer"
     assert contents(store) == [(A, b"key", b"second and longer")]
     assert store.count() == 1
+
+
+def test_the_largest_merged_record_survives_a_restart(engine: Engine, tmp_path: Path) -> None:
+    stored = random.Random(1).randbytes(limits.RECORD_BYTES_MERGED_MAX)
+    store = engine.open(tmp_path / "large")
+    write(store, (A, b"key", stored))
+    store.close()
+    store = engine.open(tmp_path / "large")
+    assert store.get(A, b"key") == stored
+    store.close()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 17, 64, 200])
