@@ -27,6 +27,7 @@ from dynagent.core.detector import Detector
 from dynagent.core.entry import Record, decode_entry, encode_clock, encode_entry, flatten
 from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
+from dynagent.core.gossip import Gossiper
 from dynagent.core.inspect import status_document
 from dynagent.core.listing import list_page
 from dynagent.core.look import LookingPut
@@ -37,7 +38,9 @@ from dynagent.core.messages import (
     STATE_UNREADABLE,
     WANT_VALUE,
     Error,
+    Facts,
     Get,
+    Gossip,
     HintOrder,
     Inspect,
     Install,
@@ -58,6 +61,7 @@ from dynagent.core.messages import (
     StatusRequest,
 )
 from dynagent.core.peer import Timing
+from dynagent.core.portrait import SelfPortrait
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
 from dynagent.core.put import PutOperation, op_state
 from dynagent.core.replica import Replica
@@ -84,6 +88,7 @@ class Node:
         effects: Effects,
         dice: Dice,
         probe_dice: Dice,
+        gossip_dice: Dice,
         wall_ms: Callable[[], int],
         run: int,
         clean_from_run: int,
@@ -115,11 +120,14 @@ class Node:
         self.coordinator: Coordinator | None = None
         self.delivery: Delivery | None = None
         self.detector: Detector | None = None  # with the coordinator
+        self.gossip: Gossiper | None = None  # too
         self._probe_dice = probe_dice
+        self._gossip_dice = gossip_dice
         self._timing = timing
         self._reader = reader
         self._effects = effects
         self._wall_ms = wall_ms
+        self._started_ms = max(0, wall_ms())
         self._value_bytes_max = value_bytes_max
         self._handlers: dict[type[Message], Handler] = {
             Get: self._on_data,
@@ -134,6 +142,8 @@ class Node:
             Install: self._on_install,
             StatusRequest: self._on_status_request,
             HintOrder: self._on_hint_order,
+            Gossip: self._on_gossip,
+            Facts: self._on_facts,
         }
         if ring is not None:
             self._serve(ring)
@@ -162,6 +172,17 @@ class Node:
             on_down=coordinator.on_peer_down,
         )
         coordinator.peers = self.detector.peers
+        self.gossip = Gossiper(
+            node_id=self.node_id,
+            cluster_id=ring.cluster_id,
+            run=self.replica.run,
+            peers=self.detector.peers,
+            draw=SelfPortrait(self, started_ms=self._started_ms).draw,
+            effects=self._effects,
+            dice=self._gossip_dice,
+            interval_s=self._timing.gossip_interval_s,
+            take_number=coordinator.take_number,
+        )
 
     # --- what the shell feeds --------------------------------------------------------------------
 
@@ -182,7 +203,7 @@ class Node:
 
     def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
         """A peer's answer; one that comes after its operation has ended is dropped."""
-        if self.coordinator is None or self.detector is None:
+        if self.coordinator is None or self.detector is None or self.gossip is None:
             return
         self.coordinator.now = now
         operations = self.coordinator.operations
@@ -194,7 +215,7 @@ class Node:
             if peer.is_unwell:
                 self.detector.on_answer(now, peer, is_data=True)
             operation.on_reply(now, source, message)
-        else:
+        elif not self.gossip.on_reply(now, source, request_id, message):
             self.detector.on_reply(now, source, request_id, message)
         if type(message) is MergeAck:
             for also in message.also:
@@ -258,15 +279,18 @@ class Node:
 
     def on_tick(self, now: float) -> None:
         if self.coordinator is not None and self.detector is not None and self.delivery is not None:
+            assert self.gossip is not None
             self.coordinator.on_tick(now)
             self.detector.on_tick(now)
             self.delivery.on_tick(now)
+            self.gossip.on_tick(now)
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due next; None if nothing waits for time to pass."""
         if self.coordinator is None or self.detector is None or self.delivery is None:
             return None
-        due = self.detector.due
+        assert self.gossip is not None
+        due = min(self.detector.due, self.gossip.due)
         if (other := self.coordinator.next_deadline()) is not None and other < due:
             due = other
         if (other := self.delivery.next_deadline()) is not None and other < due:
@@ -431,6 +455,22 @@ class Node:
             raise NotReady("this agent belongs to no cluster yet")
         self.detector.on_ping_for(now, link, request_id, budget_ms, message.target)
 
+    def _on_gossip(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Gossip)
+        if self.gossip is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        self.gossip.on_gossip(link, request_id, message)
+
+    def _on_facts(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Facts)
+        if self.gossip is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        self.gossip.on_facts(now, link, request_id, message)
+
     def _on_ring_request(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
@@ -463,7 +503,9 @@ class Node:
     def _on_status_request(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
-        self._effects.answer(link, request_id, StatusReply(status_document(self)))
+        assert isinstance(message, StatusRequest)
+        document = status_document(self, with_facts=message.facts)
+        self._effects.answer(link, request_id, StatusReply(document))
 
     def _on_hint_order(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message

@@ -447,4 +447,74 @@ MUTANTS = (
         ),
         seeds=(5, 6, 7),
     ),
+    _mutant(
+        "G1",
+        "the stamps of facts are only compared for being equal: an older one wins too",
+        (
+            "core/gossip.py",
+            "        return known is None or fact.stamp > known.stamp\n",
+            "        return known is None or fact.stamp != known.stamp\n",
+        ),
+        (
+            "core/gossip.py",
+            "and fact.stamp > theirs.get(node, (0, 0))",
+            "and fact.stamp != theirs.get(node, (0, 0))",
+        ),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G2",
+        "a node writes what it knows itself into the facts of others",
+        (
+            "core/gossip.py",
+            '                self.counts["facts_taken"] += 1\n                self._keep(now, fact)\n',
+            '                self.counts["facts_taken"] += 1\n'
+            "                fact = assert_fact(fact.node, fact.stamp, self._draw(now), "
+            "cluster_id=self._cluster_id)\n"
+            "                self._keep(now, fact)\n",
+        ),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G3",
+        "gossip only pushes: nobody asks for what it lacks",
+        ("core/gossip.py", "Facts(_page(news), wanted)", "Facts(_page(news), [])"),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G4",
+        "gossip only pulls: nobody tells what it knows",
+        ("core/gossip.py", "Facts(_page(news), wanted)", "Facts([], wanted)"),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G5",
+        "gossip asks the same peer again and again",
+        (
+            "core/gossip.py",
+            "            while self._order:\n                peer = self._order.pop()\n",
+            "            for peer in self._order:\n",
+        ),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G6",
+        "the versions of facts begin anew with each start, and no run stands before them",
+        (
+            "core/gossip.py",
+            "        self._stamp: Stamp = (run, 0)",
+            "        self._stamp: Stamp = (1, 0)",
+        ),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G7",
+        "what has changed in a bucket does not change its digest",
+        (
+            "core/gossip.py",
+            "            self._digests[bucket] ^= self.facts[node].seal\n        self._d",
+            "            self._digests[bucket] ^= fact.seal\n        self._d",
+        ),
+        seeds=(0, 1),
+    ),
 )
