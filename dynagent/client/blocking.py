@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from dynagent import limits
 from dynagent.address import parse_address
+from dynagent.client.outages import Outages
 from dynagent.client.requests import (
     Receipt,
     Result,
@@ -150,6 +151,7 @@ class Client:
         self._learn_ring = learn_ring
         self._cluster_id = cluster_id
         self._addresses: Addresses | None = None  # once the ring has been learnt
+        self._outages = Outages()
         self._idle: dict[str, deque[Connection]] = {}
 
     def __enter__(self) -> Client:
@@ -266,7 +268,7 @@ class Client:
 
         known = self._addresses
         addresses = known.anybody if known is not None else self._endpoints
-        plan = Plan(addresses, deadline=self._deadline(), is_write=False)
+        plan = Plan(self._in_order(addresses), deadline=self._deadline(), is_write=False)
         reply, agent = self._run(plan, RingRequest())
         if not isinstance(reply, RingReply):
             raise ProtocolError(f"{agent}: {type(reply).__name__} is not a ring")
@@ -287,7 +289,13 @@ class Client:
             self.ring()
         known = self._addresses
         addresses = known.of(key) if known is not None else self._endpoints
-        return Plan(addresses, deadline=deadline, is_write=is_write, repeats=repeats)
+        return Plan(
+            self._in_order(addresses), deadline=deadline, is_write=is_write, repeats=repeats
+        )
+
+    def _in_order(self, addresses: Sequence[str]) -> Sequence[str]:
+        outages = self._outages
+        return outages.in_order(addresses, time.monotonic()) if outages else addresses
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout_s
@@ -314,11 +322,20 @@ class Client:
         raise plan.error() if journal is None else journal.sign(plan.error())
 
     def _try(self, address: str, message: Message, timeout_s: float) -> Message:
-        connection = self._take(address, timeout_s)
+        began = time.monotonic()
         try:
-            return connection.request(message, timeout_s=timeout_s)
-        finally:
-            self._give_back(connection)
+            connection = self._take(address, timeout_s)
+            try:
+                reply = connection.request(message, timeout_s=timeout_s)
+            finally:
+                self._give_back(connection)
+        except (Unreachable, ConnectionLost):
+            now = time.monotonic()
+            self._outages.on_failure(address, now, took_s=now - began)
+            raise
+        if self._outages:
+            self._outages.on_answer(address)
+        return reply
 
     def _take(self, address: str, timeout_s: float) -> Connection:
         idle = self._idle.setdefault(address, deque())

@@ -24,6 +24,7 @@ import trio
 from dynagent import limits
 from dynagent.client.journal import Journal
 from dynagent.client.lane import Costs
+from dynagent.client.outages import Outages
 from dynagent.client.requests import Receipt, Result, make_put, read_receipt, read_result
 from dynagent.client.routing import Addresses, Plan
 from dynagent.client.trio_link import Call, TrioLink, Turns
@@ -58,7 +59,7 @@ class TrioClient:
         self._addresses: Addresses | None = None  # once the ring has been learnt
         self._learning: _Learning | None = None
         self._links: dict[str, TrioLink] = {}
-        self._down: dict[str, tuple[float, float]] = {}  # address → (rests until, for how long)
+        self._outages = Outages()
         self._costs = Costs()
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
@@ -196,23 +197,16 @@ class TrioClient:
             await self._learn()
         known = self._addresses
         addresses = known.of(key) if known is not None else self._endpoints
-        if self._down:
-            addresses = self._in_order(addresses)
-        return Plan(addresses, deadline=deadline, is_write=is_write, repeats=repeats)
+        return Plan(
+            self._in_order(addresses), deadline=deadline, is_write=is_write, repeats=repeats
+        )
 
     def _deadline(self) -> float:
         return trio.current_time() + self._timeout_s
 
-    def _in_order(self, addresses: list[str]) -> list[str]:
-        """Those that could not be reached lately are asked last, until it is time to try again."""
-        now = trio.current_time()
-        return sorted(addresses, key=lambda address: self._is_resting(address, now))
-
-    def _is_resting(self, address: str, now: float) -> bool:
-        if address not in self._down:
-            return False
-        link = self._links.get(address)
-        return now < self._down[address][0] or (link is not None and link.is_dialling)
+    def _in_order(self, addresses: Sequence[str]) -> Sequence[str]:
+        outages = self._outages
+        return outages.in_order(addresses, trio.current_time()) if outages else addresses
 
     async def _run(
         self, plan: Plan, message: Message, journal: Journal | None = None
@@ -256,13 +250,13 @@ class TrioClient:
         return link
 
     async def _connect(self, link: TrioLink) -> None:
+        began = trio.current_time()
         await link.connect(timeout_s=min(self._timeout_s / 2, limits.CONNECT_S_MAX))
         if link.error is None:
-            self._down.pop(link.address, None)
+            self._outages.on_answer(link.address)
         else:
-            _, rest_s = self._down.get(link.address, (0.0, limits.RECONNECT_S_MIN / 2))
-            rest_s = min(2 * rest_s, limits.RECONNECT_S_MAX)
-            self._down[link.address] = (trio.current_time() + rest_s, rest_s)
+            now = trio.current_time()
+            self._outages.on_failure(link.address, now, took_s=now - began)
 
     async def _learn(self) -> None:
         """Learns the ring; tasks that come meanwhile wait for the same answer."""

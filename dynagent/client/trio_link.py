@@ -92,14 +92,13 @@ class TrioLink:
 
     __slots__ = (
         *("_connection", "_costs", "_greeted", "_lane", "_session", "_turns", "address"),
-        *("error", "is_dialling"),
+        "error",
     )
 
     def __init__(
         self, address: str, turns: Turns, costs: Costs, *, cluster_id: bytes, wall_ms: int
     ) -> None:
         self.address = address
-        self.is_dialling = True
         self.error: DynagentError | None = None  # why it is over
         self._turns = turns
         self._costs = costs
@@ -119,7 +118,6 @@ class TrioLink:
         finally:
             if not self._lane.is_up:
                 self.end("no answer in time")
-            self.is_dialling = False
 
     def _accept(self, connection: Connection) -> TrioLink:
         self._connection = connection
