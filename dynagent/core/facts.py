@@ -152,10 +152,11 @@ def read_fact(sealed: bytes, *, cluster_id: bytes) -> Fact:
 
 def check_stamp(run: object, version: object) -> Stamp:
     """A stamp from the wire; raises `ProtocolError`."""
-    if type(run) is int and type(version) is int:
-        if 0 < run <= limits.STAMP_MAX and 0 < version <= limits.STAMP_MAX:
-            return run, version
-    raise ProtocolError(f"not the stamp of a fact: run {run!r}, version {version!r}")
+    if type(run) is not int or type(version) is not int:
+        raise ProtocolError("not the stamp of a fact: run and version are numbers")
+    if not 0 < run <= limits.STAMP_MAX or not 0 < version <= limits.STAMP_MAX:
+        raise ProtocolError(f"not the stamp of a fact: run {run}, version {version}")
+    return run, version
 
 
 def _seal(content: bytes, cluster_id: bytes) -> bytes:
