@@ -467,11 +467,9 @@ MUTANTS = (
         "a node writes what it knows itself into the facts of others",
         (
             "core/gossip.py",
-            '                self.counts["facts_taken"] += 1\n                self._keep(now, fact)\n',
-            '                self.counts["facts_taken"] += 1\n'
-            "                fact = assert_fact(fact.node, fact.stamp, self._draw(now), "
-            "cluster_id=self._cluster_id)\n"
-            "                self._keep(now, fact)\n",
+            '_taken"] += 1\n                self._keep(now, fact)\n',
+            '_taken"] += 1\n                self._keep(now, assert_fact(fact.node, fact.stamp, '
+            "self._draw(now), cluster_id=self._cluster_id))\n",
         ),
         seeds=(0, 1),
     ),
@@ -495,7 +493,7 @@ MUTANTS = (
             "            while self._order:\n                peer = self._order.pop()\n",
             "            for peer in self._order:\n",
         ),
-        seeds=(0, 1),
+        seeds=(24,),
     ),
     _mutant(
         "G6",
@@ -514,6 +512,16 @@ MUTANTS = (
             "core/gossip.py",
             "            self._digests[bucket] ^= self.facts[node].seal\n        self._d",
             "            self._digests[bucket] ^= fact.seal\n        self._d",
+        ),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G8",
+        "an answer to gossip counts as one to a request for data",
+        (
+            "core/node.py",
+            "        elif not self.gossip.on_reply(now, source, request_id, message):\n",
+            "        elif self.gossip.on_reply(now, source, request_id, message) or True:\n",
         ),
         seeds=(0, 1),
     ),
