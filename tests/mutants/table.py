@@ -515,14 +515,4 @@ MUTANTS = (
         ),
         seeds=(0, 1),
     ),
-    _mutant(
-        "G8",
-        "an answer to gossip counts as one to a request for data",
-        (
-            "core/node.py",
-            "        elif not self.gossip.on_reply(now, source, request_id, message):\n",
-            "        elif self.gossip.on_reply(now, source, request_id, message) or True:\n",
-        ),
-        seeds=(0, 1),
-    ),
 )
