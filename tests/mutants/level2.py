@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        164,
+        27,
     ),
     _mutant(
         "B7",
@@ -127,7 +127,7 @@ LEVEL_2_MUTANTS = (
         "agent/peers.py",
         "                await link.closed.wait()\n",
         "                await link.closed.wait()\n                return\n",
-        2,
+        0,
     ),
     _mutant(
         "B16",
@@ -135,7 +135,7 @@ LEVEL_2_MUTANTS = (
         "client/routing.py",
         "            self.attempt += 1\n",
         "            pass\n",
-        12,
+        14,
     ),
     _mutant(
         "B17",
@@ -151,7 +151,7 @@ LEVEL_2_MUTANTS = (
         "core/copies.py",
         "                replica.when_durable(number, (link, also))\n",
         "                self._effects.answer(link, also, MergeAck([]))\n",
-        7,
+        3,
     ),
     _mutant(
         "M14",
@@ -196,7 +196,7 @@ LEVEL_2_MUTANTS = (
         "        self._session = Session(peers.hello(), dialled=True)\n",
         "        self._session = peers.__dict__.setdefault(\n"
         "            member.id, Session(peers.hello(), dialled=True)\n        )\n",
-        38,
+        1,
     ),
     _mutant(
         "M24",

@@ -228,7 +228,7 @@ MUTANTS = (
             "        if key in self._overlay:\n"
             "            return self._overlay[key][0]\n",
         ),
-        seeds=(4, 2),
+        seeds=(2, 4),
     ),
     _mutant(
         "A9",
@@ -258,7 +258,7 @@ MUTANTS = (
             "unknown=old.unknown,\n                content=content,",
             "unknown=False,\n                content=content,",
         ),
-        seeds=(86, 95),
+        seeds=(50, 86),
     ),
     _mutant(
         "A11b",
@@ -318,7 +318,7 @@ MUTANTS = (
             "        if isinstance(self.message, Get) and self._try_next(now):\n",
             "        if self._try_next(now):\n",
         ),
-        seeds=(330, 69),
+        seeds=(16, 330),
     ),
     _mutant(
         "A15",
@@ -328,7 +328,7 @@ MUTANTS = (
             "            self._complete_own(now)\n",
             "            self._complete(now)\n",
         ),
-        seeds=(182, 72),
+        seeds=(884, 182),
     ),
     _mutant(
         "M9",
@@ -349,7 +349,7 @@ MUTANTS = (
             "if record.unknown or now_there != digest:",
             "if record.unknown:",
         ),
-        seeds=(6, 0),
+        seeds=(11, 6),
     ),
     _mutant(
         "H2",
@@ -395,7 +395,7 @@ MUTANTS = (
         "L1",
         "a listing trusts one owner only",
         ("client/listing.py", "    return max(r, n - w + 1)\n", "    return 1\n"),
-        seeds=(1, 0),
+        seeds=(0, 1),
     ),
     _mutant(
         "L2",
@@ -415,7 +415,7 @@ MUTANTS = (
             "        dots = [d for d in dots if d in theirs or d[1] > their_clock.get(d[0], 0)]\n",
             "        dots = list(dots)\n",
         ),
-        seeds=(4, 2),
+        seeds=(6, 4),
     ),
     _mutant(
         "L4",
@@ -425,7 +425,7 @@ MUTANTS = (
             "_Stream(self.decided)",
             "_Stream(max([self.decided, *(s.place for s in self._streams.values())]))",
         ),
-        seeds=(12, 6, 8),
+        seeds=(21, 12),
     ),
     _mutant(
         "M24-detector",
@@ -435,7 +435,7 @@ MUTANTS = (
             "            self.detector.on_tick(now)",
             "            self.detector.on_tick(self._wall_ms() / 1000)",
         ),
-        seeds=(0, 2),
+        seeds=(21, 0),
     ),
     _mutant(
         "A-suspect",
@@ -445,7 +445,7 @@ MUTANTS = (
             "        is_free = peer.is_linked and peer.phase in (IDLE, PAUSE)",
             "        is_free = peer.is_alive and peer.phase in (IDLE, PAUSE)",
         ),
-        seeds=(5, 6, 7),
+        seeds=(6, 5),
     ),
     _mutant(
         "G1",
