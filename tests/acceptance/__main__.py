@@ -2,7 +2,7 @@
 
 python -m tests.acceptance quorum              full size; writes docs/acceptance/quorum.json
 python -m tests.acceptance quorum --share 0.02 CI's size; writes nothing
-python -m tests.acceptance faults --part cuts  one part of the faults; writes nothing
+python -m tests.acceptance faults --part cuts  one part of the faults; writes faults-cuts.json
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ def main() -> int:
         print(f"acceptance {options.points}: FAILED: {failure}")
         return 1
     print(f"acceptance {options.points}: all points hold")
-    if options.share == 1.0 and options.part is None:
-        path = ROOT / "docs" / "acceptance" / f"{options.points}.json"
+    if options.share == 1.0:
+        name = f"{options.points}-{options.part}" if options.part else options.points
+        path = ROOT / "docs" / "acceptance" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        document = {"points": options.points, **_circumstances(), "figures": figures}
+        document = {"points": name, **_circumstances(), "figures": figures}
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         print(f"written: {path.relative_to(ROOT)}")
     return 0
