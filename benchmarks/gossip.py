@@ -91,8 +91,8 @@ class World:
         begun = self.now
         hosts = list(self.hosts.values())
         while True:
-            stamps = {node: host.stamp for node, host in self.hosts.items()}
-            if all(host.knows(stamps) for host in hosts):
+            editions = {node: host.edition for node, host in self.hosts.items()}
+            if all(host.knows(editions) for host in hosts):
                 return (self.now - begun) / INTERVAL_S
             assert self.now - begun < 1_000 * INTERVAL_S, "gossip does not converge"
             self.run(INTERVAL_S / 20)
@@ -138,13 +138,13 @@ class Host:
         )
 
     @property
-    def stamp(self) -> tuple[int, int]:
-        return self.gossip.own.stamp if self.gossip.own is not None else (0, 0)
+    def edition(self) -> tuple[int, int]:
+        return self.gossip.own.edition if self.gossip.own is not None else (0, 0)
 
-    def knows(self, stamps: dict[NodeId, tuple[int, int]]) -> bool:
+    def knows(self, editions: dict[NodeId, tuple[int, int]]) -> bool:
         facts = self.gossip.facts
-        return len(facts) == len(stamps) and all(
-            fact.stamp == stamps[node] for node, fact in facts.items()
+        return len(facts) == len(editions) and all(
+            fact.edition == editions[node] for node, fact in facts.items()
         )
 
     def _take_number(self) -> int:
@@ -189,9 +189,9 @@ def converge(nodes: int, *, loss: float, seed: int) -> Rounds:
     start = world.rounds_until_equal()
     world.run(INTERVAL_S)
     host = world.hosts[min(world.hosts)]
-    before = host.stamp
+    before = host.edition
     host.portrait = replace(host.portrait, epoch=18)
-    while host.stamp == before:
+    while host.edition == before:
         world.run(INTERVAL_S / 20)  # its own timer; from there on it is gossip's
     return Rounds(start=start, change=world.rounds_until_equal())
 

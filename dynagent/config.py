@@ -201,7 +201,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             le=60,
             description="How often this agent compares with another one, each in turn, what they "
             "know about all members (release, load, epoch of the ring). All know news after about "
-            "log2(members) intervals; while there is none, an interval costs 400 bytes.",
+            "log2(members) intervals; while there is none, an interval costs 300 bytes.",
         ),
     ] = limits.GOSSIP_INTERVAL_S_DEFAULT
     watchdog_stall_ms: Annotated[

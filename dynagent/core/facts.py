@@ -1,8 +1,8 @@
 """A fact: what one node says about itself, and nobody else says for it.
 
-A *value*. Its stamp (run, version) orders the facts of one node: the run is counted up on its disk
-at each start, before anything else happens (`store.identity`), the version at each assertion of
-that run. So a newer fact has the higher stamp, across crashes too.
+A *value*. Its edition (run, version) orders the facts of one node: the run is counted up on its
+disk at each start, before anything else happens (`store.identity`), the version at each assertion
+of that run. So a newer fact has the higher edition, across crashes too.
 
 A fact is encoded and **sealed** once, by its subject, and passed on as those bytes:
 
@@ -29,7 +29,7 @@ from dynagent.errors import ProtocolError
 
 SEAL_BYTES = 8
 
-Stamp = tuple[int, int]  # run, version
+Edition = tuple[int, int]  # run, version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Fact:
     """One assertion of one node; `sealed` are the bytes that travel."""
 
     node: NodeId
-    stamp: Stamp
+    edition: Edition
     portrait: Portrait
     sealed: bytes
 
@@ -67,12 +67,12 @@ class Fact:
         return int.from_bytes(self.sealed[:SEAL_BYTES], "big")
 
 
-def assert_fact(node: NodeId, stamp: Stamp, portrait: Portrait, *, cluster_id: bytes) -> Fact:
+def assert_fact(node: NodeId, edition: Edition, portrait: Portrait, *, cluster_id: bytes) -> Fact:
     """A fact as its subject makes it."""
     content = encode(
         [
             node,
-            *stamp,
+            *edition,
             portrait.name,
             portrait.address,
             portrait.zone,
@@ -90,7 +90,7 @@ def assert_fact(node: NodeId, stamp: Stamp, portrait: Portrait, *, cluster_id: b
         ]
     )
     return Fact(
-        node=node, stamp=stamp, portrait=portrait, sealed=_seal(content, cluster_id) + content
+        node=node, edition=edition, portrait=portrait, sealed=_seal(content, cluster_id) + content
     )
 
 
@@ -127,7 +127,7 @@ def read_fact(sealed: bytes, *, cluster_id: bytes) -> Fact:
             pass
         case _:
             raise ProtocolError("not a fact: malformed fields")
-    stamp = check_stamp(run, version)
+    edition = check_edition(run, version)
     numbers = (epoch, started_ms, requests_per_s, in_flight, hints, background_permille)
     if min(*numbers, keys or 0, stored_bytes or 0) < 0 or not node:
         raise ProtocolError("not a fact: a negative number, or no node id")
@@ -147,15 +147,15 @@ def read_fact(sealed: bytes, *, cluster_id: bytes) -> Fact:
         hints=hints,
         background_permille=background_permille,
     )
-    return Fact(node=NodeId(node), stamp=stamp, portrait=portrait, sealed=sealed)
+    return Fact(node=NodeId(node), edition=edition, portrait=portrait, sealed=sealed)
 
 
-def check_stamp(run: object, version: object) -> Stamp:
-    """A stamp from the wire; raises `ProtocolError`."""
+def check_edition(run: object, version: object) -> Edition:
+    """A edition from the wire; raises `ProtocolError`."""
     if type(run) is not int or type(version) is not int:
-        raise ProtocolError("not the stamp of a fact: run and version are numbers")
-    if not 0 < run <= limits.STAMP_MAX or not 0 < version <= limits.STAMP_MAX:
-        raise ProtocolError(f"not the stamp of a fact: run {run}, version {version}")
+        raise ProtocolError("not the edition of a fact: run and version are numbers")
+    if not 0 < run <= limits.EDITION_MAX or not 0 < version <= limits.EDITION_MAX:
+        raise ProtocolError(f"not the edition of a fact: run {run}, version {version}")
     return run, version
 
 

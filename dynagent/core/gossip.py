@@ -5,7 +5,7 @@ another member, each in turn in an order of the dice's choice, and both come to 
 knew (push and pull, Demers et al. 1987):
 
     A ── Gossip: the digests of my 16 buckets ─────────────────▶ B
-    A ◀─ GossipReply: my stamps in the buckets that differ ───── B     nothing: the end
+    A ◀─ GossipReply: my editions in the buckets that differ ───── B     nothing: the end
     A ── Facts: what you lack, and the ids of what I lack ─────▶ B
     A ◀─ FactsReply: those ────────────────────────────────────── B
 
@@ -16,7 +16,7 @@ are further apart than 2 (S − 1), whatever the dice say.
 What holds:
 
 - A fact stands here only as its subject has sealed it; we assert facts about ourselves only.
-- The fact of a member with the higher stamp wins; its stamps never go back, in one life of ours.
+- Of two facts of a member the higher edition wins: what we hold never gets older, in our life.
 - Who is no member has no fact here. A message with a fact that is malformed, damaged or of another
   cluster is refused whole.
 - Is there a fact about ourselves that is newer than our own? We have not made it, or have forgotten
@@ -36,11 +36,11 @@ from math import inf
 from dynagent import limits
 from dynagent.core.facts import (
     SEAL_BYTES,
+    Edition,
     Fact,
     Portrait,
-    Stamp,
     assert_fact,
-    check_stamp,
+    check_edition,
     read_fact,
 )
 from dynagent.core.messages import Error, Facts, FactsReply, Gossip, GossipReply, Message
@@ -77,7 +77,7 @@ class Gossiper:
         self.due = 0.0  # when `on_tick` has something to do
         self._node_id = node_id
         self._cluster_id = cluster_id
-        self._stamp: Stamp = (run, 0)  # of our last assertion
+        self._edition: Edition = (run, 0)  # of our last assertion
         self._peers = peers
         self._draw = draw
         self._effects = effects
@@ -123,12 +123,12 @@ class Gossiper:
             start = bucket * SEAL_BYTES
             if digest != int.from_bytes(theirs[start : start + SEAL_BYTES], "big"):
                 differ |= 1 << bucket
-        stamps: list[list[object]] = [
-            [node, *fact.stamp]
+        editions: list[list[object]] = [
+            [node, *fact.edition]
             for node, fact in self._sorted()
             if differ >> self._buckets[node] & 1
         ]
-        self._effects.answer(link, request_id, GossipReply(stamps, differ))
+        self._effects.answer(link, request_id, GossipReply(editions, differ))
 
     def on_facts(self, now: float, link: LinkId, request_id: int, message: Facts) -> None:
         """Raises `ProtocolError`."""
@@ -162,8 +162,8 @@ class Gossiper:
         """For the status of the node, see inspect.py."""
         return {
             node: {
-                "run": fact.stamp[0],
-                "version": fact.stamp[1],
+                "run": fact.edition[0],
+                "version": fact.edition[1],
                 "age_s": round(max(0.0, self._now - self._taken_at[node]), 3),
                 **asdict(fact.portrait),
             }
@@ -179,9 +179,9 @@ class Gossiper:
             self._assert(now, portrait)
 
     def _assert(self, now: float, portrait: Portrait) -> None:
-        run, version = self._stamp
-        self._stamp = stamp = (run, version + 1)
-        self.own = assert_fact(self._node_id, stamp, portrait, cluster_id=self._cluster_id)
+        run, version = self._edition
+        self._edition = edition = (run, version + 1)
+        self.own = assert_fact(self._node_id, edition, portrait, cluster_id=self._cluster_id)
         self._keep(now, self.own)
 
     def _next_peer(self) -> Peer | None:
@@ -196,18 +196,19 @@ class Gossiper:
 
     def _compare(self, now: float, source: NodeId, reply: GossipReply) -> None:
         """What does the other one lack, and what do we? Raises `ProtocolError`."""
-        theirs = {NodeId(node): stamp for node, stamp in map(_read_stamp, reply.stamps)}
-        if self.own is not None and theirs.get(self._node_id, (0, 0)) > self.own.stamp:
+        theirs = {NodeId(node): edition for node, edition in map(_read_edition, reply.editions)}
+        if self.own is not None and theirs.get(self._node_id, (0, 0)) > self.own.edition:
             self._refute(now, theirs[self._node_id])
         news = [
             fact
             for node, fact in self._sorted()
-            if reply.differ >> self._buckets[node] & 1 and fact.stamp > theirs.get(node, (0, 0))
+            if reply.differ >> self._buckets[node] & 1 and fact.edition > theirs.get(node, (0, 0))
         ]
         wanted: list[str] = [
             node
-            for node, stamp in theirs.items()
-            if node in self._peers and (node not in self.facts or stamp > self.facts[node].stamp)
+            for node, edition in theirs.items()
+            if node in self._peers
+            and (node not in self.facts or edition > self.facts[node].edition)
         ]
         if news or wanted:
             self.counts["exchanges"] += 1
@@ -231,7 +232,7 @@ class Gossiper:
 
     def _is_newer(self, fact: Fact) -> bool:
         known = self.facts.get(fact.node)
-        return known is None or fact.stamp > known.stamp
+        return known is None or fact.edition > known.edition
 
     def _keep(self, now: float, fact: Fact) -> None:
         node, bucket = fact.node, self._buckets[fact.node]
@@ -242,16 +243,20 @@ class Gossiper:
         self._taken_at[node] = now
 
     def _meet_ourselves(self, now: float, fact: Fact) -> None:
-        if self.own is not None and fact.stamp >= self.own.stamp and fact.sealed != self.own.sealed:
-            self._refute(now, fact.stamp)
+        if (
+            self.own is not None
+            and fact.edition >= self.own.edition
+            and fact.sealed != self.own.sealed
+        ):
+            self._refute(now, fact.edition)
 
-    def _refute(self, now: float, stamp: Stamp) -> None:
+    def _refute(self, now: float, edition: Edition) -> None:
         """Somebody has said more about us than we have."""
         assert self.own is not None
         self.counts["refuted"] += 1
-        self._note(now, "gossip.refuted", run=stamp[0], version=stamp[1])
-        run, version = stamp
-        self._stamp = stamp if version < limits.STAMP_MAX else (run + 1, 0)
+        self._note(now, "gossip.refuted", run=edition[0], version=edition[1])
+        run, version = edition
+        self._edition = edition if version < limits.EDITION_MAX else (run + 1, 0)
         self._assert(now, self.own.portrait)
 
     def _sorted(self) -> list[tuple[NodeId, Fact]]:
@@ -267,12 +272,12 @@ def _bucket(node: NodeId) -> int:
     return blake2b(node.encode(), digest_size=8).digest()[0] % limits.GOSSIP_BUCKETS
 
 
-def _read_stamp(row: list[object]) -> tuple[str, Stamp]:
+def _read_edition(row: list[object]) -> tuple[str, Edition]:
     match row:
         case [str(node), run, version, *_]:
-            return node, check_stamp(run, version)
+            return node, check_edition(run, version)
         case _:
-            raise ProtocolError("a stamp that is not [node id, run, version]")
+            raise ProtocolError("an edition that is not [node id, run, version]")
 
 
 def _page(facts: Iterable[Fact]) -> list[bytes]:

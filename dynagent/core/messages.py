@@ -42,7 +42,7 @@ Entries = list[list[object]]  # whole records: [key, clock, siblings, op-ids]
 MaybeEntry = list[object] | None
 Uints = list[int]
 FactBytes = list[bytes]  # each a sealed fact (core/facts.py)
-Stamps = list[list[object]]  # which facts a node has: [node id, run, version]
+Editions = list[list[object]]  # which facts a node has: [node id, run, version]
 NodeIds = list[str]
 Rows = list[list[object]]  # what an owner holds of each key: [key, clock, dots]
 
@@ -394,7 +394,7 @@ class GossipReply(Message, code=41):
     """Which facts I have in those buckets that differ; go on with Facts if that is news to one of
     us. Nothing: we know the same."""
 
-    stamps: Stamps = []  # noqa: RUF012 - never changed
+    editions: Editions = []  # noqa: RUF012 - never changed
     differ: Small = 0  # bit i: bucket i
 
 

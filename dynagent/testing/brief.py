@@ -56,7 +56,7 @@ def brief(message: Message) -> str:
         case ReadReply():
             return f"ReadReply {_state(message)}{_OPS[message.op]}"
         case GossipReply():
-            return f"GossipReply {message.differ:016b} {_stamps(message.stamps)}".rstrip()
+            return f"GossipReply {message.differ:016b} {_editions(message.editions)}".rstrip()
         case Facts() | FactsReply():
             wanted = [node[:2] for node in message.wanted] if isinstance(message, Facts) else []
             facts = f"{len(message.facts)} facts"
@@ -90,7 +90,7 @@ def _clock(numbers: object) -> str:
     return "{" + " ".join(name_dot(dot) for dot in dots) + "}"
 
 
-def _stamps(rows: list[list[object]]) -> str:
+def _editions(rows: list[list[object]]) -> str:
     return " ".join(f"{str(node)[:2]}@{run}.{version}" for node, run, version in rows)
 
 

@@ -4,7 +4,7 @@ The judge of gossip. It looks at a node's table after each event that may have c
 what each subject has asserted, life after life:
 
     facts_are_own       nobody holds a fact that its subject did not assert, byte for byte
-    facts_grow          the stamps of a node's assertions rise, across its lives too; and what one
+    facts_grow          the editions of a node's assertions rise, across its lives too; and what one
                         life of a node believes of another never gets older
     gossip_converges    when all is well, everybody knows what anybody said 2 (S − 1) rounds ago: by
                         then each has asked each
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from dynagent.core.facts import Fact, Stamp
+from dynagent.core.facts import Edition, Fact
 from dynagent.core.gossip import Gossiper
 from dynagent.core.ports import NodeId
 from dynagent.testing.world import World
@@ -66,8 +66,8 @@ class Grapevine:
             if before is not None:
                 self._check(
                     "facts_grow",
-                    fact.stamp > before.stamp,
-                    f"{host.id[:2]} had {before.stamp} of {node[:2]}, and has {fact.stamp}",
+                    fact.edition > before.edition,
+                    f"{host.id[:2]} had {before.edition} of {node[:2]}, and has {fact.edition}",
                 )
 
     def _hear(self, host: Host, own: Fact) -> None:
@@ -80,8 +80,8 @@ class Grapevine:
         if last is not None:
             self._check(
                 "facts_grow",
-                own.stamp > last.stamp,
-                f"{host.id[:2]} says {own.stamp} after {last.stamp}",
+                own.edition > last.edition,
+                f"{host.id[:2]} says {own.edition} after {last.edition}",
             )
 
     # --- when all is well ------------------------------------------------------------------------
@@ -91,43 +91,46 @@ class Grapevine:
         for subject in hosts:
             settled = self._settled(subject, len(hosts))
             for observer in hosts:
-                stamp = _stamp_at(observer, subject.id)
+                edition = _edition_at(observer, subject.id)
                 self._check(
                     "gossip_converges",
-                    stamp >= settled,
-                    f"{observer.id[:2]} has {stamp} of {subject.id[:2]}, not yet {settled}",
+                    edition >= settled,
+                    f"{observer.id[:2]} has {edition} of {subject.id[:2]}, not yet {settled}",
                 )
 
     def judge_newcomer(self, newcomer: Host, others: Sequence[Host]) -> None:
         """It has started and has had the answer to its first question; the others were left in
         peace before."""
         for other in others:
-            stamp, settled = _stamp_at(newcomer, other.id), self._settled(other, len(others) + 1)
+            edition, settled = (
+                _edition_at(newcomer, other.id),
+                self._settled(other, len(others) + 1),
+            )
             self._check(
                 "newcomer_learns",
-                stamp >= settled,
-                f"{newcomer.id[:2]} has asked {newcomer.asked[:1]}, and has {stamp} of "
+                edition >= settled,
+                f"{newcomer.id[:2]} has asked {newcomer.asked[:1]}, and has {edition} of "
                 f"{other.id[:2]}, not {settled}",
             )
-            if other.id == newcomer.asked[0]:
-                run = self._asserted[newcomer.id][-1][1].stamp[0]
+            if other.id in newcomer.asked[:1]:
+                run = self._asserted[newcomer.id][-1][1].edition[0]
                 self._check(
                     "newcomer_learns",
-                    _stamp_at(other, newcomer.id)[0] == run,
+                    _edition_at(other, newcomer.id)[0] == run,
                     f"{other.id[:2]} was asked by {newcomer.id[:2]}, and does not know its {run}",
                 )
 
-    def _settled(self, subject: Host, hosts: int) -> Stamp:
+    def _settled(self, subject: Host, hosts: int) -> Edition:
         """What it had said long enough ago."""
         rounds = 2 * (hosts - 1)
         since = self._world.now - rounds * (self._interval_s + TRIPS_S / 2) - TRIPS_S
-        said = [fact.stamp for at, fact in self._asserted[subject.id] if at <= since]
+        said = [fact.edition for at, fact in self._asserted[subject.id] if at <= since]
         return said[-1] if said else (0, 0)
 
     def _check(self, checker: str, holds: bool, what: str) -> None:
         self._world.verdicts.check(checker, holds, what)
 
 
-def _stamp_at(host: Host, node: NodeId) -> Stamp:
+def _edition_at(host: Host, node: NodeId) -> Edition:
     fact = host.gossiper.facts.get(node) if host.gossiper is not None else None
-    return fact.stamp if fact is not None else (0, 0)
+    return fact.edition if fact is not None else (0, 0)

@@ -123,7 +123,7 @@ SCHEMAS: dict[str, Schema] = {
         cddl="[* bstr]",
         doc="sealed facts, see Facts",
     ),
-    "Stamps": Schema(
+    "Editions": Schema(
         list,
         high=limits.MEMBERS_MAX,
         items=(list,),

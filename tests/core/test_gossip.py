@@ -127,8 +127,8 @@ class Table:
             self.gossip.on_facts(now, LinkId(1), 1, request)
         return self.answers[-1]
 
-    def stamps(self) -> dict[str, tuple[int, int]]:
-        return {node[0]: fact.stamp for node, fact in self.gossip.facts.items()}
+    def editions(self) -> dict[str, tuple[int, int]]:
+        return {node[0]: fact.edition for node, fact in self.gossip.facts.items()}
 
 
 def fact(node: NodeId, run: int = 1, version: int = 1, *, cluster: bytes = CLUSTER) -> Fact:
@@ -148,7 +148,7 @@ def test_one_round_tells_both_what_either_knew() -> None:
     a.give(fact(C, version=7).sealed, fact(D, version=1).sealed)
     b.give(fact(C, version=3).sealed, fact(D, version=5).sealed)
     assert kinds(a.meet(b)) == ["Gossip", "GossipReply", "Facts", "FactsReply"]
-    assert a.stamps() == b.stamps() == {"a": (1, 1), "b": (1, 1), "c": (1, 7), "d": (1, 5)}
+    assert a.editions() == b.editions() == {"a": (1, 1), "b": (1, 1), "c": (1, 7), "d": (1, 5)}
     assert {n: f.sealed for n, f in a.gossip.facts.items()} == {
         n: f.sealed for n, f in b.gossip.facts.items()
     }
@@ -175,7 +175,7 @@ def test_only_buckets_that_differ_are_compared() -> None:
     assert isinstance(reply, GossipReply)
     assert isinstance(request, Facts)
     assert reply.differ.bit_count() == 1
-    assert len(reply.stamps) < 20
+    assert len(reply.editions) < 20
     assert (request.facts, request.wanted) == ([], [others[5]])
 
 
@@ -209,10 +209,10 @@ def test_a_change_of_our_own_is_asserted_at_the_next_round_and_no_change_never()
     a = Table()
     for _ in range(5):
         a.round()
-    assert a.stamps()["a"] == (1, 1)
+    assert a.editions()["a"] == (1, 1)
     a.portrait = replace(a.portrait, epoch=2)
     a.round()
-    assert a.stamps()["a"] == (1, 2)
+    assert a.editions()["a"] == (1, 2)
     assert a.gossip.document()[A]["epoch"] == 2
 
 
@@ -242,7 +242,7 @@ def test_the_highest_run_and_version_wins_in_any_order(order: list[tuple[int, in
     for run, version in order:
         a.give(fact(B, run, version).sealed)
         highest = max(highest, (run, version))
-        assert a.stamps()["b"] == highest
+        assert a.editions()["b"] == highest
     assert a.gossip.facts[B].portrait.name == "b 3.1"
 
 
@@ -256,27 +256,27 @@ def test_a_start_is_newer_than_all_assertions_of_the_run_before() -> None:
     assert after.gossip.own is not None
     a.give(after.gossip.own.sealed)
     a.give(before.gossip.own.sealed)
-    assert a.stamps()["b"] == (5, 1)
+    assert a.editions()["b"] == (5, 1)
 
 
 def test_the_fact_of_one_who_is_no_member_is_neither_taken_nor_asked_for() -> None:
     a, b = Table(A, (B, C)), Table(B, (A, C, D))
     a.give(fact(D).sealed)
-    assert set(a.stamps()) == {"a"}
+    assert set(a.editions()) == {"a"}
     b.give(fact(D).sealed)
     a.meet(b)
-    assert set(a.stamps()) == {"a", "b"}
+    assert set(a.editions()) == {"a", "b"}
 
 
-@pytest.mark.parametrize("stamp", [(1, 1), (1, 50), (9, 1), (3, limits.STAMP_MAX)])
-def test_what_others_have_made_up_about_us_is_refuted(stamp: tuple[int, int]) -> None:
+@pytest.mark.parametrize("edition", [(1, 1), (1, 50), (9, 1), (3, limits.EDITION_MAX)])
+def test_what_others_have_made_up_about_us_is_refuted(edition: tuple[int, int]) -> None:
     a, b = Table(A, (B,)), Table(B, (A,))
-    made_up = fact(A, *stamp).sealed
+    made_up = fact(A, *edition).sealed
     b.give(made_up)
-    a.meet(b)  # from the stamps
+    a.meet(b)  # from the editions
     if a.gossip.counts["refuted"] == 0:
-        a.give(made_up)  # the same stamp: only the bytes differ
-    assert a.stamps()["a"] > stamp
+        a.give(made_up)  # the same edition: only the bytes differ
+    assert a.editions()["a"] > edition
     a.meet(b)
     assert b.gossip.facts[A].portrait == a.portrait
     assert a.notes == ["gossip.refuted"]
@@ -285,7 +285,7 @@ def test_what_others_have_made_up_about_us_is_refuted(stamp: tuple[int, int]) ->
 def test_our_own_older_facts_are_no_news_to_us() -> None:
     a = Table(run=3)
     a.give(fact(A, 2, 99).sealed)
-    assert a.stamps() == {"a": (3, 1)}
+    assert a.editions() == {"a": (3, 1)}
     assert a.gossip.counts["refuted"] == 0
 
 
@@ -317,7 +317,7 @@ FIELDS = [B, 1, 1, "n", "h:1", "", "", "", 1, 0, False, None, None, 0, 0, 0, 0]
         sealed([]),
         sealed(FIELDS[:-1]),
         sealed([*FIELDS[:1], 0, *FIELDS[2:]]),
-        sealed([*FIELDS[:2], limits.STAMP_MAX + 1, *FIELDS[3:]]),
+        sealed([*FIELDS[:2], limits.EDITION_MAX + 1, *FIELDS[3:]]),
         sealed([*FIELDS[:8], "1", *FIELDS[9:]]),
         sealed([*FIELDS[:-1], -1]),
         sealed(["", *FIELDS[1:]]),
@@ -328,7 +328,7 @@ def test_a_bad_fact_is_refused_and_nothing_of_its_message_is_taken(bad: bytes) -
     a = Table()
     with pytest.raises(ProtocolError):
         a.give(fact(C).sealed, bad)
-    assert set(a.stamps()) == {"a"}
+    assert set(a.editions()) == {"a"}
     assert a.gossip.counts["refused"] == 1
 
 
@@ -367,7 +367,7 @@ def test_a_malformed_or_unwilling_answer_is_noted_once_and_harms_nothing(reply: 
         assert a.gossip.on_reply(a.now, target, number, reply)
         assert not a.sent
     assert len(a.notes) == 1
-    assert set(a.stamps()) == {"a"}
+    assert set(a.editions()) == {"a"}
 
 
 def test_who_is_not_ready_yet_is_no_news() -> None:
@@ -391,15 +391,15 @@ def test_answers_that_nobody_waits_for_are_dropped() -> None:
     a = Table(A, (B, C))
     target, number, _ = a.round()
     other = C if target == B else B
-    stamps = GossipReply([[B, 5, 5]], 0xFFFF)
+    editions = GossipReply([[B, 5, 5]], 0xFFFF)
     a.sent.clear()
-    assert a.gossip.on_reply(a.now, other, number, stamps)  # not of whom was asked
-    assert a.gossip.on_reply(a.now, target, number + 99, stamps)
+    assert a.gossip.on_reply(a.now, other, number, editions)  # not of whom was asked
+    assert a.gossip.on_reply(a.now, target, number + 99, editions)
     assert not a.sent
     assert not a.gossip.on_reply(a.now, target, number + 99, Error(1, ""))
     for _ in range(4):
         a.round()
-    assert a.gossip.on_reply(a.now, target, number, stamps)  # far too late
+    assert a.gossip.on_reply(a.now, target, number, editions)  # far too late
     assert all(isinstance(message, Gossip) for _, _, message in a.sent)
 
 

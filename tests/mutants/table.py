@@ -449,16 +449,16 @@ MUTANTS = (
     ),
     _mutant(
         "G1",
-        "the stamps of facts are only compared for being equal: an older one wins too",
+        "the editions of facts are only compared for being equal: an older one wins too",
         (
             "core/gossip.py",
-            "        return known is None or fact.stamp > known.stamp\n",
-            "        return known is None or fact.stamp != known.stamp\n",
+            "        return known is None or fact.edition > known.edition\n",
+            "        return known is None or fact.edition != known.edition\n",
         ),
         (
             "core/gossip.py",
-            "and fact.stamp > theirs.get(node, (0, 0))",
-            "and fact.stamp != theirs.get(node, (0, 0))",
+            "and fact.edition > theirs.get(node, (0, 0))",
+            "and fact.edition != theirs.get(node, (0, 0))",
         ),
         seeds=(0, 1),
     ),
@@ -468,7 +468,7 @@ MUTANTS = (
         (
             "core/gossip.py",
             '_taken"] += 1\n                self._keep(now, fact)\n',
-            '_taken"] += 1\n                self._keep(now, assert_fact(fact.node, fact.stamp, '
+            '_taken"] += 1\n                self._keep(now, assert_fact(fact.node, fact.edition, '
             "self._draw(now), cluster_id=self._cluster_id))\n",
         ),
         seeds=(0, 1),
@@ -500,8 +500,8 @@ MUTANTS = (
         "the versions of facts begin anew with each start, and no run stands before them",
         (
             "core/gossip.py",
-            "        self._stamp: Stamp = (run, 0)",
-            "        self._stamp: Stamp = (1, 0)",
+            "        self._edition: Edition = (run, 0)",
+            "        self._edition: Edition = (1, 0)",
         ),
         seeds=(0, 1),
     ),
