@@ -200,7 +200,7 @@ class Node:
 
     def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
         """A peer's answer; one that comes after its operation has ended is dropped."""
-        if self.coordinator is None or self.detector is None or self.gossip is None:
+        if self.coordinator is None or self.detector is None:
             return
         self.coordinator.now = now
         operations = self.coordinator.operations
@@ -212,7 +212,7 @@ class Node:
             if peer.is_unwell:
                 self.detector.on_answer(now, peer, is_data=True)
             operation.on_reply(now, source, message)
-        elif not self.gossip.on_reply(now, source, request_id, message):
+        elif self.gossip is None or not self.gossip.on_reply(now, source, request_id, message):
             self.detector.on_reply(now, source, request_id, message)
         if type(message) is MergeAck:
             for also in message.also:
@@ -276,18 +276,19 @@ class Node:
 
     def on_tick(self, now: float) -> None:
         if self.coordinator is not None and self.detector is not None and self.delivery is not None:
-            assert self.gossip is not None
             self.coordinator.on_tick(now)
             self.detector.on_tick(now)
             self.delivery.on_tick(now)
-            self.gossip.on_tick(now)
+            if self.gossip is not None:
+                self.gossip.on_tick(now)
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due next; None if nothing waits for time to pass."""
         if self.coordinator is None or self.detector is None or self.delivery is None:
             return None
-        assert self.gossip is not None
-        due = min(self.detector.due, self.gossip.due)
+        due = self.detector.due
+        if self.gossip is not None and self.gossip.due < due:
+            due = self.gossip.due
         if (other := self.coordinator.next_deadline()) is not None and other < due:
             due = other
         if (other := self.delivery.next_deadline()) is not None and other < due:
