@@ -205,6 +205,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "no requests either way, and the ring stays as it is.",
         ),
     ] = limits.SUSPICION_S_DEFAULT
+    gossip_interval_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=60,
+            description="How often this agent compares with another one, each in turn, what they "
+            "know about all members (release, load, epoch of the ring). All know news after about "
+            "log2(members) intervals; while there is none, an interval costs 300 bytes.",
+        ),
+    ] = limits.GOSSIP_INTERVAL_S_DEFAULT
     watchdog_stall_ms: Annotated[
         int,
         Meta(

@@ -100,6 +100,19 @@ GRAY_BACKOFF_S_MAX = 30.0  # that one which hangs again and again costs a reques
 FLAP_WINDOW_S = 60.0  # in which suspicions are counted
 FLAPS_FREE = 2  # a restart and one more are nothing odd
 FLAPS_KEPT = 7  # so at most 5 probes in a row: 1.25 s
+
+# --- gossip --------------------------------------------------------------------------------------
+GOSSIP_INTERVAL_S_DEFAULT = 1.0  # 200 nodes know a change in a few rounds; idle it is 300 bytes
+GOSSIP_BUCKETS = 16  # a Gossip has 8 bytes for each; one fact differs: a sixteenth is compared
+GOSSIP_PAGE_BYTES = 32 * KIB  # of facts, some 250: with the ids of all below a control frame
+GOSSIP_NOTE_S = 60.0  # between two lines in the log about the same trouble
+FACT_BYTES_MAX = 2 * KIB  # five texts and a dozen numbers, and as much again for later releases
+FACT_TEXT_BYTES_MAX = 255  # of a name, address, label or release in a fact; the rest is cut off
+EDITION_MAX = 2**62  # of a fact: starts of a node, assertions in one of them
+# Load moves all the time. With one assertion in 10 s, 100 busy nodes cost each other 4 KiB/s.
+LOAD_S = 10.0
+LOAD_REST_S = 60.0  # until a small change is told too
+LOAD_CHANGE_MIN = 1 / 8  # of a figure: less is noise
 # --- background work (core.budget) ---------------------------------------------------------------
 BACKGROUND_BYTES_PER_S_DEFAULT = 32 * MIB  # a quarter of a 1 Gbit/s link: 100 GB in an hour
 BACKGROUND_BYTES_PER_S_MIN = 64 * KIB  # below this its floor is a record a second

@@ -31,21 +31,23 @@ class Seen:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """The cluster at one moment. `agent` gave the ring, and uses the members in `up`; `suspected`
-    are those that it has a link to and does not use, with their state."""
+    are those that it has a link to and does not use, with their state; `facts` is what gossip has
+    told it of each, by id, if that was asked for."""
 
     agent: str
     ring: Ring
     up: frozenset[str]
     suspected: dict[str, str]
     members: tuple[Seen, ...]
+    facts: dict[str, dict[str, Any]]
 
 
-def observe(found: Sequence[str], *, timeout_s: float) -> Observation:
+def observe(found: Sequence[str], *, timeout_s: float, facts: bool = False) -> Observation:
     """Asks everybody. Raises `Unreachable` if no endpoint answers, `NotReady` if none of them has
     a cluster."""
     with Client(found, timeout_s=timeout_s, learn_ring=False) as client:
         agent, ring = first_ring(client, found)
-        status = status_of(client, agent)
+        status = status_of(client, agent, facts=facts)
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             members = tuple(pool.map(lambda member: _look(client, ring, member), ring.members))
     return Observation(
@@ -54,15 +56,21 @@ def observe(found: Sequence[str], *, timeout_s: float) -> Observation:
         up=frozenset(status["up"]),
         suspected=suspected(status),
         members=members,
+        facts=status.get("facts", {}),
     )
 
 
 def observed(
-    verb: str, endpoint: list[str] | None, timeout: str | None, verbose: bool
+    verb: str,
+    endpoint: list[str] | None,
+    timeout: str | None,
+    verbose: bool,
+    *,
+    facts: bool = False,
 ) -> Observation:
     """What a verb that reads begins with: `observe` with the options as they were given."""
     timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
-    seen = observe(endpoints.find(endpoint or []), timeout_s=timeout_s)
+    seen = observe(endpoints.find(endpoint or []), timeout_s=timeout_s, facts=facts)
     if verbose:
         say(f"dynctl: {verb}: {seen.agent} answered")
     return seen

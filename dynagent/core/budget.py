@@ -103,6 +103,11 @@ class Budget:
         lacking = limits.BACKGROUND_GRANT_BYTES_MIN - self._balance
         return now + max(0.0, lacking / self._bytes_per_s)
 
+    def share_at(self, now: float) -> float:
+        """The share by now; without an answer to count nobody else looks at it."""
+        self._fill(now)
+        return self.share
+
     def document(self, now: float) -> dict[str, object]:
         """For the status document, see `core.inspect`; no p99 if no answer was counted."""
         self._fill(now)

@@ -35,7 +35,7 @@ Time is the caller's monotonic clock; nothing here knows the hour.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import inf
 
 from dynagent import limits
@@ -52,6 +52,7 @@ from dynagent.core.messages import (
 from dynagent.core.peer import ALIVE, DEAD, GRAY, SUSPECT, Peer, Timing
 from dynagent.core.ports import Dice, Effects, LinkId, NodeId
 from dynagent.core.relays import Relays
+from dynagent.core.shuffle import shuffled
 from dynagent.errors import Unreachable
 
 IDLE, DIRECT, INDIRECT, LAST, PAUSE = range(5)
@@ -203,7 +204,7 @@ class Detector:
     def _visit(self, now: float) -> None:
         """The next peer of the sweep; one that was heard from of late needs no probe."""
         if not self._order:
-            self._order = self._shuffled(self.peers.values())
+            self._order = shuffled(self._dice, self.peers.values())
         peer = self._order.pop()
         is_fresh = peer.is_alive and now - peer.heard_at < self._timing.probe_interval_s / 2
         if not is_fresh:
@@ -256,7 +257,9 @@ class Detector:
 
     def _ask_helpers(self, peer: Peer) -> None:
         others = [other for other in self.peers.values() if other is not peer and other.is_alive]
-        peer.helpers = {other.node for other in self._shuffled(others)[: limits.PROBE_HELPERS]}
+        peer.helpers = {
+            other.node for other in shuffled(self._dice, others)[: limits.PROBE_HELPERS]
+        }
         # A little less than we wait ourselves, so that the nack comes in time.
         budget_ms = int(self._timing.probe_timeout_s * (1 + self.health) * 800)
         for helper in sorted(peer.helpers):
@@ -274,14 +277,6 @@ class Detector:
             over = [number for number, (target, _) in self._asked_for.items() if target is peer]
             for number in over:
                 del self._asked_for[number]
-
-    def _shuffled(self, peers: Iterable[Peer]) -> list[Peer]:
-        """In an order of the dice's choice (Fisher and Yates)."""
-        order = list(peers)
-        for place in range(len(order) - 1, 0, -1):
-            other = self._dice.getrandbits(16) % (place + 1)
-            order[place], order[other] = order[other], order[place]
-        return order
 
     # --- ourselves -------------------------------------------------------------------------------
 

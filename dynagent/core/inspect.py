@@ -8,6 +8,8 @@ up                     ids of the members that this node uses, itself too
 peers                  of each other member: state (alive, suspect, dead, gray), since_s, linked
 detector               health (of this node itself: 0 good, to 8), and since the start: probes,
                        indirect_probes, suspicions, late_ticks
+gossip                 facts: members of which one is known; and since the start: rounds, exchanges
+                       (rounds that had news), facts_taken, refused (malformed), refuted (about us)
 below_quorum           partitions with fewer than R or W owners within this node's reach
 in_flight              operations under way
 batch                  what gathers for the next commit: records, bytes
@@ -18,6 +20,13 @@ siblings               of the keys that have changed here since the start: most 
 repaired               owners that a get has found behind, and sent what they lacked
 about                  name, address, zone, host, capacity: what bootstrap asks
 counters               name → count since start; names of messages and of errors
+
+Only if they were asked for, what gossip knows (core.gossip), this node too:
+
+facts                  node id → run, version, age_s (since this node took it), name, address, zone,
+                       host, release, epoch, started_ms (wall clock), draining, and its load: keys,
+                       stored_bytes (null: not known), requests_per_s, in_flight, hints,
+                       background_permille
 
 The agent adds what only its shell knows (`agent.meter`):
 
@@ -47,8 +56,11 @@ if TYPE_CHECKING:
     from dynagent.core.node import Node
 
 
-def status_document(node: Node) -> bytes:
-    return encode(status_fields(node))
+def status_document(node: Node, *, with_facts: bool = False) -> bytes:
+    fields = status_fields(node)
+    if with_facts:
+        fields["facts"] = node.gossip.document() if node.gossip is not None else {}
+    return encode(fields)
 
 
 def status_fields(node: Node) -> dict[str, Any]:
@@ -65,6 +77,11 @@ def status_fields(node: Node) -> dict[str, Any]:
         "up": sorted(coordinator.up) if coordinator is not None else [],
         "peers": detector.peers_document() if detector is not None else {},
         "detector": {"health": detector.health, **detector.counts} if detector is not None else {},
+        "gossip": (
+            {"facts": len(node.gossip.facts), **node.gossip.counts}
+            if node.gossip is not None
+            else {}
+        ),
         "below_quorum": below_quorum(coordinator) if coordinator is not None else 0,
         "in_flight": len(coordinator.operations) if coordinator is not None else 0,
         "batch": {"records": records, "bytes": size},

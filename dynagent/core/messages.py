@@ -41,6 +41,9 @@ SiblingBytes = list[bytes]  # each the one encoding of a sibling (core/entry.py)
 Entries = list[list[object]]  # whole records: [key, clock, siblings, op-ids]
 MaybeEntry = list[object] | None
 Uints = list[int]
+FactBytes = list[bytes]  # each a sealed fact (core/facts.py)
+Editions = list[list[object]]  # which facts a node has: [node id, run, version]
+NodeIds = list[str]
 Rows = list[list[object]]  # what an owner holds of each key: [key, clock, dots]
 
 
@@ -355,6 +358,8 @@ class Installed(Message, code=33):
 class StatusRequest(Message, code=34):
     """How is this node, as it sees itself and its peers? Answered by StatusReply."""
 
+    facts: Flag = False  # also tell what gossip says of each member
+
 
 class StatusReply(Message, code=35):
     """An encoded map; its fields are in docs/protocol.md and may grow."""
@@ -373,6 +378,41 @@ class HintOrder(Message, code=36):
 
     action: Small  # 1 pause, 2 resume, 3 deliver what is owed without waiting (and resume)
     target: Text = ""  # to that node only; empty: to all
+
+
+# --- gossip --------------------------------------------------------------------------------------
+
+
+class Gossip(Message, code=40):
+    """Do you know what I know? Answered by GossipReply.
+
+    The facts about all members are spread over 16 buckets by the first byte of BLAKE2b-8 of the
+    node id, modulo 16; the digest of a bucket is the XOR of its facts' seals.
+    """
+
+    digests: Blob  # 8 bytes for each bucket, in order
+
+
+class GossipReply(Message, code=41):
+    """Which facts I have in those buckets that differ; go on with Facts if that is news to one of
+    us. Nothing: we know the same."""
+
+    editions: Editions = []  # noqa: RUF012 - never changed
+    differ: Small = 0  # bit i: bucket i
+
+
+class Facts(Message, code=42):
+    """Facts that you lack, and the ids of those that I lack. Answered by FactsReply, or by an Error
+    if one of them is malformed, damaged or of another cluster: then none of them is taken."""
+
+    facts: FactBytes
+    wanted: NodeIds
+
+
+class FactsReply(Message, code=43):
+    """The facts that were wanted, as many as one message takes."""
+
+    facts: FactBytes
 
 
 def catalogue() -> list[type[Message]]:

@@ -27,13 +27,16 @@ from dynagent.core.delivery import Delivery
 from dynagent.core.detector import Detector
 from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
+from dynagent.core.gossip import Gossiper
 from dynagent.core.inspect import status_document
 from dynagent.core.listing import list_page
 from dynagent.core.look import LookingPut
 from dynagent.core.messages import (
     MODE_OVERWRITE,
     Error,
+    Facts,
     Get,
+    Gossip,
     HintOrder,
     Inspect,
     Install,
@@ -53,6 +56,7 @@ from dynagent.core.messages import (
     StatusRequest,
 )
 from dynagent.core.peer import Timing
+from dynagent.core.portrait import SelfPortrait
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
 from dynagent.core.put import PutOperation
 from dynagent.core.readback import RepairingGet
@@ -80,6 +84,7 @@ class Node:
         effects: Effects,
         dice: Dice,
         probe_dice: Dice,
+        gossip_dice: Dice,
         wall_ms: Callable[[], int],
         run: int,
         clean_from_run: int,
@@ -112,12 +117,15 @@ class Node:
         self.coordinator: Coordinator | None = None
         self.delivery: Delivery | None = None
         self.detector: Detector | None = None  # with the coordinator
+        self.gossip: Gossiper | None = None  # too
         self._probe_dice = probe_dice
+        self._gossip_dice = gossip_dice
         self._timing = timing
         self._copies = Copies(self.replica, effects)
         self._reader = reader
         self._effects = effects
         self._wall_ms = wall_ms
+        self._started_ms = max(0, wall_ms())
         self._value_bytes_max = value_bytes_max
         self._siblings_max = siblings_max
         self._handlers: dict[type[Message], Handler] = {
@@ -133,6 +141,8 @@ class Node:
             Install: self._on_install,
             StatusRequest: self._on_status_request,
             HintOrder: self._on_hint_order,
+            Gossip: self._on_gossip,
+            Facts: self._on_facts,
         }
         if ring is not None:
             self._serve(ring)
@@ -163,6 +173,17 @@ class Node:
             on_down=coordinator.on_peer_down,
         )
         coordinator.peers = self.detector.peers
+        self.gossip = Gossiper(
+            node_id=self.node_id,
+            cluster_id=ring.cluster_id,
+            run=self.replica.run,
+            peers=self.detector.peers,
+            draw=SelfPortrait(self, started_ms=self._started_ms).draw,
+            effects=self._effects,
+            dice=self._gossip_dice,
+            interval_s=self._timing.gossip_interval_s,
+            take_number=coordinator.take_number,
+        )
 
     # --- what the shell feeds --------------------------------------------------------------------
 
@@ -195,7 +216,7 @@ class Node:
             if peer.is_unwell:
                 self.detector.on_answer(now, peer, is_data=True)
             operation.on_reply(now, source, message)
-        else:
+        elif self.gossip is None or not self.gossip.on_reply(now, source, request_id, message):
             self.detector.on_reply(now, source, request_id, message)
         if type(message) is MergeAck:
             for also in message.also:
@@ -262,12 +283,16 @@ class Node:
             self.coordinator.on_tick(now)
             self.detector.on_tick(now)
             self.delivery.on_tick(now)
+            if self.gossip is not None:
+                self.gossip.on_tick(now)
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due next; None if nothing waits for time to pass."""
         if self.coordinator is None or self.detector is None or self.delivery is None:
             return None
         due = self.detector.due
+        if self.gossip is not None and self.gossip.due < due:
+            due = self.gossip.due
         if (other := self.coordinator.next_deadline()) is not None and other < due:
             due = other
         if (other := self.delivery.next_deadline()) is not None and other < due:
@@ -365,6 +390,22 @@ class Node:
             raise NotReady("this agent belongs to no cluster yet")
         self.detector.on_ping_for(now, link, request_id, budget_ms, message.target)
 
+    def _on_gossip(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Gossip)
+        if self.gossip is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        self.gossip.on_gossip(link, request_id, message)
+
+    def _on_facts(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Facts)
+        if self.gossip is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        self.gossip.on_facts(now, link, request_id, message)
+
     def _on_ring_request(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
@@ -397,7 +438,9 @@ class Node:
     def _on_status_request(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
-        self._effects.answer(link, request_id, StatusReply(status_document(self)))
+        assert isinstance(message, StatusRequest)
+        document = status_document(self, with_facts=message.facts)
+        self._effects.answer(link, request_id, StatusReply(document))
 
     def _on_hint_order(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message

@@ -18,12 +18,13 @@ ALIVE, SUSPECT, DEAD, GRAY = "alive", "suspect", "dead", "gray"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How fast the detector is; the knobs of the same names (`config.py`) set it."""
+    """How fast detector and gossip are; the knobs of the same names (`config.py`) set it."""
 
     probe_interval_s: float = limits.PROBE_INTERVAL_S_DEFAULT
     probe_timeout_s: float = limits.PROBE_TIMEOUT_S_DEFAULT
     gray_s: float = limits.GRAY_S_DEFAULT
     suspicion_s: float = limits.SUSPICION_S_DEFAULT
+    gossip_interval_s: float = limits.GOSSIP_INTERVAL_S_DEFAULT
 
 
 class Peer:

@@ -261,6 +261,30 @@ METRICS = (
         read=_at("detector", "suspicions"),
     ),
     Metric(
+        name="dynagent_facts_known",
+        kind=GAUGE,
+        help="Members about which gossip has told something, this agent too.",
+        read=_at("gossip", "facts"),
+    ),
+    Metric(
+        name="dynagent_gossip_rounds_total",
+        kind=COUNTER,
+        help="Rounds of gossip that this agent has begun.",
+        read=_at("gossip", "rounds"),
+    ),
+    Metric(
+        name="dynagent_gossip_exchanges_total",
+        kind=COUNTER,
+        help="Rounds of gossip in which there was news for one of the two.",
+        read=_at("gossip", "exchanges"),
+    ),
+    Metric(
+        name="dynagent_gossip_refused_total",
+        kind=COUNTER,
+        help="Gossip that was malformed, damaged or of another cluster.",
+        read=_at("gossip", "refused"),
+    ),
+    Metric(
         name="dynagent_partitions_below_quorum",
         kind=GAUGE,
         help="Partitions of which this agent reaches fewer than R or W owners.",

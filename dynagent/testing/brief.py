@@ -11,8 +11,11 @@ from dynagent.core.messages import (
     STATE_ABSENT,
     STATE_UNREADABLE,
     Error,
+    Facts,
+    FactsReply,
     Get,
     GetReply,
+    GossipReply,
     Merge,
     Message,
     Put,
@@ -53,6 +56,14 @@ def brief(message: Message) -> str:
             return f"Read {message.key.decode()} {('digest', 'value')[message.want]}"
         case ReadReply():
             return f"ReadReply {_state(message)}{_OPS[message.op]}"
+        case GossipReply():
+            return f"GossipReply {message.differ:016b} {_editions(message.editions)}".rstrip()
+        case Facts() | FactsReply():
+            wanted = [node[:2] for node in message.wanted] if isinstance(message, Facts) else []
+            facts = f"{len(message.facts)} facts"
+            return (
+                f"{type(message).__name__} {facts}{' wanted ' if wanted else ''}{' '.join(wanted)}"
+            )
         case Error():
             return f"Error {BY_CODE[message.error].__name__}: {message.text}"
     return type(message).__name__
@@ -78,6 +89,10 @@ def _entry(entry: list[object]) -> str:
 def _clock(numbers: object) -> str:
     dots: list[Dot] = unflatten(numbers)
     return "{" + " ".join(name_dot(dot) for dot in dots) + "}"
+
+
+def _editions(rows: list[list[object]]) -> str:
+    return " ".join(f"{str(node)[:2]}@{run}.{version}" for node, run, version in rows)
 
 
 def _siblings(datas: list[bytes]) -> str:

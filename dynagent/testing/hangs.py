@@ -1,7 +1,7 @@
 """Nodes that are there and do not work, and whether the failure detectors see it.
 
     hang      the process is stopped (SIGSTOP): it neither hears nor ticks, then goes on, late
-    gray      it answers pings, and swallows all requests for data
+    gray      it answers pings and gossip, and swallows all requests for data
     one_way   what one node sends to another is lost, while their links stay up
 
 One at a time, beside what the nemesis does. While it lasts the judge looks around twice a second

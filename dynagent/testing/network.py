@@ -16,13 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from dynagent.core.messages import Get, Message, Put
+from dynagent.core.messages import Facts, FactsReply, Get, Gossip, GossipReply, Message, Put
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.testing.brief import brief
 from dynagent.testing.profile import Profile
-from dynagent.testing.world import World
+from dynagent.testing.world import Stream, World
 
 Pair = tuple[NodeId, NodeId]  # from, to
+
+_GOSSIP = (Gossip, GossipReply, Facts, FactsReply)
 
 
 class Host(Protocol):
@@ -74,7 +76,8 @@ class Connection:
         self.target_life = 0
         self.broken = False
         self.caller: Caller | None = None
-        self.last = [0.0, 0.0]  # when the latest message arrives: outward, homeward
+        # When the latest message arrives: outward, homeward; and the same of gossip.
+        self.last = [0.0, 0.0, 0.0, 0.0]
 
 
 class Network:
@@ -90,6 +93,7 @@ class Network:
         self._world = world
         self._profile = profile
         self._dice = world.stream("network")
+        self._gossip_dice = world.stream("gossip network")
         self._patience = world.stream("detection")
         self._peers: dict[Pair, Connection] = {}
         self._by_link: dict[LinkId, Connection] = {}
@@ -194,7 +198,10 @@ class Network:
     def _travel(
         self, connection: Connection, way: int, request_id: int, budget_ms: int, message: Message
     ) -> None:
-        dice, world = self._dice, self._world
+        world = self._world
+        # Gossip has dice and an order of its own: a change of it does not reshuffle all the rest.
+        is_gossip = isinstance(message, _GOSSIP)
+        dice = self._gossip_dice if is_gossip else self._dice
         world.messages += 1
         if connection.caller is None:
             pair = self._ways(connection)[way]
@@ -210,22 +217,22 @@ class Network:
             copies += dice.random() < self.duplication
             world.faults["duplicate"] += copies - 1
         for _ in range(copies):
-            delay_s = self._delay_s(connection, way)
+            delay_s = self._delay_s(connection, way + 2 * is_gossip, dice)
             world.after(delay_s, self._arrive, connection, way, request_id, budget_ms, message)
 
-    def _delay_s(self, connection: Connection, way: int) -> float:
-        dice, world, profile = self._dice, self._world, self._profile
+    def _delay_s(self, connection: Connection, lane: int, dice: Stream) -> float:
+        world, profile = self._world, self._profile
         delay_s = profile.delay_s * (0.5 + dice.random())
         if self.tail and dice.random() < self.tail:
             delay_s += profile.tail_s * dice.random()
             world.faults["delay"] += 1
         arrival = world.now + delay_s
-        latest = connection.last[way]
+        latest = connection.last[lane]
         if arrival < latest:
             if profile.is_ordered:
                 return latest - world.now
             world.faults["reorder"] += 1
-        connection.last[way] = max(arrival, latest)
+        connection.last[lane] = max(arrival, latest)
         return delay_s
 
     def _arrive(

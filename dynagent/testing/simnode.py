@@ -18,12 +18,17 @@ from functools import partial
 
 from dynagent.core.detector import Detector
 from dynagent.core.entry import decode_context
+from dynagent.core.gossip import Gossiper
 from dynagent.core.messages import (
     MODE_OVERWRITE,
     STATE_UNREADABLE,
     Error,
+    Facts,
+    FactsReply,
     Get,
     GetReply,
+    Gossip,
+    GossipReply,
     List,
     Merge,
     MergeAck,
@@ -42,6 +47,7 @@ from dynagent.core.ports import Batch, LinkId, NodeId, Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.errors import TooManySiblings
 from dynagent.testing.disk import LANDS_AFTER_KILL, LANDS_AFTER_POWER_CUT, Disk
+from dynagent.testing.grapevine import Grapevine
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile
@@ -61,6 +67,7 @@ class SimNode:
         world: World,
         network: Network,
         ledger: Ledger,
+        grapevine: Grapevine,
         ring: Ring,
         node_id: NodeId,
         profile: Profile,
@@ -79,6 +86,7 @@ class SimNode:
         self._world = world
         self._network = network
         self._ledger = ledger
+        self._grapevine = grapevine
         self._ring = ring
         self._gather_s = profile.gather_s
         self._siblings_max = profile.siblings_max
@@ -86,6 +94,7 @@ class SimNode:
         self._actors = world.stream(f"actors {node_id}")
         self._probe_timing = Timing(probe_interval_s=profile.probe_interval_s)
         self._probes = world.stream(f"detector {node_id}")
+        self._gossip = world.stream(f"gossip {node_id}")
         self._timing = world.stream(f"timing {node_id}")
         self._cache_bytes = world.stream(f"cache {node_id}").choice(_CACHES_BYTES)
         self.wall_offset_ms = self._timing.randint(-profile.skew_ms, profile.skew_ms)
@@ -101,7 +110,8 @@ class SimNode:
     def _forget(self) -> None:
         self._armed: float | None = None
         self.is_paused = False
-        self.is_gray = False  # it answers pings and nothing else
+        self.is_gray = False  # it answers pings and gossip, and nothing else
+        self.asked: list[NodeId] = []  # by gossip
         self._missed: list[Callable[[], None]] = []  # what has happened while it was paused
         self._is_polling = False
         self._requests: dict[tuple[LinkId, int], tuple[Message, float, int]] = {}
@@ -128,6 +138,7 @@ class SimNode:
             effects=self,
             dice=self._actors,
             probe_dice=self._probes,
+            gossip_dice=self._gossip,
             wall_ms=self.wall_ms,
             run=self._run,
             clean_from_run=self._clean_from_run,
@@ -205,7 +216,7 @@ class SimNode:
     def on_request(self, link: LinkId, request_id: int, budget_ms: int, message: Message) -> None:
         if self._sleeps(self.on_request, link, request_id, budget_ms, message):
             return
-        if self.is_gray and not isinstance(message, Ping | PingFor):
+        if self.is_gray and not isinstance(message, Ping | PingFor | Gossip | Facts):
             return
         assert self.node is not None
         now = self._world.now
@@ -223,7 +234,7 @@ class SimNode:
         if isinstance(message, Read):
             self._answered_once(self._handling is None, "a Read has no answer")
         self._handling = None
-        self._after_turn()
+        self._after_message(message)
 
     def list_page(self, message: List) -> Message | None:
         """A listing's request and its answer, which comes within the call and changes nothing."""
@@ -240,7 +251,7 @@ class SimNode:
             return
         assert self.node is not None
         self.node.on_reply(self._world.now, source, request_id, message)
-        self._after_turn()
+        self._after_message(message)
 
     def on_peer_up(self, peer: NodeId) -> None:
         if self.node is not None and not self._sleeps(self.on_peer_up, peer):
@@ -253,6 +264,13 @@ class SimNode:
             self._after_turn()
 
     # --- the disk and the timer ------------------------------------------------------------------
+
+    def _after_message(self, message: Message) -> None:
+        if isinstance(message, Gossip | GossipReply | Facts | FactsReply):
+            self._grapevine.look(self)  # nothing of it goes to the disk
+            self._arm()
+        else:
+            self._after_turn()
 
     def _after_turn(self) -> None:
         if not self._is_polling and not self.disk.is_busy:
@@ -294,12 +312,18 @@ class SimNode:
                 return
             self._armed = None
             self.node.on_tick(self._world.now)
+            self._grapevine.look(self)
             self._after_turn()
 
     @property
     def detector(self) -> Detector | None:
         """Of the present life, while it runs."""
         return self.node.detector if self.node is not None and not self.is_paused else None
+
+    @property
+    def gossiper(self) -> Gossiper | None:
+        """Of the present life."""
+        return self.node.gossip if self.node is not None else None
 
     # --- Effects: what the core does to the world ------------------------------------------------
 
@@ -309,6 +333,8 @@ class SimNode:
         if isinstance(message, Merge):
             for entry in message.entries:
                 self._ledger.see_entry(self.id, entry)
+        if isinstance(message, Gossip):
+            self.asked += targets
         for target in targets:
             self._network.request(self.id, target, request_id, budget_ms, message)
 
@@ -344,7 +370,7 @@ class SimNode:
         elif isinstance(message, Error) and isinstance(self._handling, Merge | Read):
             self._merges[link, request_id] -= isinstance(self._handling, Merge)
             self._handling = None
-        elif isinstance(message, Pong):
+        elif isinstance(message, Pong | GossipReply | FactsReply):
             pass
         elif self._relays[link, request_id] and isinstance(message, Error):
             self._relays[link, request_id] -= 1

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from traceback import format_exc
 
+from dynagent import limits
 from dynagent.core.entry import decode_stored
 from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE, Message
 from dynagent.core.ports import NodeId
@@ -22,6 +23,7 @@ from dynagent.core.siblings import Dot
 from dynagent.errors import CorruptRecord
 from dynagent.testing.checkers import Copy, Judge, merge_copies
 from dynagent.testing.clients import SimClient
+from dynagent.testing.grapevine import TRIPS_S, Grapevine
 from dynagent.testing.hangs import Hangs
 from dynagent.testing.history import GET, PUT, History, Operation
 from dynagent.testing.ledger import Ledger
@@ -75,12 +77,14 @@ class Simulation:
             siblings_max=profile.siblings_max,
             hosts={member.id: member.host for member in self.ring.members},
         )
+        self.grapevine = Grapevine(world, interval_s=limits.GOSSIP_INTERVAL_S_DEFAULT)
         self.network = Network(world, profile)
         self.nodes = [
             SimNode(
                 world=world,
                 network=self.network,
                 ledger=self.ledger,
+                grapevine=self.grapevine,
                 ring=self.ring,
                 node_id=member.id,
                 profile=profile,
@@ -187,6 +191,21 @@ class Simulation:
         world.run(until=world.now + SETTLE_S)
         for node in self.nodes:
             node.check_nothing_left()
+        self.grapevine.judge_convergence(self.nodes)
+        self._start_a_newcomer()
+
+    def _start_a_newcomer(self) -> None:
+        """One node starts once more, among others that know everything about each other."""
+        world = self.world
+        newcomer = world.stream("newcomer").choice(self.nodes)
+        others = [node for node in self.nodes if node is not newcomer]
+        newcomer.kill(power=False)
+        world.run(until=world.now + 0.1)  # the others notice
+        newcomer.start()
+        until = world.now + 3 * limits.GOSSIP_INTERVAL_S_DEFAULT
+        world.run(until=until, unless=lambda: bool(newcomer.asked))
+        world.run(until=world.now + TRIPS_S / 2)
+        self.grapevine.judge_newcomer(newcomer, others)
 
     def _is_work_done(self) -> bool:
         return len(self.history.operations) >= self.profile.operations

@@ -11,7 +11,9 @@ from operator import attrgetter
 
 from dynagent import limits
 from dynagent.core.messages import (
+    Facts,
     GetReply,
+    Gossip,
     Hello,
     InspectReply,
     Install,
@@ -23,6 +25,7 @@ from dynagent.core.messages import (
     Read,
     ReadReply,
     RingReply,
+    StatusReply,
     catalogue,
 )
 from dynagent.errors import ProtocolError
@@ -113,6 +116,21 @@ SCHEMAS: dict[str, Schema] = {
         cddl="[* [key: bstr, clock: [* uint], dots: [* uint]]]",
         doc="what an owner holds of each key, without the values",
     ),
+    "FactBytes": Schema(
+        list,
+        high=limits.MEMBERS_MAX,
+        items=(bytes,),
+        cddl="[* bstr]",
+        doc="sealed facts, see Facts",
+    ),
+    "Editions": Schema(
+        list,
+        high=limits.MEMBERS_MAX,
+        items=(list,),
+        cddl="[* [node: tstr, run: uint, version: uint]]",
+        doc="which facts a node has",
+    ),
+    "NodeIds": Schema(list, high=limits.MEMBERS_MAX, items=(str,), cddl="[* tstr]", doc="node ids"),
     "MaybeEntry": Schema(list, _NONE, high=64, cddl="entry / null", doc="a whole record"),
 }
 
@@ -126,11 +144,12 @@ _LARGE: dict[type[Message], int] = {
     InspectReply: _DATA,
     RingReply: limits.RING_BYTES_MAX + limits.KIB,
     Install: limits.RING_BYTES_MAX + limits.KIB,
+    StatusReply: limits.RING_BYTES_MAX,  # it tells of each member
     Hello: limits.HELLO_FRAME_BYTES_MAX,
 }
 
 PEER_ONLY: frozenset[type[Message]] = frozenset(
-    {Merge, PingFor, Read}
+    {Facts, Gossip, Merge, PingFor, Read}
 )  # refused on links of clients
 
 

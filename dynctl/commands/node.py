@@ -6,7 +6,7 @@ from dynctl import options
 from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose, new_app
 from dynctl.observe import observed
 from dynctl.render import default_form, show
-from dynctl.views.nodes import NodesDocument, plain_node_rows
+from dynctl.views.nodes import NodesDocument, told_node_rows
 
 app = new_app(help="The nodes of the cluster.")
 
@@ -25,8 +25,12 @@ def ls(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """All nodes: address, place, whether they are up and what share of the ring they hold."""
+    """All nodes: address, place, whether they are up and what share of the ring they hold.
+
+    The last columns (release, load) are what gossip has told the agent that answers: of a node that
+    is down, the last that it said.
+    """
     chosen = options.read_form(form, default=default_form())
     when = options.read_color(color)
-    seen = observed("node ls", endpoint, timeout, verbose)
-    show(NodesDocument(nodes=plain_node_rows(seen)), chosen, when)
+    seen = observed("node ls", endpoint, timeout, verbose, facts=True)
+    show(NodesDocument(nodes=told_node_rows(seen)), chosen, when)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 from typing import ClassVar
 
 import msgspec
@@ -24,6 +25,14 @@ def text_of(data: bytes) -> Text:
         return data.decode()
     except UnicodeDecodeError:
         return Base64(base64.b64encode(data).decode())
+
+
+def moment(wall_ms: int) -> str:
+    try:
+        at = datetime.fromtimestamp(wall_ms / 1000, UTC)
+    except (OverflowError, ValueError, OSError):  # the clock of another machine may be anything
+        return f"{wall_ms}ms"
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
 
 from dynctl.observe import Observation, by_name, liveness
-from dynctl.views.base import Document
+from dynctl.views.base import Document, moment
 
 
 class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +34,32 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     share: Annotated[float, Meta(description="of all places on the ring, 0 to 1")]
 
 
+class ToldNodeRow(NodeRow, frozen=True, kw_only=True):
+    """A member of the ring, and what gossip has told the agent that answered about it: still there
+    when the node is not. null: nothing yet, or that agent is of an older release."""
+
+    release: Annotated[str | None, Meta(description="that it runs")]
+    epoch: Annotated[int | None, Meta(description="of the ring that it has")]
+    run: Annotated[int | None, Meta(description="how often it has been started")]
+    started_at: Annotated[str | None, Meta(description="by its own clock; information only")]
+    draining: bool | None
+    keys: Annotated[int | None, Meta(description="in its store; an estimate")]
+    stored_bytes: int | None
+    requests_per_s: Annotated[int | None, Meta(description="gets and puts, also passed on ones")]
+    in_flight: Annotated[int | None, Meta(description="operations under way")]
+    hints: Annotated[int | None, Meta(description="keys of which it keeps a copy for another")]
+    background_share: Annotated[
+        float | None, Meta(description="of background work that its clients leave room for, 0 to 1")
+    ]
+    told_s: Annotated[
+        float | None,
+        Meta(
+            description="since that agent was told; it says nothing about liveness, as a node "
+            "whose load does not change says nothing"
+        ),
+    ]
+
+
 class RingNodeRow(NodeRow, frozen=True, kw_only=True):
     """A member of the ring and how much of it it holds."""
 
@@ -45,9 +71,12 @@ class NodesDocument(Document, frozen=True, kw_only=True):
     """`node ls`."""
 
     ROWS: ClassVar[str] = "nodes"
-    TABLE_OMITS: ClassVar[tuple[str, ...]] = ("id",)
+    TABLE_OMITS: ClassVar[tuple[str, ...]] = (
+        *("id", "epoch", "run", "started_at", "draining", "stored_bytes", "in_flight", "hints"),
+        *("requests_per_s", "background_share", "told_s"),
+    )
 
-    nodes: list[NodeRow]
+    nodes: list[ToldNodeRow]
 
 
 class HealthRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,9 +136,23 @@ def node_rows(seen: Observation) -> list[RingNodeRow]:
     ]
 
 
-def plain_node_rows(seen: Observation) -> list[NodeRow]:
-    """The same without the places."""
+def told_node_rows(seen: Observation) -> list[ToldNodeRow]:
+    """Without the places, with what gossip tells."""
     return [
-        NodeRow(**{name: getattr(row, name) for name in NodeRow.__struct_fields__})
+        ToldNodeRow(
+            **{name: getattr(row, name) for name in NodeRow.__struct_fields__},
+            **_told(seen.facts.get(row.id, {})),
+        )
         for row in node_rows(seen)
     ]
+
+
+def _told(fact: dict[str, Any]) -> dict[str, Any]:
+    started_ms, permille = fact.get("started_ms"), fact.get("background_permille")
+    names = ("release", "epoch", "run", "draining", "keys", "stored_bytes", "requests_per_s")
+    return {
+        **{name: fact.get(name) for name in (*names, "in_flight", "hints")},
+        "started_at": None if started_ms is None else moment(started_ms),
+        "background_share": None if permille is None else permille / 1000,
+        "told_s": fact.get("age_s"),
+    }

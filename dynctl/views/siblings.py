@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -10,7 +9,7 @@ from msgspec import Meta
 
 from dynagent.client.requests import Result
 from dynagent.core.version import Version
-from dynctl.views.base import Document, Text, text_of
+from dynctl.views.base import Document, Text, moment, text_of
 
 
 class Sibling(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +79,7 @@ def siblings_view(key: bytes, result: Result) -> SiblingsDocument:
 def sibling_view(version: Version) -> Sibling:
     return Sibling(
         dot=dot_text(version.actor, version.counter),
-        written_at=_moment(version.wall_ms),
+        written_at=moment(version.wall_ms),
         op_id=version.op_id.hex(),
         value=text_of(version.value),
     )
@@ -89,11 +88,3 @@ def sibling_view(version: Version) -> Sibling:
 def dot_text(actor: int, counter: int) -> str:
     """A dot, or an entry of a clock, as people see it."""
     return f"{actor:016x}:{counter}"
-
-
-def _moment(wall_ms: int) -> str:
-    try:
-        moment = datetime.fromtimestamp(wall_ms / 1000, UTC)
-    except (OverflowError, ValueError, OSError):  # a coordinator's clock may be anything
-        return f"{wall_ms}ms"
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

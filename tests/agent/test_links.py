@@ -49,6 +49,7 @@ class House:
             effects=None,  # type: ignore[arg-type]
             dice=random.Random(1),
             probe_dice=random.Random(1),
+            gossip_dice=random.Random(1),
             wall_ms=lambda: 0,
             run=1,
             clean_from_run=1,

@@ -41,8 +41,14 @@ def make_ring(n: int, *, others: int = 0) -> Ring:
     return Ring(epoch=1, cluster_id=CLUSTER_ID, n=n, r=r, w=r, members=members, lists=lists)
 
 
-# No probe comes between what a test sends.
-QUIET = Timing(probe_interval_s=1e9, probe_timeout_s=1e9, gray_s=1e9, suspicion_s=1e9)
+# No probe or gossip comes between what a test sends.
+QUIET = Timing(
+    probe_interval_s=1e9,
+    probe_timeout_s=1e9,
+    gray_s=1e9,
+    suspicion_s=1e9,
+    gossip_interval_s=1e9,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -124,11 +130,13 @@ class Cluster:
             effects=Recorder(self, id_),
             dice=Random(f"{id_} {run}"),
             probe_dice=Random(f"{id_} {run} probes"),
+            gossip_dice=Random(f"{id_} {run} gossip"),
             timing=QUIET,
             wall_ms=lambda: 1_000,
             run=run,
             clean_from_run=self.nodes[id_].replica.clean_from_run if clean else run,
         )
+        self.nodes[id_].on_tick(self.now)  # the first one of gossip, which says how the node is
         for peer in self.disks:
             self.nodes[id_].on_peer_up(self.now, peer)
         return self.nodes[id_]

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from dynagent import limits
+from dynagent.core.gossip import Gossiper
 from dynagent.core.inspect import decode_status
 from dynagent.core.messages import (
+    Facts,
+    FactsReply,
     Get,
+    Gossip,
+    GossipReply,
     Install,
     Installed,
     Merge,
@@ -20,6 +26,7 @@ from dynagent.core.messages import (
     StatusReply,
     StatusRequest,
 )
+from dynagent.core.portrait import SelfPortrait
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import decode_ring
 from dynagent.errors import NotReady, ProtocolError, Refused, WriteOutcomeUnknown
@@ -167,3 +174,91 @@ def test_the_ring_is_sent_only_to_those_who_have_another_epoch() -> None:
     assert isinstance(reply, RingReply)
     assert decode_ring(reply.ring) == make_ring(3)
     assert c.ask(A, RingRequest(1)) == RingReply(1, b"")
+
+
+# --- gossip --------------------------------------------------------------------------------------
+
+
+def facts_of(c: Cluster, node: NodeId) -> dict[str, dict[str, object]]:
+    reply = at_once(c, node, StatusRequest(True))
+    assert isinstance(reply, StatusReply)
+    facts = decode_status(reply.document)["facts"]
+    assert isinstance(facts, dict)
+    return facts
+
+
+def gossip_of(c: Cluster, node: NodeId) -> Gossiper:
+    gossip = c.nodes[node].gossip
+    assert gossip is not None
+    return gossip
+
+
+def test_one_node_tells_of_all_once_gossip_has_gone_round() -> None:
+    c = cluster(others=1)
+    c.nodes[B].about = {"name": "bee", "zone": "z2", "capacity": 7}
+    c.nodes[B].measure = lambda: {"version": "9.9", "store": {"keys": 3, "bytes": 4_096}}
+    c.ask(A, put(b"v"))
+    assert set(facts_of(c, A)) == {A}
+    for _ in range(2):
+        c.now = max(gossip_of(c, node).due for node in c.nodes)
+        c.tick(c.now)
+        c.settle()
+    assert set(facts_of(c, A)) == set(IDS)
+    assert (facts_of(c, A)[C]["name"], facts_of(c, A)[C]["host"]) == ("n-c", C)
+    told = facts_of(c, D)[B]
+    assert (told["name"], told["zone"], told["release"]) == ("bee", "z2", "9.9")
+    assert (told["keys"], told["stored_bytes"], told["epoch"]) == (3, 4_096, 1)
+    assert "facts" not in state_of(c, A)
+    assert state_of(c, A)["gossip"] == {"facts": 4, **gossip_of(c, A).counts}
+
+
+def test_an_answer_to_gossip_is_no_answer_to_data() -> None:
+    c = cluster()
+    c.request(A, put(b"v"))
+    detector = c.nodes[A].detector
+    assert detector is not None
+    asked = {node: peer.asked for node, peer in detector.peers.items()}
+    assert set(asked.values()) == {1}
+    c.nodes[A].on_reply(c.now, B, 10_000, GossipReply())
+    c.nodes[A].on_reply(c.now, C, 10_001, FactsReply([]))
+    assert {node: peer.asked for node, peer in detector.peers.items()} == asked
+
+
+def test_a_node_without_a_ring_takes_no_gossip() -> None:
+    c = Cluster(None, [A])
+    for request in (Gossip(bytes(128)), Facts([], [])):
+        assert is_error(c.ask(A, request), NotReady)
+    assert facts_of(c, A) == {}
+
+
+def test_a_damaged_fact_is_answered_with_an_error_and_counted() -> None:
+    c = cluster()
+    assert is_error(c.ask(A, Facts([b"damaged"], [])), ProtocolError)
+    assert set(facts_of(c, A)) == {A}
+    counters = state_of(c, A)["counters"]
+    assert isinstance(counters, dict)
+    assert counters["ProtocolError"] == 1
+
+
+def test_small_changes_of_load_are_told_seldom_and_large_ones_within_ten_seconds() -> None:
+    c = cluster()
+    keys = 1_000
+    c.nodes[A].measure = lambda: {"store": {"keys": keys}}
+    c.nodes[A].budget.share = 1.0  # it grows no more
+    portrait = SelfPortrait(c.nodes[A], started_ms=0)
+    assert portrait.draw(0.0).keys == 1_000
+    keys = 2_000
+    assert portrait.draw(limits.LOAD_S - 1).keys == 1_000  # no look yet
+    assert portrait.draw(limits.LOAD_S).keys == 2_000
+    keys = 2_001
+    assert portrait.draw(3 * limits.LOAD_S).keys == 2_000
+    assert portrait.draw(3 * limits.LOAD_S + limits.LOAD_REST_S).keys == 2_001
+    c.nodes[A].draining = True
+    assert portrait.draw(4 * limits.LOAD_S + limits.LOAD_REST_S - 1).draining  # at once
+
+
+def test_labels_of_any_length_make_a_fact_within_its_bound() -> None:
+    c = cluster()
+    c.nodes[A].about = dict.fromkeys(("name", "address", "zone", "host"), "ä" * 5000)
+    portrait = SelfPortrait(c.nodes[A], started_ms=0).draw(0.0)
+    assert portrait.host == "ä" * 127

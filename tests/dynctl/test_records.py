@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dynagent import __version__
 from tests.dynctl.conftest import Cluster, Dynctl, Here
 from tests.dynctl.schemas import problems
 
@@ -66,6 +67,19 @@ def test_node_ls_tells_all_about_each_node(cluster: Cluster) -> None:
 
 
 @pytest.mark.real
+def test_node_ls_tells_what_gossip_has_told_the_agent_that_answers(cluster: Cluster) -> None:
+    for endpoint in cluster.endpoints:
+        nodes: list[dict[str, Any]] = [{"epoch": None}]
+        while any(node["epoch"] is None for node in nodes):  # until gossip has gone round
+            done = cluster("node", "ls", "-o", "json", "--endpoint", endpoint)
+            nodes = json.loads(done.stdout)["nodes"]
+        assert {node["release"] for node in nodes} == {__version__}
+        assert {(node["epoch"], node["run"], node["draining"]) for node in nodes} == {(1, 1, False)}
+        assert all(0 <= node["background_share"] <= 1 for node in nodes)
+        assert all(node["stored_bytes"] > 0 and node["told_s"] >= 0 for node in nodes)
+
+
+@pytest.mark.real
 def test_ring_status_and_ring_show_agree(cluster: Cluster) -> None:
     status = json.loads(cluster("ring", "status", "-o", "json").stdout)
     assert (status["n"], status["r"], status["w"], status["partitions"]) == (3, 2, 2, 256)
@@ -85,7 +99,8 @@ def test_ring_status_and_ring_show_agree(cluster: Cluster) -> None:
 def test_plain_is_one_line_a_row_with_tabs(cluster: Cluster) -> None:
     lines = cluster("node", "ls").stdout.decode().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["local-1", "local-2", "local-3"]
-    assert {line.count("\t") for line in lines} == {8}
+    assert {line.count("\t") for line in lines} == {20}
+    assert {tuple(line.split("\t")[5:9]) for line in lines} == {("100", "serving", "up", "0.3333")}
 
 
 @pytest.mark.real

@@ -127,7 +127,7 @@ LEVEL_2_MUTANTS = (
         "agent/peers.py",
         "                await link.closed.wait()\n",
         "                await link.closed.wait()\n                return\n",
-        2,
+        0,
     ),
     _mutant(
         "B16",
@@ -196,7 +196,7 @@ LEVEL_2_MUTANTS = (
         "        self._session = Session(peers.hello(), dialled=True)\n",
         "        self._session = peers.__dict__.setdefault(\n"
         "            member.id, Session(peers.hello(), dialled=True)\n        )\n",
-        38,
+        1,
     ),
     _mutant(
         "M24",

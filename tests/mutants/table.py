@@ -228,7 +228,7 @@ MUTANTS = (
             "        if key in self._overlay:\n"
             "            return self._overlay[key][0]\n",
         ),
-        seeds=(4, 2),
+        seeds=(2, 4),
     ),
     _mutant(
         "A9",
@@ -318,7 +318,7 @@ MUTANTS = (
             "        if isinstance(self.message, Get) and self._try_next(now):\n",
             "        if self._try_next(now):\n",
         ),
-        seeds=(330, 69),
+        seeds=(16, 330),
     ),
     _mutant(
         "A15",
@@ -328,7 +328,7 @@ MUTANTS = (
             "            self._complete_own(now)\n",
             "            self._complete(now)\n",
         ),
-        seeds=(182, 72),
+        seeds=(884, 182),
     ),
     _mutant(
         "M9",
@@ -415,7 +415,7 @@ MUTANTS = (
             "        dots = [d for d in dots if d in theirs or d[1] > their_clock.get(d[0], 0)]\n",
             "        dots = list(dots)\n",
         ),
-        seeds=(4, 2),
+        seeds=(6, 4),
     ),
     _mutant(
         "L4",
@@ -425,7 +425,7 @@ MUTANTS = (
             "_Stream(self.decided)",
             "_Stream(max([self.decided, *(s.place for s in self._streams.values())]))",
         ),
-        seeds=(12, 6, 8),
+        seeds=(21, 12),
     ),
     _mutant(
         "M24-detector",
@@ -536,5 +536,73 @@ MUTANTS = (
             "kept = list(siblings)",
         ),
         seeds=(1, 4, 5),
+    ),
+    _mutant(
+        "G1",
+        "the editions of facts are only compared for being equal: an older one wins too",
+        (
+            "core/gossip.py",
+            "        return known is None or fact.edition > known.edition\n",
+            "        return known is None or fact.edition != known.edition\n",
+        ),
+        (
+            "core/gossip.py",
+            "and fact.edition > theirs.get(node, (0, 0))",
+            "and fact.edition != theirs.get(node, (0, 0))",
+        ),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G2",
+        "a node writes what it knows itself into the facts of others",
+        (
+            "core/gossip.py",
+            '_taken"] += 1\n                self._keep(now, fact)\n',
+            '_taken"] += 1\n                self._keep(now, assert_fact(fact.node, fact.edition, '
+            "self._draw(now), cluster_id=self._cluster_id))\n",
+        ),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G3",
+        "gossip only pushes: nobody asks for what it lacks",
+        ("core/gossip.py", "Facts(_page(news), wanted)", "Facts(_page(news), [])"),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G4",
+        "gossip only pulls: nobody tells what it knows",
+        ("core/gossip.py", "Facts(_page(news), wanted)", "Facts([], wanted)"),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G5",
+        "gossip asks the same peer again and again",
+        (
+            "core/gossip.py",
+            "            while self._order:\n                peer = self._order.pop()\n",
+            "            for peer in self._order:\n",
+        ),
+        seeds=(24,),
+    ),
+    _mutant(
+        "G6",
+        "the versions of facts begin anew with each start, and no run stands before them",
+        (
+            "core/gossip.py",
+            "        self._edition: Edition = (run, 0)",
+            "        self._edition: Edition = (1, 0)",
+        ),
+        seeds=(0, 1),
+    ),
+    _mutant(
+        "G7",
+        "what has changed in a bucket does not change its digest",
+        (
+            "core/gossip.py",
+            "            self._digests[bucket] ^= self.facts[node].seal\n        self._d",
+            "            self._digests[bucket] ^= fact.seal\n        self._d",
+        ),
+        seeds=(0, 1),
     ),
 )

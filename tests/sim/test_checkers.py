@@ -13,6 +13,8 @@ import pytest
 from dynagent.core.coordinator import SETTLED
 from dynagent.core.coordinator import Operation as OperationUnderWay
 from dynagent.core.entry import Record, encode_entry, encode_sibling
+from dynagent.core.facts import Fact, assert_fact
+from dynagent.core.gossip import Gossiper
 from dynagent.core.messages import (
     MODE_BLIND,
     MODE_CONTEXT,
@@ -20,14 +22,17 @@ from dynagent.core.messages import (
     WANT_DIGEST,
     Error,
     MergeAck,
+    Message,
     Put,
     PutReply,
     Read,
 )
+from dynagent.core.peer import Peer
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.siblings import Clock, Dot, Sibling, Siblings
 from dynagent.errors import TooManySiblings
 from dynagent.testing.checkers import NAMES, Judge
+from dynagent.testing.grapevine import Grapevine
 from dynagent.testing.history import (
     DELETE,
     FAILED,
@@ -45,6 +50,7 @@ from dynagent.testing.listings import Verdict
 from dynagent.testing.profile import Profile
 from dynagent.testing.simulation import Simulation
 from dynagent.testing.world import World
+from tests.core.test_gossip import PORTRAIT
 from tests.sim.totals import EVALUATIONS
 
 KEY = b"k"
@@ -403,7 +409,130 @@ def test_a_cluster_does_not_heal(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(simulation.nemesis, "heal_everything", fall_ill)
     simulation.run()
-    assert objections(simulation.world) == {"heals", "hints_come_home", "up_again"}
+    assert objections(simulation.world) == {
+        *("heals", "hints_come_home", "up_again", "gossip_converges", "newcomer_learns"),
+    }
+
+
+# --- gossip --------------------------------------------------------------------------------------
+
+
+class Told:
+    """A node as gossip's judge sees it; its table is made by hand."""
+
+    def __init__(self, node: NodeId, *others: NodeId) -> None:
+        self.id = node
+        self.life = 1
+        self.asked = list(others)
+        self.gossiper: Gossiper | None = Gossiper(
+            node_id=node,
+            cluster_id=b"c" * 16,
+            run=1,
+            peers={other: Peer(other) for other in others},
+            draw=lambda _now: PORTRAIT,
+            effects=SimulatedNothing(),
+            dice=World(0).stream("gossip"),
+            interval_s=1.0,
+            take_number=lambda: 1,
+        )
+        self.gossiper.on_tick(0.0)
+
+    def believe(self, fact: Fact) -> None:
+        assert self.gossiper is not None
+        self.gossiper.facts[fact.node] = fact
+
+    def say(self, run: int, version: int) -> Fact:
+        """Asserts something more."""
+        assert self.gossiper is not None
+        fact = assert_fact(self.id, (run, version), PORTRAIT, cluster_id=b"c" * 16)
+        self.gossiper.own = self.gossiper.facts[self.id] = fact
+        return fact
+
+
+class SimulatedNothing:
+    """Effects of machines that only tick once."""
+
+    def send(self, targets: Sequence[NodeId], number: int, budget_ms: int, what: Message) -> None:
+        raise AssertionError(f"sends {what}")
+
+    def answer(self, link: LinkId, number: int, what: Message) -> None:
+        raise AssertionError(f"answers {what}")
+
+    def adopt(self, ring: bytes, link: LinkId, number: int) -> None:
+        raise AssertionError("adopts a ring")
+
+    def note(self, event: str, **fields: object) -> None:
+        raise AssertionError(f"notes {event}")
+
+
+def wrong_with(world: World) -> set[str]:
+    return {violation.split(":")[0] for violation in world.verdicts.violations}
+
+
+def test_a_fact_that_its_subject_has_not_asserted_is_found() -> None:
+    for liar in (False, True):
+        world = World(0)
+        grapevine = Grapevine(world, interval_s=1.0)
+        x, y = Told(X, Y), Told(Y, X)
+        grapevine.look(y)
+        fact = y.say(1, 2)
+        if not liar:
+            grapevine.look(y)
+        x.believe(fact)
+        grapevine.look(x)
+        assert wrong_with(world) == ({"facts_are_own"} if liar else set())
+
+
+@pytest.mark.parametrize(
+    ("second", "wrong"), [((1, 3), set()), ((2, 1), set()), ((1, 2), {"facts_grow"})]
+)
+def test_an_edition_that_does_not_rise_is_found(second: tuple[int, int], wrong: set[str]) -> None:
+    world = World(0)
+    grapevine = Grapevine(world, interval_s=1.0)
+    x, y = Told(X, Y), Told(Y, X)
+    for edition in ((1, 2), second):
+        x.believe(y.say(*edition))
+        grapevine.look(y)
+        grapevine.look(x)
+    assert wrong_with(world) == wrong
+
+
+def test_who_has_not_heard_in_the_end_is_found() -> None:
+    for heard in (True, False):
+        world = World(0)
+        grapevine = Grapevine(world, interval_s=1.0)
+        x, y = Told(X, Y), Told(Y, X)
+        for node in (x, y):
+            grapevine.look(node)
+        assert x.gossiper is not None
+        y.believe(x.gossiper.facts[X])
+        if heard:
+            x.believe(y.say(1, 2))
+        world.run(until=1.0)
+        grapevine.look(y)
+        grapevine.judge_convergence([x, y])
+        assert not wrong_with(world)  # it may still be under way
+        world.run(until=100.0)
+        grapevine.judge_convergence([x, y])
+        assert wrong_with(world) == (set() if heard else {"gossip_converges"})
+
+
+@pytest.mark.parametrize("lacks", ["", "newcomer", "asked"])
+def test_a_newcomer_that_does_not_learn_or_is_not_heard_is_found(lacks: str) -> None:
+    world = World(0)
+    grapevine = Grapevine(world, interval_s=1.0)
+    x, y = Told(X, Y), Told(Y, X)
+    for node in (x, y):
+        grapevine.look(node)
+    world.run(until=100.0)
+    assert x.gossiper is not None
+    assert y.gossiper is not None
+    if lacks != "newcomer":
+        x.believe(y.gossiper.facts[Y])
+    if lacks != "asked":
+        y.believe(x.gossiper.facts[X])
+    grapevine.judge_newcomer(x, [y])
+    assert wrong_with(world) == ({"newcomer_learns"} if lacks else set())
 
 
 def test_every_checker_has_its_floor() -> None:

@@ -94,6 +94,12 @@ EVALUATIONS = {
     "nothing_left": 3_600,
     "up_again": 5_400,
     "hints_come_home": 9_000,
+    # Once for each fact that a node takes or asserts, and for each that it replaces.
+    "facts_are_own": 41_000,
+    "facts_grow": 24_000,
+    # A fixed number for each pair of nodes, and for each node but one.
+    "gossip_converges": 7_000,
+    "newcomer_learns": 1_800,
     # Once for each hint that is settled or copy that is dropped.
     "hint_is_data": 8_000,
     # A few for each hang that lasts longer than the detector may take.

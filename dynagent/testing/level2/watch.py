@@ -18,8 +18,10 @@ from dynagent.core.entry import ABSENT, decode_context, decode_stored
 from dynagent.core.messages import (
     STATE_UNREADABLE,
     Error,
+    Facts,
     Get,
     GetReply,
+    Gossip,
     Hello,
     Merge,
     MergeAck,
@@ -44,7 +46,7 @@ from dynagent.testing.level2.wires import End, Line
 from dynagent.testing.world import World
 from dynagent.wire.codec import Frame, decode_frame, unpack
 
-PING_S_MAX = 4.0  # of a ping under way, for an agent that finds itself slow
+PING_S_MAX = 4.0  # of a ping or gossip under way, for an agent that finds itself slow
 LATE_S = 0.01  # a timer fires up to that late, see clock.py
 # Why an agent may close a connection although nothing bad came: it never said Hello.
 _INNOCENT = "no Hello in time"
@@ -59,7 +61,7 @@ class Talk:
         self.replies: Counter[int] = Counter()
         self.on_the_way: deque[tuple[int, int, int]] = deque()  # end in the stream, id, budget
         self.due: dict[int, float] = {}  # when an answer is due
-        self.pinged: dict[int, float] = {}  # when pings were sent
+        self.pinged: dict[int, float] = {}  # when pings and gossip were sent
 
 
 class Watch:
@@ -106,7 +108,7 @@ class Watch:
             if isinstance(message, Get | Put):
                 place = (end.written_bytes, frame.request_id, frame.budget_ms)
                 talk.on_the_way.append(place)
-            if isinstance(message, Ping | PingFor):
+            if isinstance(message, Ping | PingFor | Gossip | Facts):
                 talk.pinged[frame.request_id] = self.world.now
             if isinstance(message, Merge):
                 self._see_entries(NodeId(end.owner.place), message)
