@@ -10,6 +10,8 @@ detector               health (of this node itself: 0 good, to 8), and since the
                        indirect_probes, suspicions, late_ticks
 below_quorum           partitions with fewer than R or W owners within this node's reach
 in_flight              operations under way
+admission              of clients: gets and puts: how many wait for an answer; gets_limit and
+                       puts_limit: how many may; refused: reason → count (core.admission)
 batch                  what gathers for the next commit: records, bytes
 hints                  node id → keys of which a copy is kept for that owner until it is back
 delivery               of hints: delivered since the start, is_paused, paused (node ids), under_way
@@ -65,6 +67,7 @@ def status_fields(node: Node) -> dict[str, Any]:
         "detector": {"health": detector.health, **detector.counts} if detector is not None else {},
         "below_quorum": below_quorum(coordinator) if coordinator is not None else 0,
         "in_flight": len(coordinator.operations) if coordinator is not None else 0,
+        "admission": node.admission.document(),
         "batch": {"records": records, "bytes": size},
         "hints": dict(sorted(node.replica.hints.counts.items())),
         "delivery": node.delivery.document() if node.delivery is not None else {},

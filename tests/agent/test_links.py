@@ -22,6 +22,11 @@ class Wire:
         self.remote = "somewhere:1"
         self.written = b""
         self.closed = ""
+        self.unsent = 0
+        self.is_paused = False
+
+    def pause(self, *, is_paused: bool) -> None:
+        self.is_paused = is_paused
 
     def write(self, data: bytes) -> None:
         self.written += data
