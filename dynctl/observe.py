@@ -205,6 +205,7 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
     batch, store = status.get("batch", {}), status.get("store", {})
     commits, stalls = status.get("commits", {}), status.get("stalls", {})
     background = status.get("background", {})
+    refused: dict[str, int] | None = status.get("admission", {}).get("refused")
     return StatsRow(
         name=member.name,
         id=member.id,
@@ -220,6 +221,7 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
         puts=requests.get("Put", 0),
         errors=sum(errors.values()),
         in_flight=status["in_flight"],
+        refused=sum(refused.values()) if refused is not None else None,
         connections=status.get("connections"),
         peers_up=peers_up(status),
         peers_known=peers_known(status),
@@ -240,6 +242,7 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
         foreground_p99_s=_rounded(background, "foreground_p99_s"),
         requests_by_kind=_counts(requests),
         errors_by_kind=_counts(errors),
+        refused_by_reason=_counts(refused or {}),
     )
 
 

@@ -189,6 +189,7 @@ class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
     puts: Annotated[int, Meta(description="deletes are puts too")]
     errors: int
     in_flight: Annotated[int, Meta(description="operations under way")]
+    refused: Annotated[int | None, Meta(description="gets and puts, as Overloaded; by reason below")]
     connections: Annotated[int | None, Meta(description="accepted ones")]
     peers_up: int
     peers_known: int
@@ -213,6 +214,7 @@ class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
     ]
     requests_by_kind: list[CountRow]
     errors_by_kind: list[CountRow]
+    refused_by_reason: list[CountRow]
 
 
 class StatsDocument(Document, frozen=True, kw_only=True):
