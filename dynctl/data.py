@@ -85,7 +85,7 @@ def _check(key: bytes, result: Result, *, several: bool) -> None:
 
 def _print_records(key: bytes, result: Result, form: str | None, color: str) -> None:
     from dynctl.render import show  # msgspec and rich: not needed for a value alone
-    from dynctl.views import siblings_view
+    from dynctl.views.siblings import siblings_view
 
     default = "table" if streams.stdout_is_terminal() else "jsonl"
     show(siblings_view(key, result), form or default, color)

@@ -28,7 +28,8 @@ from dynagent.errors import (
 )
 from dynctl import options, streams
 from dynctl.faults import told
-from dynctl.views import GetRecord, PutRecord, Text, sibling_view, text_of
+from dynctl.views.base import Text, text_of
+from dynctl.views.siblings import GetRecord, PutRecord, sibling_view
 
 
 class _Bytes(msgspec.Struct, forbid_unknown_fields=True, gc=False):

@@ -11,7 +11,8 @@ import msgspec
 
 from dynagent.client.listing import Listed
 from dynctl import streams
-from dynctl.views import SCHEMA_VERSION, KeyRow, Text, text_of
+from dynctl.views.base import SCHEMA_VERSION, Text, text_of
+from dynctl.views.keys import KeyRow
 
 
 class KeyWriter:

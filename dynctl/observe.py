@@ -3,19 +3,18 @@ asked directly, all at once, so that one that hangs costs its own time-out only.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from dynagent.client.blocking import Client
+from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.client.bootstrap import status_of
 from dynagent.core.messages import RingReply, RingRequest
 from dynagent.core.ring import Member, Ring, decode_ring
-from dynagent.errors import BadRequest, DynagentError, NotReady, ProtocolError, Unreachable
-from dynagent.obs.metrics import peers_known, peers_up, split_counters
-from dynctl.views import CountRow, HealthRow, HintRow, NodeRow, RingNodeRow, StatsRow
+from dynagent.errors import BadRequest, DynagentError, NotReady, Partial, ProtocolError, Unreachable
+from dynctl import endpoints, options
+from dynctl.faults import say
 
 ASKED_AT_ONCE = 32
 
@@ -41,11 +40,11 @@ class Observation:
     members: tuple[Seen, ...]
 
 
-def observe(endpoints: Sequence[str], *, timeout_s: float) -> Observation:
+def observe(found: Sequence[str], *, timeout_s: float) -> Observation:
     """Asks everybody. Raises `Unreachable` if no endpoint answers, `NotReady` if none of them has
     a cluster."""
-    with Client(endpoints, timeout_s=timeout_s, learn_ring=False) as client:
-        agent, ring = first_ring(client, endpoints)
+    with Client(found, timeout_s=timeout_s, learn_ring=False) as client:
+        agent, ring = first_ring(client, found)
         status = status_of(client, agent)
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             members = tuple(pool.map(lambda member: _look(client, ring, member), ring.members))
@@ -56,6 +55,17 @@ def observe(endpoints: Sequence[str], *, timeout_s: float) -> Observation:
         suspected=suspected(status),
         members=members,
     )
+
+
+def observed(
+    verb: str, endpoint: list[str] | None, timeout: str | None, verbose: bool
+) -> Observation:
+    """What a verb that reads begins with: `observe` with the options as they were given."""
+    timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
+    seen = observe(endpoints.find(endpoint or []), timeout_s=timeout_s)
+    if verbose:
+        say(f"dynctl: {verb}: {seen.agent} answered")
+    return seen
 
 
 def choose(members: Sequence[Seen], node: str | None) -> list[Seen]:
@@ -69,22 +79,24 @@ def choose(members: Sequence[Seen], node: str | None) -> list[Seen]:
     return found
 
 
-def hint_rows(seen: Observation) -> list[HintRow]:
-    """Who keeps hints for whom, by name."""
-    names = {one.member.id: one.member.name for one in seen.members}
-    rows = []
-    for one in by_name(seen):
-        status = one.status or {}
-        delivery = status.get("delivery", {})
-        for target, count in status.get("hints", {}).items():
-            state = "waiting"
-            if delivery.get("is_paused") or target in delivery.get("paused", ()):
-                state = "paused"
-            elif target in delivery.get("under_way", ()):
-                state = "delivering"
-            name = names.get(target, target)
-            rows.append(HintRow(node=one.member.name, target=name, hints=count, state=state))
-    return sorted(rows, key=lambda row: (row.node, row.target))
+def answered(asked: Sequence[Seen]) -> list[Seen]:
+    """Those that answered; raises `Unreachable` if nobody did."""
+    found = [one for one in asked if one.status is not None]
+    if not found:
+        raise Unreachable(", ".join(_silent(asked)))
+    return found
+
+
+def check_all_answered(asked: Sequence[Seen]) -> None:
+    """Raises `Partial`, or as `answered`, unless all have: the last thing that such a verb does."""
+    found = answered(asked)
+    if len(found) < len(asked):
+        told = f"partial: {len(found)} of {len(asked)} agents answered: {', '.join(_silent(asked))}"
+        raise Partial(f"{told}; see: dynctl health")
+
+
+def _silent(asked: Sequence[Seen]) -> list[str]:
+    return [f"{one.member.name} is {one.problem}" for one in asked if one.status is None]
 
 
 def suspected(status: dict[str, Any]) -> dict[str, str]:
@@ -97,10 +109,10 @@ def suspected(status: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def first_ring(client: Client, endpoints: Sequence[str]) -> tuple[str, Ring]:
+def first_ring(client: Client, found: Sequence[str]) -> tuple[str, Ring]:
     """The first agent that has a ring, and that ring. Raises like `observe`."""
     failures: list[DynagentError] = []
-    for endpoint in endpoints:
+    for endpoint in found:
         try:
             reply = client.ask(endpoint, RingRequest())
             if not isinstance(reply, RingReply):
@@ -143,116 +155,6 @@ def _problem(ring: Ring, member: Member, status: dict[str, Any]) -> str:
     problems = [f"not linked with {', '.join(missing)}"] if missing else []
     problems += [f"suspicious of {', '.join(suspects)}"] if suspects else []
     return "; ".join(problems)
-
-
-# --- records -------------------------------------------------------------------------------------
-
-
-def health_rows(seen: Observation) -> list[HealthRow]:
-    return [
-        HealthRow(
-            name=one.member.name,
-            address=one.member.address,
-            healthy=not one.problem,
-            problem=one.problem,
-        )
-        for one in by_name(seen)
-    ]
-
-
-def node_rows(seen: Observation) -> list[RingNodeRow]:
-    """All members by name, with what each holds of the ring."""
-    ring = seen.ring
-    places = Counter(owner for owners in ring.lists for owner in owners)
-    first = Counter(owners[0] for owners in ring.lists)
-    return [
-        RingNodeRow(
-            name=one.member.name,
-            id=one.member.id,
-            address=one.member.address,
-            zone=one.member.zone,
-            host=one.member.host,
-            capacity=one.member.capacity,
-            state=one.status["state"] if one.status is not None else "unknown",
-            liveness=liveness(
-                linked=one.member.id in seen.up,
-                answered=one.status is not None,
-                suspected=seen.suspected.get(one.member.id, ""),
-            ),
-            share=round(places[one.member.id] / (ring.n * ring.partitions), 4),
-            places=places[one.member.id],
-            first_places=first[one.member.id],
-        )
-        for one in by_name(seen)
-    ]
-
-
-def plain_node_rows(seen: Observation) -> list[NodeRow]:
-    """The same without the places."""
-    return [
-        NodeRow(**{name: getattr(row, name) for name in NodeRow.__struct_fields__})
-        for row in node_rows(seen)
-    ]
-
-
-def stats_rows(answered: Sequence[Seen]) -> list[StatsRow]:
-    """What those that answered have counted."""
-    return [_stats_row(one.member, one.status) for one in answered if one.status is not None]
-
-
-def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
-    requests, errors = split_counters(status)
-    batch, store = status.get("batch", {}), status.get("store", {})
-    commits, stalls = status.get("commits", {}), status.get("stalls", {})
-    background = status.get("background", {})
-    refused: dict[str, int] | None = status.get("admission", {}).get("refused")
-    return StatsRow(
-        name=member.name,
-        id=member.id,
-        address=member.address,
-        http=status.get("http"),
-        version=status.get("version"),
-        state=status["state"],
-        epoch=status["epoch"],
-        run=status["run"],
-        uptime_s=_rounded(status, "uptime_s"),
-        cpu_s=_rounded(status, "cpu_s"),
-        gets=requests.get("Get", 0),
-        puts=requests.get("Put", 0),
-        errors=sum(errors.values()),
-        in_flight=status["in_flight"],
-        refused=sum(refused.values()) if refused is not None else None,
-        connections=status.get("connections"),
-        peers_up=peers_up(status),
-        peers_known=peers_known(status),
-        partitions_below_quorum=status.get("below_quorum"),
-        batch_records=batch.get("records"),
-        batch_bytes=batch.get("bytes"),
-        commits=sum(commits["counts"]) if commits else None,
-        committed_records=commits.get("records"),
-        commit_s=_rounded(commits, "sum_s"),
-        commit_s_max=_rounded(commits, "max_s"),
-        keys=store.get("keys"),
-        store_bytes=store.get("bytes"),
-        stalls=sum(stalls["counts"]) if stalls else None,
-        stall_s=_rounded(stalls, "sum_s"),
-        stall_s_max=_rounded(stalls, "max_s"),
-        background_share=_rounded(background, "share"),
-        background_bytes=background.get("bytes"),
-        foreground_p99_s=_rounded(background, "foreground_p99_s"),
-        requests_by_kind=_counts(requests),
-        errors_by_kind=_counts(errors),
-        refused_by_reason=_counts(refused or {}),
-    )
-
-
-def _rounded(fields: dict[str, Any], name: str) -> float | None:
-    found = fields.get(name)
-    return None if found is None else round(found, 6)
-
-
-def _counts(counters: dict[str, int]) -> list[CountRow]:
-    return [CountRow(kind=kind, count=count) for kind, count in sorted(counters.items())]
 
 
 def liveness(*, linked: bool, answered: bool, suspected: str = "") -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dynctl import streams
-from dynctl.views import Document
+from dynctl.views.base import Document
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -62,7 +62,7 @@ class Delivery:
         self.delivered = 0  # hints settled since the start
         self.paused: set[NodeId] = set()
         self.is_paused = False  # all of it
-        self._coordinator = coordinator
+        self.coordinator = coordinator
         self._hints = coordinator.replica.hints
         self._targets: dict[NodeId, _Target] = {}
 
@@ -89,7 +89,7 @@ class Delivery:
             if target is None:  # young hints: their writes are hardly over
                 target = self._targets[node] = _Target(now + limits.HINT_REST_S)
             if target.due <= now and self._may_send(node):
-                budget = self._coordinator.budget
+                budget = self.coordinator.budget
                 if room := budget.grant(now, limits.HINT_PAGE_BYTES):
                     self._send_page(now, node, target, room)
                 else:
@@ -129,7 +129,7 @@ class Delivery:
     def _may_send(self, node: NodeId) -> bool:
         target = self._targets.get(node)
         return (
-            node in self._coordinator.up
+            node in self.coordinator.up
             and not self.is_paused
             and node not in self.paused
             and (target is None or target.operation is None)
@@ -139,7 +139,7 @@ class Delivery:
         try:
             rows = self._hints.page(node, target.after, limits.HINT_PAGE_ROWS)
         except CorruptRecord as exc:
-            self._coordinator.effects.note("hints.unreadable", target=node, reason=exc.message)
+            self.coordinator.effects.note("hints.unreadable", target=node, reason=exc.message)
             self._pause(now, target)
             return
         sent, entries = self._page(node, target, rows, room)
@@ -152,17 +152,17 @@ class Delivery:
             target.due = now
             return
         size = sum(len(entry[1]) for entry in entries if isinstance(entry[1], bytes))
-        self._coordinator.budget.spend(now, size, len(entries))
+        self.coordinator.budget.spend(now, size, len(entries))
         target.operation = PageOperation(self, now, node, sent)
-        merge = Merge(self._coordinator.ring.epoch, SETTLED, 0, entries)
+        merge = Merge(self.coordinator.ring.epoch, SETTLED, 0, entries)
         budget_ms = target.operation.budget_ms(now)
-        self._coordinator.send(now, [node], target.operation.number, budget_ms, merge)
+        self.coordinator.send(now, [node], target.operation.number, budget_ms, merge)
 
     def _page(
         self, node: NodeId, target: _Target, rows: list[tuple[Token, bytes]], room: int
     ) -> tuple[list[_Sent], list[list[object]]]:
         """What of these rows goes into the next Merge, and the entries of it."""
-        replica = self._coordinator.replica
+        replica = self.coordinator.replica
         sent: list[_Sent] = []
         entries: list[list[object]] = []
         size = 0
@@ -204,7 +204,7 @@ class Delivery:
 
     def _settle(self, node: NodeId, sent: list[_Sent]) -> None:
         """Removes the hints whose copy is still the one that was sent."""
-        coordinator, hints = self._coordinator, self._hints
+        coordinator, hints = self.coordinator, self._hints
         replica = coordinator.replica
         for token, key, digest in sent:
             record = replica.newest(key, token)
@@ -228,7 +228,7 @@ class PageOperation(Operation):
     __slots__ = ("delivery", "sent", "target")
 
     def __init__(self, delivery: Delivery, now: float, target: NodeId, sent: list[_Sent]) -> None:
-        coordinator = delivery._coordinator
+        coordinator = delivery.coordinator
         super().__init__(coordinator, _NO_LINK, 0, now + limits.HINT_PAGE_S, gate=Gate())
         self.answered = True  # no client waits, and no gate counts it
         self.delivery = delivery

@@ -23,9 +23,9 @@ from dynagent import limits
 from dynagent.core.admission import Admission
 from dynagent.core.budget import Budget
 from dynagent.core.coordinator import Coordinator
+from dynagent.core.copies import Copies
 from dynagent.core.delivery import Delivery
 from dynagent.core.detector import Detector
-from dynagent.core.entry import Record, decode_entry, encode_clock, encode_entry, flatten
 from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
 from dynagent.core.inspect import status_document
@@ -33,10 +33,6 @@ from dynagent.core.listing import list_page
 from dynagent.core.look import LookingPut
 from dynagent.core.messages import (
     MODE_OVERWRITE,
-    STATE_ABSENT,
-    STATE_PRESENT,
-    STATE_UNREADABLE,
-    WANT_VALUE,
     Error,
     Get,
     HintOrder,
@@ -52,7 +48,6 @@ from dynagent.core.messages import (
     Pong,
     Put,
     Read,
-    ReadReply,
     RingReply,
     RingRequest,
     StatusReply,
@@ -60,7 +55,7 @@ from dynagent.core.messages import (
 )
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
-from dynagent.core.put import PutOperation, op_state
+from dynagent.core.put import PutOperation
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, decode_ring, token_of
 from dynagent.core.router import ForwardOperation
@@ -119,6 +114,7 @@ class Node:
         self.detector: Detector | None = None  # with the coordinator
         self._probe_dice = probe_dice
         self._timing = timing
+        self._copies = Copies(self.replica, effects)
         self._reader = reader
         self._effects = effects
         self._wall_ms = wall_ms
@@ -128,8 +124,8 @@ class Node:
             Put: self._on_data,
             List: self._on_list,
             Inspect: self._on_inspect,
-            Merge: self._on_merge,
-            Read: self._on_read,
+            Merge: self._copies.on_merge,
+            Read: self._copies.on_read,
             Ping: self._on_ping,
             PingFor: self._on_ping_for,
             RingRequest: self._on_ring_request,
@@ -154,6 +150,7 @@ class Node:
             admission=self.admission,
             count_error=self._count_error,
         )
+        self._copies.coordinator = coordinator
         self.delivery = Delivery(coordinator)
         self.detector = Detector(
             names={m.id: m.name for m in ring.members if m.id != self.node_id},
@@ -360,72 +357,6 @@ class Node:
             self.replica, self._reader, message.key, now=now, draining=self.draining
         )
         self._effects.answer(link, request_id, reply)
-
-    # --- requests of peers -----------------------------------------------------------------------
-
-    def _on_merge(
-        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
-        assert isinstance(message, Merge)
-        try:
-            if self.ring is None:
-                raise NotReady("this agent belongs to no cluster yet")
-            self.replica.check_room(now)
-            entries = [decode_entry(entry) for entry in message.entries]
-            if message.hint_for:
-                self._check_hint(NodeId(message.hint_for), entries)
-            number = self.replica.merge(entries)
-            if message.hint_for:
-                for key, _ in entries:
-                    owed = self.replica.owe([NodeId(message.hint_for)], key, token_of(key))
-                    number = max(number, owed)
-        except DynagentError as refusal:
-            for also in message.also:
-                self._effects.answer(link, also, Error(refusal.code, refusal.message))
-            raise
-        if self.replica.when_durable(number, (link, request_id)):
-            for also in message.also:
-                self.replica.when_durable(number, (link, also))
-        else:
-            self._effects.answer(link, request_id, MergeAck(message.also))
-
-    def _check_hint(self, owner: NodeId, entries: list[tuple[bytes, Record]]) -> None:
-        """May we keep these for that owner?"""
-        assert self.coordinator is not None
-        for key, _ in entries:
-            owners = self.coordinator.owners_of(token_of(key))
-            if owner not in owners or self.node_id in owners:
-                raise Refused(f"{owner} is owed no copy of {key[:64]!r} by a stand-in")
-
-    def _on_read(
-        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
-        assert isinstance(message, Read)
-        answer = self._effects.answer
-        try:
-            if self.ring is None:
-                raise NotReady("this agent belongs to no cluster yet")
-            if len(message.also) != len(message.keys):
-                raise BadRequest("a Read whose further ids and keys differ in number")
-        except DynagentError as refusal:
-            for also in message.also:
-                answer(link, also, Error(refusal.code, refusal.message))
-            raise
-        answer(link, request_id, self._read_reply(message, message.key))
-        for also, key in zip(message.also, message.keys, strict=True):
-            answer(link, also, self._read_reply(message, key))
-
-    def _read_reply(self, read: Read, key: bytes) -> ReadReply:
-        record = self.replica.read(key, token_of(key))
-        op = op_state(record, read.op_id)
-        value = record.value
-        if record.unknown:
-            return ReadReply(STATE_UNREADABLE, b"", [], [], None, op)
-        if not value.clock:
-            return ReadReply(STATE_ABSENT, b"", [], [], None, op)
-        entry = encode_entry(key, record) if read.want == WANT_VALUE else None
-        clock, dots = encode_clock(value.clock), flatten(value.dots())
-        return ReadReply(STATE_PRESENT, record.digest, clock, dots, entry, op)
 
     # --- the ring and the state of this node -----------------------------------------------------
 

@@ -227,9 +227,7 @@ class PutOperation(Operation):
         if self.trace is not None:
             self.tell(now, self.coordinator.node_id, "holds this write: completes it")
         record = replica.newest(self.put.key, self.token)
-        with suppress(
-            QuorumNotMet, NotReady
-        ):  # it is written already: whoever is there may still do
+        with suppress(QuorumNotMet, NotReady):  # it is written: whoever is there may still do
             self._aim(self.coordinator)
         self._replicate(now, record, replica.batch_of(self.put.key))
 

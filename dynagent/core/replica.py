@@ -11,9 +11,8 @@ change returns a batch number, and `when_durable` queues the answer behind it.
 
 **Two views.** Read-modify-write sees the **overlay** first: records that are submitted but not yet
 committed. Clients and peers that read see only what is committed (`read`, from the cache if it is
-there). A change that adds
-nothing still waits for an overlaid copy that it rests on: a Merge sent again must not be
-acknowledged while the first one is unsynced.
+there). A change that adds nothing still waits for an overlaid copy that it rests on: a Merge sent
+again must not be acknowledged while the first one is unsynced.
 
 **Minting** (design §3). A dot is (actor, counter); a clock entry {A: n} claims all of A's dots, so
 only a copy that surely held them may add to it. The right to go on is the record's local mark

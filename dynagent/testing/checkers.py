@@ -157,9 +157,10 @@ class Judge:
             clocks = [write.reply_clock or {}] if is_told else []
         else:
             clocks = [sighting.clock for sighting in self._dots(write)]
-        return not clocks or any(
-            is_covered(sighting.dot, clock) for sighting in self._dots(put) for clock in clocks
-        )
+        dots = [sighting.dot for sighting in self._dots(put)]
+        if put.reply_dot is not None:  # superseded in the batch that minted it: never seen
+            dots.append(put.reply_dot)
+        return not clocks or any(is_covered(dot, clock) for dot in dots for clock in clocks)
 
     def _is_explained(self, put: Operation, before_order: int) -> bool:
         """May `put` have been superseded by then?"""

@@ -10,6 +10,8 @@ an instant: a dot is one write (`dots_unique`), an acknowledgement means W durab
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dynagent import limits
 from dynagent.core.entry import Record, decode_entry, unflatten
 from dynagent.core.messages import Put, PutReply
@@ -64,7 +66,7 @@ class Ledger:
         self._parsed: dict[tuple[bytes, bytes], tuple[Dot, int]] = {}
         self.sightings: dict[bytes, dict[Dot, Sighting]] = {}  # by key
         self.minted: dict[int, list[Sighting]] = {}  # by operation, in order of sight
-        self.applied: dict[int, int] = {}  # deletes that a disk has seen → when (order)
+        self.applied: dict[int, int] = {}  # deletes that a record tells of → when (order)
         self.known: dict[int, dict[NodeId, float]] = {}  # by operation: disks with its op-id
         self.rotten: dict[tuple[NodeId, bytes], int] = {}  # → since when (order)
         self._copies: dict[tuple[NodeId, bytes], Clock] = {}  # durable, as of now
@@ -79,6 +81,13 @@ class Ledger:
         forgets = len(record.op_ids) >= limits.OP_IDS_KEPT
         datas = [sibling.data for sibling in record.value.siblings]
         self.see(key, datas, record.value.clock, minter=None if forgets else node)
+        self._see_applied(int.from_bytes(op_id, "big") for op_id in record.op_ids)
+
+    def _see_applied(self, numbers: Iterable[int]) -> None:
+        """Operations that a record says to have taken effect. (Not all do: it keeps the newest.)"""
+        for number in numbers:
+            if number not in self.applied and number not in self.minted:
+                self.applied[number] = self._world.order()
 
     def see(
         self, key: bytes, datas: list[bytes], clock: object, *, minter: NodeId | None = None
@@ -164,8 +173,7 @@ class Ledger:
         self._op_ids[node, key] = frozenset(numbers)
         for number in numbers:
             self.known.setdefault(number, {}).setdefault(node, self._world.now)
-            if number not in self.applied and number not in self.minted:
-                self.applied[number] = self._world.order()
+        self._see_applied(numbers)
 
     def on_dropped(self, node: NodeId, key: bytes, *, owes: bool) -> None:
         """A copy is gone from a disk, on purpose: nobody must be owed it any more."""

@@ -61,6 +61,7 @@ class Profile:
     lists_s: float = 0.0  # mean time between two listings of all keys; 0: never
     hangs_s: float = 0.0  # mean time between two nodes that hang (hangs.py); 0: never
     probe_interval_s: float = 1.0
+    shapes_s: float = 0.0  # mean time between two partitions of shapes.py; 0: never
 
     @property
     def longest_delay_s(self) -> float:
@@ -110,6 +111,9 @@ def draw(world: World) -> Profile:
     profile.probe_interval_s = hangs.choice((1.0, 2.0, 3.0))
     if hangs.random() < 0.4:
         profile.hangs_s = hangs.choice((0.3, 1.0, 3.0))
+    shapes = world.stream("shapes profile")
+    if shapes.random() < 0.25:
+        profile.shapes_s = shapes.choice((0.5, 1.5, 3.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:

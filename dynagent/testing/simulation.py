@@ -28,6 +28,7 @@ from dynagent.testing.ledger import Ledger
 from dynagent.testing.listings import Lister
 from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile, draw
+from dynagent.testing.shapes import Shapes
 from dynagent.testing.simnode import SimNode
 from dynagent.testing.swarm import Nemesis
 from dynagent.testing.world import World
@@ -92,6 +93,7 @@ class Simulation:
             keys=self.keys,
         )
         self.hangs = Hangs(world=world, network=self.network, nodes=self.nodes, profile=profile)
+        self.shapes = Shapes(world=world, network=self.network, nodes=self.nodes, profile=profile)
         self.clients = [self._client(number, profile) for number in range(1, profile.clients + 1)]
         self.auditor = self._client(0, replace(profile, budget_ms=4000, patience=1.5))
         self.auditor.is_retired = True
@@ -149,12 +151,14 @@ class Simulation:
         self.lister.think()
         self.nemesis.begin()
         self.hangs.begin()
+        self.shapes.begin()
         world.run(until=horizon_s, unless=self._is_work_done)
         world.log("=== phase 1 is over: mend everything")
         for client in self.clients:
             client.is_retired = True
         self.lister.is_retired = True
         self.hangs.heal_everything()
+        self.shapes.end()
         self.nemesis.heal_everything()
         world.run(until=world.now + horizon_s, unless=self._are_clients_idle)
         world.run(until=world.now + SETTLE_S)

@@ -36,7 +36,7 @@ def schema(
     import msgspec
 
     from dynctl.render import line_type
-    from dynctl.views import DOCUMENTS, LINES
+    from dynctl.views.catalogue import DOCUMENTS, LINES
 
     name = " ".join(verb)
     if name not in DOCUMENTS and name not in LINES:

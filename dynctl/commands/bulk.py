@@ -30,7 +30,7 @@ from dynctl.faults import say
 from dynctl.jsonlines import Reader, get_record, put_record
 from dynctl.lines import STDIN, Lines
 from dynctl.progress import Progress
-from dynctl.views import GetRecord, PutRecord
+from dynctl.views.siblings import GetRecord, PutRecord
 
 _WRITE_BYTES = 256 * limits.KIB  # records that leave in one write
 _GARBAGE_OBJECTS = 50_000  # nothing here is cyclic: looking for cycles so often costs a twentieth

@@ -7,15 +7,14 @@ from typing import Annotated
 import typer
 
 from dynagent import limits
-from dynagent.client.blocking import TIMEOUT_S_DEFAULT
 from dynagent.client.bootstrap import bootstrap as make_cluster
 from dynagent.errors import BadRequest, Unhealthy
 from dynctl import endpoints, options
 from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Timeout30, Verbose
-from dynctl.faults import say
-from dynctl.observe import health_rows, observe
+from dynctl.observe import observed
 from dynctl.render import default_form, show
-from dynctl.views import BootstrapDocument, HealthDocument, HealthRow
+from dynctl.views.nodes import HealthDocument, HealthRow, health_rows
+from dynctl.views.ring import BootstrapDocument
 
 _BOOTSTRAP_S = 30.0
 
@@ -106,10 +105,7 @@ def health(
     """
     chosen = options.read_form(form, default=default_form())
     when = options.read_color(color)
-    timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
-    seen = observe(endpoints.find(endpoint or []), timeout_s=timeout_s)
-    if verbose:
-        say(f"dynctl: health: {seen.agent} answered")
+    seen = observed("health", endpoint, timeout, verbose)
     rows = health_rows(seen)
     show(HealthDocument(healthy=all(row.healthy for row in rows), nodes=rows), chosen, when)
     check_health(rows)

@@ -22,7 +22,7 @@ from dynctl.demo.tour import Step, StepFailed, Tour
 from dynctl.faults import LocalFailure, ReaderGone, say
 from dynctl.render import show
 from dynctl.spawn import SIGNALS
-from dynctl.views import DemoDocument, DemoStep
+from dynctl.views.demo import DemoDocument, DemoStep
 
 
 def demo(

@@ -18,7 +18,9 @@ from dynctl.declare import Color, Debug, Endpoints, Form, Verbose, option
 from dynctl.faults import say
 from dynctl.observe import ASKED_AT_ONCE, first_ring, liveness, suspected
 from dynctl.render import default_form, show
-from dynctl.views import CopyRow, ExplainDocument, dot_text, text_of
+from dynctl.views.base import text_of
+from dynctl.views.keys import CopyRow, ExplainDocument
+from dynctl.views.siblings import dot_text
 
 _ANSWER_S = 2.0  # an owner that takes longer to look at one copy is as good as down
 _READABLE = ("present", "tombstone", "absent")

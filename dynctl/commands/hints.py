@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.core.messages import HINTS_NOW, HINTS_PAUSE, HINTS_RESUME, HintOrder
-from dynagent.errors import Partial, TimedOut, Unreachable
-from dynctl import endpoints, options
+from dynagent.errors import TimedOut
+from dynctl import options
 from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Timeout60, Verbose, new_app
-from dynctl.faults import say
-from dynctl.observe import Observation, choose, hint_rows, observe
+from dynctl.observe import Observation, check_all_answered, choose, observe, observed
 from dynctl.render import default_form, show
-from dynctl.views import HintsDocument
+from dynctl.views.hints import HintsDocument, hint_rows
 
 _DRAIN_S = 60.0
 _POLL_S = 0.2
@@ -44,10 +42,9 @@ def ls(
     """
     chosen = options.read_form(form, default=default_form())
     when = options.read_color(color)
-    timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
-    seen = _observe("ls", endpoint, timeout_s, verbose)
+    seen = observed("hints ls", endpoint, timeout, verbose)
     show(HintsDocument(hints=hint_rows(seen)), chosen, when)
-    _check_all(seen)
+    check_all_answered(seen.members)
 
 
 @app.command("pause", epilog="example: dynctl hints pause n4")
@@ -59,7 +56,7 @@ def pause(
     debug: Debug = False,
 ) -> None:
     """Stop the delivery, until it is resumed or an agent restarts. New hints are still kept."""
-    _check_all(_order("pause", HINTS_PAUSE, node, endpoint, timeout, verbose))
+    check_all_answered(_order("pause", HINTS_PAUSE, node, endpoint, timeout, verbose).members)
 
 
 @app.command("resume", epilog="example: dynctl hints resume")
@@ -71,7 +68,7 @@ def resume(
     debug: Debug = False,
 ) -> None:
     """Go on with the delivery."""
-    _check_all(_order("resume", HINTS_RESUME, node, endpoint, timeout, verbose))
+    check_all_answered(_order("resume", HINTS_RESUME, node, endpoint, timeout, verbose).members)
 
 
 @app.command("drain", epilog="example: dynctl hints drain n4 --timeout 10m")
@@ -94,29 +91,20 @@ def drain(
             raise TimedOut(f"after {timeout_s:g}s {left:,} hints are left; see: dynctl hints ls")
         time.sleep(_POLL_S)
         seen = observe([seen.agent], timeout_s=TIMEOUT_S_DEFAULT)
-    _check_all(seen)
-
-
-def _observe(
-    verb: str, endpoint: Sequence[str] | None, timeout_s: float, verbose: bool
-) -> Observation:
-    seen = observe(endpoints.find(list(endpoint or [])), timeout_s=timeout_s)
-    if verbose:
-        say(f"dynctl: hints {verb}: {seen.agent} answered")
-    return seen
+    check_all_answered(seen.members)
 
 
 def _order(
     verb: str,
     action: int,
     node: str | None,
-    endpoint: Sequence[str] | None,
+    endpoint: list[str] | None,
     timeout: str | None,
     verbose: bool,
 ) -> Observation:
     """Gives the order to every agent that answers; raises `BadRequest` for an unknown node."""
     timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
-    seen = _observe(verb, endpoint, timeout_s, verbose)
+    seen = observed(f"hints {verb}", endpoint, timeout, verbose)
     target = choose(seen.members, node)[0].member.id if node is not None else ""
     with Client([seen.agent], timeout_s=timeout_s, learn_ring=False) as client:
         for one in seen.members:
@@ -128,14 +116,3 @@ def _order(
 def _owed(seen: Observation, node: str | None) -> int:
     name = choose(seen.members, node)[0].member.name if node is not None else None
     return sum(row.hints for row in hint_rows(seen) if name is None or row.target == name)
-
-
-def _check_all(seen: Observation) -> None:
-    """Raises unless every agent has answered."""
-    silent = [f"{one.member.name} is {one.problem}" for one in seen.members if one.status is None]
-    if len(silent) == len(seen.members):
-        raise Unreachable(", ".join(silent))
-    if silent:
-        answered = len(seen.members) - len(silent)
-        told = f"partial: {answered} of {len(seen.members)} agents answered: {', '.join(silent)}"
-        raise Partial(f"{told}; see: dynctl health")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dynagent.client.blocking import TIMEOUT_S_DEFAULT
-from dynctl import endpoints, options
+from dynctl import options
 from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose, new_app
-from dynctl.faults import say
-from dynctl.observe import observe, plain_node_rows
+from dynctl.observe import observed
 from dynctl.render import default_form, show
-from dynctl.views import NodesDocument
+from dynctl.views.nodes import NodesDocument, plain_node_rows
 
 app = new_app(help="The nodes of the cluster.")
 
@@ -30,8 +28,5 @@ def ls(
     """All nodes: address, place, whether they are up and what share of the ring they hold."""
     chosen = options.read_form(form, default=default_form())
     when = options.read_color(color)
-    timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
-    seen = observe(endpoints.find(endpoint or []), timeout_s=timeout_s)
-    if verbose:
-        say(f"dynctl: node ls: {seen.agent} answered")
+    seen = observed("node ls", endpoint, timeout, verbose)
     show(NodesDocument(nodes=plain_node_rows(seen)), chosen, when)

@@ -21,7 +21,7 @@ from dynagent.errors import (
 from dynctl import data, endpoints, options, streams
 from dynctl.declare import Debug, Endpoints, Timeout, Verbose, option
 from dynctl.faults import say
-from dynctl.views import dot_text
+from dynctl.views.siblings import dot_text
 
 
 def resolve(

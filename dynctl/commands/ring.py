@@ -10,9 +10,10 @@ from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynctl import endpoints, options
 from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose, new_app
 from dynctl.faults import say
-from dynctl.observe import first_ring, node_rows, observe
+from dynctl.observe import first_ring, observed
 from dynctl.render import default_form, show
-from dynctl.views import PartitionRow, RingDocument, RingStatusDocument
+from dynctl.views.nodes import node_rows
+from dynctl.views.ring import PartitionRow, RingDocument, RingStatusDocument
 
 app = new_app(help="The ring: who owns which part of the key space.")
 
@@ -29,10 +30,7 @@ def status(
     """The ring as a whole: epoch, N, R, W, and what each node holds of it."""
     chosen = options.read_form(form, default=default_form())
     when = options.read_color(color)
-    timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
-    seen = observe(endpoints.find(endpoint or []), timeout_s=timeout_s)
-    if verbose:
-        say(f"dynctl: ring status: {seen.agent} answered")
+    seen = observed("ring status", endpoint, timeout, verbose)
     ring = seen.ring
     document = RingStatusDocument(
         cluster_id=ring.cluster_id.hex(),

@@ -6,14 +6,12 @@ from typing import Annotated
 
 import typer
 
-from dynagent.client.blocking import TIMEOUT_S_DEFAULT
-from dynagent.errors import BadRequest, Partial, Unreachable
-from dynctl import endpoints, options, streams
+from dynagent.errors import BadRequest
+from dynctl import options, streams
 from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose
-from dynctl.faults import say
-from dynctl.observe import by_name, choose, observe, stats_rows
+from dynctl.observe import answered, by_name, check_all_answered, choose, observed
 from dynctl.render import default_form, show
-from dynctl.views import StatsDocument
+from dynctl.views.stats import StatsDocument, stats_rows
 
 
 def stats(
@@ -44,22 +42,14 @@ def stats(
         raise BadRequest("--prometheus is a form of its own; leave -o out")
     chosen = options.read_form(form, default=default_form())
     when = options.read_color(color)
-    timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
-    seen = observe(endpoints.find(endpoint or []), timeout_s=timeout_s)
-    if verbose:
-        say(f"dynctl: stats: {seen.agent} answered")
+    seen = observed("stats", endpoint, timeout, verbose)
     asked = choose(by_name(seen), node)
-    answered = [one for one in asked if one.status is not None]
-    silent = [f"{one.member.name} is {one.problem}" for one in asked if one.status is None]
-    if silent and not answered:
-        raise Unreachable(", ".join(silent))
+    found = answered(asked)
     if prometheus:
         from dynagent.obs.exposition import metrics_of
 
-        text = metrics_of([(one.member.name, one.status or {}) for one in answered])
+        text = metrics_of([(one.member.name, one.status or {}) for one in found])
         streams.emit(text)
     else:
-        show(StatsDocument(nodes=stats_rows(answered)), chosen, when)
-    if silent:
-        told = f"partial: {len(answered)} of {len(asked)} agents answered: {', '.join(silent)}"
-        raise Partial(f"{told}; see: dynctl health")
+        show(StatsDocument(nodes=stats_rows(found)), chosen, when)
+    check_all_answered(asked)

@@ -19,9 +19,10 @@ from dynctl.commands.cluster import check_health
 from dynctl.declare import Debug, Timeout30
 from dynctl.faults import LocalFailure, say
 from dynctl.local import LocalCluster
-from dynctl.observe import health_rows, observe
+from dynctl.observe import observe
 from dynctl.settings import cluster_path, read_pairs, state_dir, write_pairs
 from dynctl.spawn import Started, check_ports, held_back
+from dynctl.views.nodes import health_rows
 
 _UP_S = 30.0
 _DOWN_S = 30.0  # an agent that drains takes up to 10

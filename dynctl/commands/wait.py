@@ -10,7 +10,8 @@ from dynctl import endpoints, options
 from dynctl.commands.cluster import check_health
 from dynctl.declare import Debug, Endpoints, Timeout60, Verbose, new_app
 from dynctl.faults import say
-from dynctl.observe import health_rows, observe
+from dynctl.observe import observe
+from dynctl.views.nodes import health_rows
 
 _WAIT_S = 60.0
 _POLL_S = 0.1

@@ -6,7 +6,7 @@ from dynctl.load import plot
 from dynctl.load.bench import Outcome, Settings
 from dynctl.load.histogram import Histogram
 from dynctl.load.workload import Shape
-from dynctl.views import BenchCount, BenchDocument, BenchLatency
+from dynctl.views.bench import BenchCount, BenchDocument, BenchLatency
 
 BUSY_MAX = 0.8  # above this share of a core the generator measures itself
 _PLOT_WIDTH_MAX = 100

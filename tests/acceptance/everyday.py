@@ -13,7 +13,8 @@ from typing import TypeVar
 import msgspec
 
 from dynagent import limits
-from dynctl.views import Base64, GetRecord, PutRecord, text_of
+from dynctl.views.base import Base64, text_of
+from dynctl.views.siblings import GetRecord, PutRecord
 from tests.acceptance.corpus import Corpus
 from tests.real.cluster import RealCluster
 from tests.real.command import Usage, run_dynctl

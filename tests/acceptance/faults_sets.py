@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 import time
-from types import TracebackType
 
 from dynagent.client.blocking import Client
 from dynagent.client.requests import Result
@@ -40,12 +39,7 @@ class GrowingSets:
             thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self._stopped.set()
         for thread in self._threads:
             thread.join()

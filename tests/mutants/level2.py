@@ -148,8 +148,8 @@ LEVEL_2_MUTANTS = (
     _mutant(
         "B18",
         "of the merges in one frame only the first waits for the disk",
-        "core/node.py",
-        "                self.replica.when_durable(number, (link, also))\n",
+        "core/copies.py",
+        "                replica.when_durable(number, (link, also))\n",
         "                self._effects.answer(link, also, MergeAck([]))\n",
         7,
     ),

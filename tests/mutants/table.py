@@ -44,8 +44,8 @@ MUTANTS = (
         "M1",
         "a replica acknowledges a Merge before it is fsynced",
         (
-            "core/node.py",
-            "        if self.replica.when_durable(number, (link, request_id)):\n",
+            "core/copies.py",
+            "        if replica.when_durable(number, (link, request_id)):\n",
             "        if False:\n",
         ),
         seeds=(0, 2, 4),
@@ -64,8 +64,8 @@ MUTANTS = (
         "M1-submit",
         "nobody waits for the disk: a write is acknowledged before it is even submitted",
         (
-            "core/node.py",
-            "        if self.replica.when_durable(number, (link, request_id)):\n",
+            "core/copies.py",
+            "        if replica.when_durable(number, (link, request_id)):\n",
             "        if False:\n",
         ),
         (
@@ -365,8 +365,8 @@ MUTANTS = (
         "H3",
         "a stand-in acknowledges without keeping a hint",
         (
-            "core/node.py",
-            "owed = self.replica.owe([NodeId(message.hint_for)], key, token_of(key))",
+            "core/copies.py",
+            "owed = replica.owe([NodeId(message.hint_for)], key, token_of(key))",
             "owed = 0",
         ),
         seeds=(8, 0),

@@ -22,7 +22,6 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 
 from dynagent import limits
 from dynagent.errors import ProtocolError
@@ -77,12 +76,7 @@ class Proxy:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self._done.set()
         self._thread.join()
 
@@ -256,17 +250,12 @@ class ProxiedCluster(RealCluster):
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         try:
-            super().__exit__(kind, exc, trace)
+            super().__exit__()
         finally:
             self._stop_proxies()
 
     def _stop_proxies(self) -> None:
         for proxy in self.proxies:
-            proxy.__exit__(None, None, None)
+            proxy.__exit__()

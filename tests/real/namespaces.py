@@ -24,7 +24,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
 from tests.real.cluster import ROOT, RealAgent, RealCluster
 from tests.real.shapes import Cut, Shape
@@ -82,12 +81,7 @@ class Network:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self._remove()
 
     def ip_of(self, node: str) -> str:

@@ -31,6 +31,10 @@ FAULTS = {
     "cut_one_way": 1_900,
     "cut_node": 2_000,
     "cut_halves": 1_000,
+    # Shapes that only partitions of several cuts have; in a quarter of the seeds, one at a time.
+    "third": 190,
+    "majorities": 50,
+    "swizzle": 170,
     # Each message by itself: some tens for each seed that has the kind on.
     "loss": 6_500,
     "delay": 16_000,

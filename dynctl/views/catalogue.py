@@ -1,0 +1,37 @@
+"""Which verb prints which record."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dynctl.views.base import Document
+from dynctl.views.bench import BenchDocument
+from dynctl.views.demo import DemoDocument
+from dynctl.views.hints import HintsDocument
+from dynctl.views.keys import ExplainDocument, KeysDocument
+from dynctl.views.nodes import HealthDocument, NodesDocument
+from dynctl.views.ring import BootstrapDocument, RingDocument, RingStatusDocument
+from dynctl.views.siblings import GetRecord, PutRecord, SiblingsDocument
+from dynctl.views.stats import StatsDocument
+
+# What verbs print line by line, with no document around it.
+LINES: dict[str, type[msgspec.Struct]] = {
+    "mput": PutRecord,
+    "mget": GetRecord,
+    "mdelete": PutRecord,
+}
+
+DOCUMENTS: dict[str, type[Document]] = {
+    "get": SiblingsDocument,
+    "bootstrap": BootstrapDocument,
+    "ring status": RingStatusDocument,
+    "ring show": RingDocument,
+    "node ls": NodesDocument,
+    "hints ls": HintsDocument,
+    "health": HealthDocument,
+    "stats": StatsDocument,
+    "bench": BenchDocument,
+    "demo": DemoDocument,
+    "keys": KeysDocument,
+    "explain": ExplainDocument,
+}

@@ -1,0 +1,115 @@
+"""The members: `node ls` and `health`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from dynctl.observe import Observation, by_name, liveness
+from dynctl.views.base import Document
+
+
+class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A member of the ring."""
+
+    name: str
+    id: str
+    address: str
+    zone: str
+    host: str
+    capacity: int
+    state: Annotated[str, Meta(description="serving or draining, in its own words; else unknown")]
+    liveness: Annotated[
+        str,
+        Meta(
+            description="up; down: neither the agent that answered nor this command reaches it; "
+            "unlinked: only this command does; unreachable: only that agent does; suspect, dead, "
+            "gray: this command does, but that agent has no answer to its pings, for long, or "
+            "to its data requests"
+        ),
+    ]
+    share: Annotated[float, Meta(description="of all places on the ring, 0 to 1")]
+
+
+class RingNodeRow(NodeRow, frozen=True, kw_only=True):
+    """A member of the ring and how much of it it holds."""
+
+    places: Annotated[int, Meta(description="preference lists that name it")]
+    first_places: Annotated[int, Meta(description="preference lists that begin with it")]
+
+
+class NodesDocument(Document, frozen=True, kw_only=True):
+    """`node ls`."""
+
+    ROWS: ClassVar[str] = "nodes"
+    TABLE_OMITS: ClassVar[tuple[str, ...]] = ("id",)
+
+    nodes: list[NodeRow]
+
+
+class HealthRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A member of the ring as it answered itself."""
+
+    name: str
+    address: str
+    healthy: bool
+    problem: Annotated[str, Meta(description="empty if healthy")]
+
+
+class HealthDocument(Document, frozen=True, kw_only=True):
+    """`health`."""
+
+    ROWS: ClassVar[str] = "nodes"
+
+    healthy: bool
+    nodes: list[HealthRow]
+
+
+def health_rows(seen: Observation) -> list[HealthRow]:
+    return [
+        HealthRow(
+            name=one.member.name,
+            address=one.member.address,
+            healthy=not one.problem,
+            problem=one.problem,
+        )
+        for one in by_name(seen)
+    ]
+
+
+def node_rows(seen: Observation) -> list[RingNodeRow]:
+    """All members by name, with what each holds of the ring."""
+    ring = seen.ring
+    places = Counter(owner for owners in ring.lists for owner in owners)
+    first = Counter(owners[0] for owners in ring.lists)
+    return [
+        RingNodeRow(
+            name=one.member.name,
+            id=one.member.id,
+            address=one.member.address,
+            zone=one.member.zone,
+            host=one.member.host,
+            capacity=one.member.capacity,
+            state=one.status["state"] if one.status is not None else "unknown",
+            liveness=liveness(
+                linked=one.member.id in seen.up,
+                answered=one.status is not None,
+                suspected=seen.suspected.get(one.member.id, ""),
+            ),
+            share=round(places[one.member.id] / (ring.n * ring.partitions), 4),
+            places=places[one.member.id],
+            first_places=first[one.member.id],
+        )
+        for one in by_name(seen)
+    ]
+
+
+def plain_node_rows(seen: Observation) -> list[NodeRow]:
+    """The same without the places."""
+    return [
+        NodeRow(**{name: getattr(row, name) for name in NodeRow.__struct_fields__})
+        for row in node_rows(seen)
+    ]
