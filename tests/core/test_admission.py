@@ -135,18 +135,15 @@ def test_what_comes_during_a_long_turn_has_waited_for_its_length() -> None:
 def test_one_long_turn_refuses_nobody_and_a_second_one_what_comes_late_in_it() -> None:
     admission = Admission()
     long_s = limits.ADMISSION_WAIT_S + 0.1
-    for at in (0.0, long_s):
-        admission.begin(at)
-    assert not admission.is_shut
-    admission.end(long_s, None)
-    admission.begin(long_s)
-    admission.begin(long_s + 0.1)
-    assert not admission.is_shut
+    shut = []
+    for turn in range(2):
+        for at in (turn * long_s, turn * long_s + 0.1, (turn + 1) * long_s):
+            admission.begin(at)
+            shut.append(admission.is_shut)
+        admission.end((turn + 1) * long_s, None)
     admission.begin(2 * long_s)
-    assert admission.is_shut
-    admission.end(2 * long_s, None)
-    admission.begin(2 * long_s)
-    assert not admission.is_shut
+    shut.append(admission.is_shut)
+    assert shut == [*[False] * 3, *[False, False, True], False]
 
 
 # --- a node --------------------------------------------------------------------------------------
