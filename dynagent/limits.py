@@ -56,7 +56,10 @@ CLIENT_REQUESTS_MAX = 4_096  # gets, and puts, without an answer: two seconds of
 CLIENT_REQUESTS_MIN = 256
 ADMISSION_WAIT_S = 0.25  # far over a busy p99, a twentieth of a client's patience: tries are left
 ADMISSION_INTERVAL_S = 0.5  # over a slow fsync or a pause, after which nothing stands
-CONNECTION_REQUESTS_A_TURN = 128  # of a client, some milliseconds: the others wait for that long
+# Of one client connection: under way at once, which is what others meet at our peers, and beyond
+# which batches become no cheaper; and taken in one turn, which is what they meet here.
+CONNECTION_REQUESTS_MAX = 256
+CONNECTION_REQUESTS_A_TURN = 32
 CONNECTION_OUTBOX_PAUSE_BYTES = 8 * MIB  # unsent: nothing more of this client is read. One record
 OUTBOXES_BYTES_MAX = 512 * MIB  # unsent bytes of all connections: over it the largest goes
 SOCKET_BYTES_MAX = 16 * MIB  # what both kernels keep of a connection at most: 6 and 4 MiB on Linux

@@ -89,9 +89,9 @@ class Admission:
     def __init__(self) -> None:
         self.gets = Gate()
         self.puts = Gate()
-        # Requests under way of one connection: half of what everybody may have, so that who sends
-        # thousands at once waits for itself, and leaves the other half to the others.
-        self.one_connection_max = limits.CLIENT_REQUESTS_MAX // 2
+        # Requests under way of one connection: never more than half of what everybody may have, so
+        # that who sends thousands at once waits for itself and leaves the other half to the others.
+        self.one_connection_max = limits.CONNECTION_REQUESTS_MAX
         self.is_shut = False  # this turn takes no more
         self.late_s = 0.0  # what is read in this turn may have waited so long unread
         self.refused = {WAITING: 0, TURN: 0, EXPIRED: 0, TABLE: 0, MEMORY: 0}  # since the start
@@ -116,7 +116,8 @@ class Admission:
         self.late_s = gap_s if gap_s > limits.ADMISSION_WAIT_S else 0.0
         self.gets.look(now)
         self.puts.look(now)
-        self.one_connection_max = min(self.gets.limit, self.puts.limit) // 2
+        half = min(self.gets.limit, self.puts.limit) // 2
+        self.one_connection_max = min(half, limits.CONNECTION_REQUESTS_MAX)
 
     def end(self, now: float, due: float | None) -> None:
         """The turn is over; the loop now looks at its sockets, or waits for them or for `due`."""
