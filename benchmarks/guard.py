@@ -67,12 +67,16 @@ class Pipe:
     """A connection (`env.Connection`) that keeps what is written to it."""
 
     remote = "memory"
+    unsent = 0
 
     def __init__(self) -> None:
         self.out: list[bytes] = []
 
     def write(self, data: bytes) -> None:
         self.out.append(data)
+
+    def pause(self, *, is_paused: bool) -> None:
+        assert not is_paused
 
     def close(self, reason: str) -> None:
         raise AssertionError(reason)

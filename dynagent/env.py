@@ -21,8 +21,15 @@ class Connection(Protocol):
     def remote(self) -> str:
         """The other end's address, for logs."""
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that have been written and are still here."""
+
     def write(self, data: bytes) -> None:
         """Queues bytes; they leave at the end of the turn."""
+
+    def pause(self, *, is_paused: bool) -> None:
+        """While paused nothing is read: the other end waits, by TCP's own means."""
 
     def close(self, reason: str) -> None:
         """Closes at the end of the turn, behind what has been written."""

@@ -61,6 +61,19 @@ HINT_PAUSE_S_MAX = 30.0  # after failures; a target that comes up is tried at on
 CONNECTIONS_MAX = 4_096  # file descriptors: the usual soft limit minus room for the store
 LINK_SILENT_S_MAX = 10.0  # a peer that was asked and says nothing for so long is dialled anew
 HELLO_S_MAX = 5.0  # a connection that has not said Hello by then is closed (slowloris)
+CLIENT_REQUESTS_MAX = 4_096  # gets, and puts, without an answer: two seconds of a slow core's work
+# Gets, and puts, that are always taken: enough for a batch of records, or all that 64 connections
+# have, whatever the rate of answers says while a disk hangs for a second.
+CLIENT_REQUESTS_MIN = 256
+ADMISSION_WAIT_S = 0.25  # far over a busy p99, a twentieth of a client's patience: tries are left
+ADMISSION_INTERVAL_S = 0.5  # over a slow fsync or a pause, after which nothing stands
+# Of one client connection: under way at once, which is what others meet at our peers, and beyond
+# which batches become no cheaper; and taken in one turn, which is what they meet here.
+CONNECTION_REQUESTS_MAX = 256
+CONNECTION_REQUESTS_A_TURN = 32
+CONNECTION_OUTBOX_PAUSE_BYTES = 8 * MIB  # unsent: nothing more of this client is read. One record
+OUTBOXES_BYTES_MAX = 512 * MIB  # unsent bytes of all connections: over it the largest goes
+SOCKET_BYTES_MAX = 16 * MIB  # what both kernels keep of a connection at most: 6 and 4 MiB on Linux
 REQUESTS_IN_FLIGHT_MAX = 16_384  # tallies in the request table; each holds a few hundred bytes
 REQUEST_BYTES_IN_FLIGHT_MAX = 256 * MIB  # records that tallies and the open batch keep alive
 OUTBOX_BYTES_MAX = 64 * MIB  # unsent bytes of one connection: a reader slower than this is dropped

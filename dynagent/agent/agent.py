@@ -198,7 +198,8 @@ class Agent:
     # --- disk ------------------------------------------------------------------------------------
 
     def _end_turn(self) -> None:
-        self._links.dispatch()
+        if self._links.end_turn():
+            self.env.transport.request_turn()
         self._requests.flush()
         self._replies.flush()
         if self._in_flight is None and self._failure is None:
@@ -208,7 +209,7 @@ class Agent:
                 self.env.writer.submit(partial(self.meter.write, batch), self._on_written)
             elif self.node.draining and self.node.is_idle:
                 self._idle.set()
-        self._arm_timer()
+        self.node.admission.end(self.env.monotonic(), self._arm_timer())
         self.env.pulse.beat()
 
     def _on_written(self, error: BaseException | None) -> None:
@@ -249,14 +250,16 @@ class Agent:
 
     # --- time ------------------------------------------------------------------------------------
 
-    def _arm_timer(self) -> None:
-        """The one timer serves all deadlines; it is only ever moved forward when it fires."""
+    def _arm_timer(self) -> float | None:
+        """The one timer serves all deadlines; it is only ever moved forward when it fires. Returns
+        when the next of them is."""
         deadline = self.node.next_deadline()
         if deadline is None:
-            return
+            return None
         due = trio.current_time() + deadline - self.env.monotonic()
         if due < self._timer_scope.deadline:
             self._timer_scope.deadline = due
+        return deadline
 
     async def _run_timer(self) -> None:
         while True:

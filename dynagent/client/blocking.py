@@ -327,6 +327,8 @@ class Client:
                 if journal is not None:
                     journal.on_failure(time.monotonic(), address, exc)
                 plan.failed(exc)
+                if pause_s := plan.pause_s(time.monotonic(), os.urandom(1)[0] / 255):
+                    time.sleep(pause_s)
             else:
                 if journal is not None:
                     journal.on_reply(time.monotonic(), address, reply)

@@ -17,6 +17,7 @@ and tells the time.
 from __future__ import annotations
 
 from collections import deque
+from heapq import heappop, heappush
 
 from dynagent import limits
 from dynagent.client.lane import Costs, Lane, Request
@@ -36,6 +37,7 @@ from dynagent.errors import (
     from_wire,
 )
 
+_GOLDEN = 0.618034
 _BUSY = (NotReady, Overloaded, QuorumNotMet)  # may well be over after a pause
 
 
@@ -52,7 +54,8 @@ class Pipeline:
         self._tails: dict[bytes, Request] = {}  # the last request of each key, until it has ended
         self._ready: deque[Request] = deque()  # those whose key has just become free
         self._down: dict[str, DynagentError] = {}  # why, for each address that was lost
-        self._resting: deque[tuple[float, Request]] = deque()  # (when to try again, request)
+        self._resting: list[tuple[float, int, Request]] = []  # a heap: when to try again, …
+        self._refusals = 0  # in all
         self._stranded: list[Request] = []  # all their addresses are down
         self._outage_ends: float | None = None
         self._costs = Costs()
@@ -152,7 +155,7 @@ class Pipeline:
         """
         resting = self._resting
         while resting and resting[0][0] <= now:
-            self._try(now, resting.popleft()[1])
+            self._try(now, heappop(resting)[2])
         if self._stranded:
             stranded, self._stranded = self._stranded, []
             for request in stranded:
@@ -233,7 +236,10 @@ class Pipeline:
     def _fail(self, now: float, request: Request, error: DynagentError) -> None:
         request.plan.failed(error)
         if isinstance(error, _BUSY):
-            self._resting.append((now + limits.RETRY_PAUSE_S, request))
+            # Hundreds may be refused at once: multiples of the golden ratio spread them evenly.
+            self._refusals = number = self._refusals + 1
+            pause_s = request.plan.pause_s(now, number * _GOLDEN % 1) or limits.RETRY_PAUSE_S
+            heappush(self._resting, (now + pause_s, number, request))
         else:
             self._try(now, request)
 

@@ -4,6 +4,10 @@ One request is a `Plan`: addresses in order (owners of the key first, then other
 deadline, and the rule for retries. A put that failed *definitely* is sent on as it is; one whose
 outcome is unknown is sent again with the same op-id and the next attempt number, which makes its
 coordinator look before it writes (design §3).
+
+A busy agent is not helped by a request that comes again at once, nor are the other owners if all do
+so: after `Overloaded` a client rests (`pause_s`), longer each time and each for a different time,
+and asks a few times only.
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ class Plan:
         "_is_write",
         "_last",
         "_place",
+        "_refusals",
         "attempt",
         "deadline",
     )
@@ -67,6 +72,7 @@ class Plan:
         self._place = -1
         self._is_write = is_write
         self._last: DynagentError | None = None
+        self._refusals = 0  # tries that met an overloaded agent
         self._absent: tuple[str, ...] = ()  # what was said where nobody is
         self._answer: DynagentError | None = None  # the latest definite one of an agent
         self._indefinite: DynagentError | None = None
@@ -85,6 +91,8 @@ class Plan:
         last = self._last
         if last is not None and not isinstance(last, _ELSEWHERE):
             return None
+        if self._refusals >= limits.CLIENT_ATTEMPTS_MAX:
+            return None  # in a large cluster as in a small one: more would feed the overload
         tries_max = max(len(self._addresses), limits.CLIENT_ATTEMPTS_MAX)
         if left_s <= 0 or self._place + 1 >= tries_max or not self._addresses:
             return None
@@ -98,6 +106,8 @@ class Plan:
     def failed(self, error: DynagentError) -> None:
         """This try failed; an indefinite failure of a put makes the next one a retry."""
         self._last = error
+        if isinstance(error, Overloaded):
+            self._refusals += 1
         if isinstance(error, Unreachable):
             self._absent += (error.message,)
         if error.definite and not isinstance(error, Unreachable):
@@ -105,6 +115,19 @@ class Plan:
         if self._is_write and not error.definite:
             self._indefinite = error
             self.attempt += 1
+
+    def pause_s(self, now: float, dice: float) -> float:
+        """How long to rest before `next`, after the failure that was reported last.
+
+        `dice`: 0 to 1, so that those who were refused together do not come back together. 0 as well
+        if no time would be left afterwards: then there is no next try.
+        """
+        if not isinstance(self._last, Overloaded):
+            return 0.0
+        pause_s = limits.RETRY_PAUSE_S * 2 ** (self._refusals - 1) * (1 + dice) / 2
+        if now + pause_s >= self.deadline:
+            self._refusals = limits.CLIENT_ATTEMPTS_MAX
+        return pause_s if self._refusals < limits.CLIENT_ATTEMPTS_MAX else 0.0
 
     def error(self) -> DynagentError:
         """What to tell the caller: indefinite if any try may have had an effect."""

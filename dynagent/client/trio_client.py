@@ -237,6 +237,8 @@ class TrioClient:
                 if journal is not None:
                     journal.on_failure(trio.current_time(), address, exc)
                 plan.failed(exc)
+                if pause_s := plan.pause_s(trio.current_time(), self._dice()):
+                    await trio.sleep(pause_s)
             else:
                 if journal is not None:
                     journal.on_reply(trio.current_time(), address, reply)
@@ -302,6 +304,10 @@ class TrioClient:
 
     def _new_op_id(self) -> bytes:
         return os.urandom(limits.OP_ID_BYTES)
+
+    def _dice(self) -> float:
+        """0 to 1."""
+        return os.urandom(1)[0] / 255
 
     def _wall_ms(self) -> int:
         return time.time_ns() // 1_000_000

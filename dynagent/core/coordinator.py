@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from heapq import heapify, heappop, heappush
 
 from dynagent import limits
+from dynagent.core.admission import MEMORY, TABLE, Admission, Gate
 from dynagent.core.budget import Budget
 from dynagent.core.crowd import record_bytes_max
 from dynagent.core.messages import Error, GetReply, Message, PutReply, Read
@@ -43,6 +44,7 @@ class Operation:
         "coordinator",
         "deadline",
         "due",
+        "gate",
         "link",
         "number",
         "request_id",
@@ -57,10 +59,12 @@ class Operation:
         request_id: int,
         deadline: float,
         *,
+        gate: Gate,
         size: int = 0,
         due: float | None = None,
     ) -> None:
         self.coordinator = coordinator
+        self.gate = gate
         self.link = link
         self.request_id = request_id
         self.deadline = deadline
@@ -92,6 +96,9 @@ class Operation:
         self.answered = True
         if self.trace is not None:
             self._close_trace(message)
+        gate = self.gate
+        gate.under_way -= 1
+        gate.answered += 1
         coordinator = self.coordinator
         coordinator.budget.note_foreground(coordinator.now, coordinator.now - self.begun)
         coordinator.effects.answer(self.link, self.request_id, message)
@@ -157,6 +164,7 @@ class Coordinator:
         value_bytes_max: int,
         siblings_max: int,
         budget: Budget,
+        admission: Admission,
         count_error: Callable[[DynagentError], None],
     ) -> None:
         self.peers: dict[NodeId, Peer] = {}  # the failure detector's
@@ -169,6 +177,7 @@ class Coordinator:
         self.siblings_max = siblings_max
         self.record_bytes_max = record_bytes_max(ring.n)
         self.budget = budget
+        self.admission = admission
         self.count_error = count_error
         self.up: set[NodeId] = {node_id}  # by the detector's verdicts; ourselves always
         self.now = 0.0  # of the call under way: what every operation begins and answers at
@@ -186,9 +195,11 @@ class Coordinator:
     def admit(self, operation: Operation) -> int:
         """Enters an operation; raises `Overloaded` if the table or its memory is full."""
         if len(self.operations) >= limits.REQUESTS_IN_FLIGHT_MAX:
+            self.admission.refused[TABLE] += 1
             raise Overloaded(f"{len(self.operations)} requests are under way; try again later")
         self._check_memory(operation.size)
         self._bytes += operation.size
+        operation.gate.under_way += 1
         return self._enter(operation)
 
     def grow(self, operation: Operation, size: int) -> None:
@@ -199,6 +210,7 @@ class Coordinator:
 
     def _check_memory(self, size: int) -> None:
         if self._bytes + size > limits.REQUEST_BYTES_IN_FLIGHT_MAX:
+            self.admission.refused[MEMORY] += 1
             raise Overloaded(f"{self._bytes:,} bytes of requests are under way; try again later")
 
     def release(self, operation: Operation) -> None:

@@ -23,6 +23,7 @@ The bytes are granted by the background budget (design §8).
 from __future__ import annotations
 
 from dynagent import limits
+from dynagent.core.admission import Gate
 from dynagent.core.coordinator import SETTLED, Coordinator, Operation
 from dynagent.core.entry import encode_entry
 from dynagent.core.messages import (
@@ -228,8 +229,8 @@ class PageOperation(Operation):
 
     def __init__(self, delivery: Delivery, now: float, target: NodeId, sent: list[_Sent]) -> None:
         coordinator = delivery.coordinator
-        super().__init__(coordinator, _NO_LINK, 0, now + limits.HINT_PAGE_S)
-        self.answered = True  # no client waits
+        super().__init__(coordinator, _NO_LINK, 0, now + limits.HINT_PAGE_S, gate=Gate())
+        self.answered = True  # no client waits, and no gate counts it
         self.delivery = delivery
         self.target = target
         self.sent = sent

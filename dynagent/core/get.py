@@ -53,7 +53,8 @@ class GetOperation(Operation):
     ) -> None:
         r = coordinator.needed("R", get.r, coordinator.ring.r)
         own, *others = self._aim(coordinator, get, owners, token, r)
-        super().__init__(coordinator, link, request_id, deadline, due=coordinator.hedge_at(now))
+        gate, due = coordinator.admission.gets, coordinator.hedge_at(now)
+        super().__init__(coordinator, link, request_id, deadline, gate=gate, due=due)
         self.get = get
         self.owners = owners
         self.token = token

@@ -12,6 +12,8 @@ gossip                 facts: members of which one is known; and since the start
                        (rounds that had news), facts_taken, refused (malformed), refuted (about us)
 below_quorum           partitions with fewer than R or W owners within this node's reach
 in_flight              operations under way
+admission              of clients: gets and puts: how many wait for an answer; gets_limit and
+                       puts_limit: how many may; refused: reason → count (core.admission)
 batch                  what gathers for the next commit: records, bytes
 hints                  node id → keys of which a copy is kept for that owner until it is back
 delivery               of hints: delivered since the start, is_paused, paused (node ids), under_way
@@ -84,6 +86,7 @@ def status_fields(node: Node) -> dict[str, Any]:
         ),
         "below_quorum": below_quorum(coordinator) if coordinator is not None else 0,
         "in_flight": len(coordinator.operations) if coordinator is not None else 0,
+        "admission": node.admission.document(),
         "batch": {"records": records, "bytes": size},
         "hints": dict(sorted(node.replica.hints.counts.items())),
         "delivery": node.delivery.document() if node.delivery is not None else {},

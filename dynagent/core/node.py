@@ -20,6 +20,7 @@ from collections.abc import Callable
 from math import inf
 
 from dynagent import limits
+from dynagent.core.admission import Admission
 from dynagent.core.budget import Budget
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.copies import Copies
@@ -114,6 +115,7 @@ class Node:
         self.budget = Budget(
             threshold_s=foreground_p99_ms / 1000, bytes_per_s_max=background_bytes_per_s
         )
+        self.admission = Admission()
         self.coordinator: Coordinator | None = None
         self.delivery: Delivery | None = None
         self.detector: Detector | None = None  # with the coordinator
@@ -159,6 +161,7 @@ class Node:
             value_bytes_max=self._value_bytes_max,
             siblings_max=self._siblings_max,
             budget=self.budget,
+            admission=self.admission,
             count_error=self._count_error,
         )
         self._copies.coordinator = coordinator
@@ -190,7 +193,8 @@ class Node:
     def on_message(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
-        """A request. Every one is answered, with an Error if need be."""
+        """A request. Every one is answered, with an Error if need be. `budget_ms`: what is left of
+        its time; none of a get or put whose time was over before it was read."""
         kind = type(message)
         self.counters[kind.__name__] = self.counters.get(kind.__name__, 0) + 1
         try:
@@ -322,6 +326,13 @@ class Node:
         assert isinstance(message, _DATA)
         coordinator = self._accepting()
         coordinator.now = now
+        admission = self.admission
+        if budget_ms <= 0:
+            raise admission.expiry()
+        if not message.hops:  # those that another agent has passed on it has admitted
+            gate = admission.gets if type(message) is Get else admission.puts
+            if gate.under_way >= gate.limit or admission.is_shut:
+                raise admission.refusal(gate)
         coordinator.check_key(message.key)
         token = token_of(message.key)
         owners = coordinator.owners_of(token)

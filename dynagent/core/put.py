@@ -103,7 +103,8 @@ class PutOperation(Operation):
         self.token = token
         due = self._check(coordinator, now)
         size = len(put.value) if put.value is not None else 0
-        super().__init__(coordinator, link, request_id, deadline, size=size, due=due)
+        gate = coordinator.admission.puts
+        super().__init__(coordinator, link, request_id, deadline, gate=gate, size=size, due=due)
         self.is_careful = False  # an overwrite that must not supersede even our own copy
         self.tally: PutQuorum | None = None  # from the moment at which the write has begun
         self.reply: PutReply | None = None

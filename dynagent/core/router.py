@@ -39,8 +39,10 @@ class ForwardOperation(Operation):
         if not self.candidates or message.hops >= limits.HOPS_MAX:
             raise QuorumNotMet(f"no owner of this key is up ({coordinator.names(owners)})")
         message.hops += 1
-        size = len(message.value or b"") if isinstance(message, Put) else 0
-        super().__init__(coordinator, link, request_id, deadline, size=size)
+        gate, size = coordinator.admission.gets, 0
+        if isinstance(message, Put):
+            gate, size = coordinator.admission.puts, len(message.value or b"")
+        super().__init__(coordinator, link, request_id, deadline, gate=gate, size=size)
         self.message = message
         self.owners = owners
         self.target = self.candidates.pop(0)

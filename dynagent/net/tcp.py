@@ -31,7 +31,10 @@ _ACCEPT_PAUSE_S = 0.1  # when descriptors or memory have run out
 class TcpConnection:
     """One socket, its handler, and the bytes that wait to be sent."""
 
-    __slots__ = ("_closing", "_out", "_out_bytes", "_socket", "_transport", "handler", "remote")
+    __slots__ = (
+        *("_closing", "_is_paused", "_out", "_socket", "_transport"),
+        *("handler", "mask", "remote", "unsent"),
+    )
 
     handler: Handler
 
@@ -39,19 +42,38 @@ class TcpConnection:
         self._transport = transport
         self._socket = sock
         self._out: list[bytes] = []
-        self._out_bytes = 0
+        self.unsent = 0
+        self.mask = _READ  # what the selector is to tell of it
         self._closing = ""
+        self._is_paused = False
         self.remote = remote
 
     def write(self, data: bytes) -> None:
         if self._closing:
             return
+        size = len(data)
+        transport = self._transport
         self._out.append(data)
-        self._out_bytes += len(data)
+        self.unsent += size
+        transport.unsent += size
+        transport.touched[self] = None
+        if self.unsent > limits.OUTBOX_BYTES_MAX:
+            self.give_up()
+        elif transport.unsent > limits.OUTBOXES_BYTES_MAX:
+            transport.make_room()
+
+    def give_up(self) -> None:
+        """Closes at the end of the turn, without what has been written."""
+        self._out.clear()
+        self._transport.unsent -= self.unsent
+        self.unsent = 0
+        self._closing = "the other end reads too slowly"
         self._transport.touched[self] = None
-        if self._out_bytes > limits.OUTBOX_BYTES_MAX:
-            self._out.clear()
-            self._closing = "the other end reads too slowly"
+
+    def pause(self, *, is_paused: bool) -> None:
+        if is_paused != self._is_paused:
+            self._is_paused = is_paused
+            self._watch()
 
     def close(self, reason: str) -> None:
         if not self._closing:
@@ -86,18 +108,26 @@ class TcpConnection:
             except OSError as exc:
                 self.drop(exc.strerror or str(exc))
                 return
-            self._out_bytes = len(data) - sent
-            self._out = [data[sent:]] if self._out_bytes else []
+            self.unsent -= sent
+            self._transport.unsent -= sent
+            self._out = [data[sent:]] if self.unsent else []
         if self._closing and not self._out:
             self.drop(self._closing)
         else:
-            self._transport.watch(self._socket, self, writing=bool(self._out))
+            self._watch()
+
+    def _watch(self) -> None:
+        """Asks for readiness to write only while there is something left to send."""
+        mask = (0 if self._is_paused else _READ) | (_WRITE if self._out else 0)
+        if mask != self.mask:
+            self._transport.watch(self._socket, self, mask)
 
     def drop(self, reason: str) -> None:
         """Closes now, whatever waits to be sent."""
-        if self._transport.forget(self._socket):
+        if self._transport.release(self._socket, self):
             self._closing = reason
             self._out.clear()
+            self.unsent = 0
             self._socket.close()
             self.handler.on_closed(reason)
 
@@ -110,7 +140,8 @@ class TcpTransport:
         # One for all: recv would allocate 64 KiB a time, and give most of it back.
         self.buffer = memoryview(bytearray(limits.RECEIVE_BYTES))
         self._selector = selectors.DefaultSelector()
-        self._writing: set[socket.socket] = set()
+        self._connections: dict[TcpConnection, None] = {}
+        self.unsent = 0  # bytes in all outboxes
         self._listeners: list[tuple[socket.socket, Accept]] = []
         self._paused: list[tuple[socket.socket, Accept]] = []
         self._soon: deque[Callable[[], None]] = deque()
@@ -232,34 +263,48 @@ class TcpTransport:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = TcpConnection(self, sock, remote)
         connection.handler = accept(connection)
+        self._connections[connection] = None
         self._selector.register(sock, _READ, connection)
         if self.touched:
             self.request_turn()  # a dialled connection has its Hello to send
         return connection
 
-    def watch(self, sock: socket.socket, connection: TcpConnection, *, writing: bool) -> None:
-        """Asks for readiness to write only while there is something left to send."""
-        if writing and sock not in self._writing:
-            self._writing.add(sock)
-            self._selector.modify(sock, _READ | _WRITE, connection)
-        elif not writing and sock in self._writing:
-            self._writing.discard(sock)
-            self._selector.modify(sock, _READ, connection)
-
-    def forget(self, sock: socket.socket) -> bool:
-        """No more events of this socket; False if it is forgotten already."""
-        self._writing.discard(sock)
-        try:
+    def watch(self, sock: socket.socket, connection: TcpConnection, mask: int) -> None:
+        """What the selector is to tell of it from now on; 0: nothing."""
+        was, connection.mask = connection.mask, mask
+        if not mask:
             self._selector.unregister(sock)
+        elif was:
+            self._selector.modify(sock, mask, connection)
+        else:
+            self._selector.register(sock, mask, connection)
+
+    def release(self, sock: socket.socket, connection: TcpConnection) -> bool:
+        """It is closed; False if that is known already."""
+        if connection not in self._connections:
+            return False
+        del self._connections[connection]
+        if connection.mask:
+            self._selector.unregister(sock)
+        self.unsent -= connection.unsent
+        return True
+
+    def make_room(self) -> None:
+        """All outboxes together are too large: who reads the least is given up."""
+        max(self._connections, key=lambda connection: connection.unsent).give_up()
+
+    def forget(self, listener: socket.socket) -> bool:
+        """No more events of this one; False if it is forgotten already."""
+        try:
+            self._selector.unregister(listener)
         except (KeyError, ValueError):
             return False
         return True
 
     def _close(self) -> None:
-        for key in list(self._selector.get_map().values()):
-            if isinstance(key.data, TcpConnection):
-                key.data.flush()
-                key.data.drop("the agent stops")
+        for connection in list(self._connections):
+            connection.flush()
+            connection.drop("the agent stops")
         self.stop_listening()
         self._selector.close()
         self._wake_in.close()

@@ -76,6 +76,16 @@ def _by_kind(place: int) -> Callable[[Status], list[Sample]]:
     ]
 
 
+def _admitted(status: Status, what: str) -> list[Sample]:
+    found = status.get("admission", {})
+    return [((kind,), found[kind + what]) for kind in ("gets", "puts") if kind + what in found]
+
+
+def _refused(status: Status) -> list[Sample]:
+    refused: dict[str, int] = status.get("admission", {}).get("refused", {})
+    return [((reason,), count) for reason, count in sorted(refused.items())]
+
+
 def _peers_by_state(status: Status) -> list[Sample]:
     peers: dict[str, dict[str, object]] | None = status.get("peers")
     if peers is None:
@@ -135,6 +145,31 @@ METRICS = (
         kind=GAUGE,
         help="Gets, puts and forwarded requests under way.",
         read=_at("in_flight"),
+    ),
+    Metric(
+        name="dynagent_requests_waiting",
+        kind=GAUGE,
+        help="Gets and puts of clients that have no answer yet.",
+        labels=("kind",),
+        read=lambda status: _admitted(status, ""),
+    ),
+    Metric(
+        name="dynagent_requests_waiting_limit",
+        kind=GAUGE,
+        help="How many of them may wait before more are refused as Overloaded; falls under load.",
+        labels=("kind",),
+        read=lambda status: _admitted(status, "_limit"),
+    ),
+    Metric(
+        name="dynagent_requests_refused_total",
+        kind=COUNTER,
+        help=(
+            "Gets and puts refused as Overloaded: others wait too long (waiting), the event loop's "
+            "turns do (turn), their time was over before they were read (expired), or the table of "
+            "requests or its memory is full."
+        ),
+        labels=("reason",),
+        read=_refused,
     ),
     Metric(
         name="dynagent_connections",
@@ -330,6 +365,11 @@ ALERTS = (
         "an agent is cut off from members",
         "dynagent_peers_up < dynagent_peers_known",
         "for minutes: its network, or the dead member's",
+    ),
+    (
+        "more is asked than can be answered",
+        "rate(dynagent_requests_refused_total[5m]) > 0",
+        "those requests were refused before anything was done; add agents, or ask less",
     ),
     (
         "the disk is slow or full",

@@ -31,6 +31,7 @@ class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
     puts: Annotated[int, Meta(description="deletes are puts too")]
     errors: int
     in_flight: Annotated[int, Meta(description="operations under way")]
+    refused: Annotated[int | None, Meta(description="as Overloaded; see refused_by_reason")]
     connections: Annotated[int | None, Meta(description="accepted ones")]
     peers_up: int
     peers_known: int
@@ -63,6 +64,7 @@ class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
     ]
     requests_by_kind: list[CountRow]
     errors_by_kind: list[CountRow]
+    refused_by_reason: list[CountRow]
 
 
 class StatsDocument(Document, frozen=True, kw_only=True):
@@ -88,6 +90,7 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
     batch, store = status.get("batch", {}), status.get("store", {})
     commits, stalls = status.get("commits", {}), status.get("stalls", {})
     background, siblings = status.get("background", {}), status.get("siblings", {})
+    refused: dict[str, int] | None = status.get("admission", {}).get("refused")
     return StatsRow(
         name=member.name,
         id=member.id,
@@ -103,6 +106,7 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
         puts=requests.get("Put", 0),
         errors=sum(errors.values()),
         in_flight=status["in_flight"],
+        refused=sum(refused.values()) if refused is not None else None,
         connections=status.get("connections"),
         peers_up=peers_up(status),
         peers_known=peers_known(status),
@@ -126,6 +130,7 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
         foreground_p99_s=_rounded(background, "foreground_p99_s"),
         requests_by_kind=_counts(requests),
         errors_by_kind=_counts(errors),
+        refused_by_reason=_counts(refused or {}),
     )
 
 

@@ -268,6 +268,20 @@ def test_a_busy_agent_is_not_asked_again_before_a_pause() -> None:
     assert world.finished() == [request]
 
 
+def test_requests_that_were_refused_together_do_not_come_back_together() -> None:
+    world = World()
+    requests = [world.put(b"key-%d" % number) for number in range(60)]
+    for address in ALL:
+        for frame in world.sent(address):
+            world.reply(address, frame, Error(Overloaded.code, "full"))
+    came = []
+    for _ in range(10):
+        world.sweep(limits.RETRY_PAUSE_S / 10)
+        came.append(sum(len(world.sent(address)) for address in ALL))
+    assert sum(came) == len(requests) and came[:4] == [0] * 4
+    assert max(came) <= len(requests) / 4
+
+
 def test_a_busy_cluster_is_asked_within_the_bound_of_attempts() -> None:
     world = World()
     request = world.put(b"k")

@@ -98,6 +98,35 @@ def test_a_busy_cluster_is_asked_again_within_the_bound() -> None:
     assert run(plan(), *[Overloaded()] * 9) == ["a", "b", "c", "a"]
 
 
+def test_a_large_cluster_that_is_busy_is_asked_no_more_often_than_a_small_one() -> None:
+    assert len(run(plan(addresses=[*"abcdefgh"]), *[Overloaded()] * 9)) == 4
+
+
+def test_after_each_refusal_for_overload_the_rest_is_longer() -> None:
+    made = plan()
+    rests = []
+    for _ in range(4):
+        assert made.next(0.0) is not None
+        made.failed(Overloaded())
+        rests.append((round(made.pause_s(0.0, 0.0), 3), round(made.pause_s(0.0, 1.0), 3)))
+    assert rests == [(0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (0.0, 0.0)]
+
+
+def test_nobody_rests_past_the_deadline() -> None:
+    made = plan()
+    run(made, Overloaded("full"))
+    assert made.pause_s(9.95, 1.0) == 0.0
+    assert made.next(9.95) is None
+    assert made.error().message == "full"
+
+
+@pytest.mark.parametrize("error", [NotReady(), QuorumNotMet(), ConnectionLost()])
+def test_other_failures_are_sent_on_at_once(error: DynagentError) -> None:
+    made = plan()
+    run(made, error)
+    assert made.pause_s(0.0, 1.0) == 0.0
+
+
 def test_a_repeated_put_is_a_retry_from_the_start_and_its_failure_indefinite() -> None:
     made = Plan(ADDRESSES, deadline=10.0, is_write=True, repeats=True)
     assert made.attempt == 2

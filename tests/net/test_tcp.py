@@ -121,6 +121,63 @@ def test_a_reader_that_never_reads_is_dropped_at_the_bound(
     assert world.accepted[0].closed == ["the other end reads too slowly"]
 
 
+def test_a_paused_connection_is_not_read_until_it_goes_on_but_can_be_written_to() -> None:
+    async def script(world: World) -> None:
+        stream = await world.connect()
+        await until(lambda: bool(world.accepted))
+        [one] = world.accepted
+        one.connection.pause(is_paused=True)
+        await stream.send_all(b"early")
+        one.connection.write(b"answer")
+        world.transport.request_turn()
+        assert await stream.receive_some(100) == b"answer"
+        turns = world.turns
+        world.transport.request_turn()
+        await until(lambda: world.turns > turns)
+        assert one.heard == b""
+        one.connection.pause(is_paused=False)
+        await until(lambda: one.heard == b"early")
+        await stream.aclose()
+
+    World().play(script)
+
+
+def test_a_paused_connection_can_be_closed() -> None:
+    async def script(world: World) -> None:
+        stream = await world.connect()
+        await until(lambda: bool(world.accepted))
+        [one] = world.accepted
+        one.connection.pause(is_paused=True)
+        one.connection.close("enough")
+        world.transport.request_turn()
+        await until(lambda: one.closed == ["enough"])
+        assert await stream.receive_some(100) == b""
+        await stream.aclose()
+
+    World().play(script)
+
+
+def test_when_all_outboxes_together_are_too_large_the_largest_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "OUTBOXES_BYTES_MAX", 16 * limits.MIB)
+
+    async def script(world: World) -> None:
+        streams = [await world.connect() for _ in range(2)]
+        await until(lambda: len(world.accepted) == 2)
+        greedy, modest = world.accepted
+        greedy.connection.write(b"x" * 15 * limits.MIB)
+        modest.connection.write(b"y" * 2 * limits.MIB)
+        assert world.transport.unsent == modest.connection.unsent == 2 * limits.MIB
+        world.transport.request_turn()
+        await until(lambda: bool(greedy.closed))
+        assert "too slowly" in greedy.closed[0] and not modest.closed
+        for stream in streams:
+            await stream.aclose()
+
+    World().play(script)
+
+
 def test_what_was_written_before_close_still_arrives() -> None:
     async def script(world: World) -> None:
         stream = await world.connect()

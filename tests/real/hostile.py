@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,40 @@ def slow_readers(agent: RealAgent, key: bytes, *, readers: int, gets: int) -> It
     finally:
         for sock in sockets:
             sock.close()
+
+
+class Greedy:
+    """One connection on which thousands of gets are sent in one go; `answered` counts on."""
+
+    def __init__(self, agent: RealAgent, key: bytes, gets: int) -> None:
+        self.answered = 0
+        self._session = new_session(b"", wall_ms=0)
+        self._asked = b"".join(
+            encode_frame(Get(key), request_id=number, budget_ms=60_000)
+            for number in range(1, gets + 1)
+        )
+        self._socket = socket.create_connection(parse_address(agent.address), timeout=60)
+        self._threads = [threading.Thread(target=run) for run in (self._send, self._read)]
+
+    def __enter__(self) -> Greedy:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._socket.close()
+
+    def _send(self) -> None:
+        with suppress(OSError):
+            self._socket.sendall(self._session.hello() + self._asked)
+
+    def _read(self) -> None:
+        while data := self._socket.recv(1 << 20):
+            self.answered += len(self._session.receive(data))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from dynagent.core.admission import Gate
 from dynagent.core.coordinator import SETTLED
 from dynagent.core.coordinator import Operation as OperationUnderWay
 from dynagent.core.entry import Record, encode_entry, encode_sibling
@@ -394,7 +395,7 @@ def test_a_node_leaves_an_operation_behind() -> None:
     node = simulation.nodes[0]
     assert node.node is not None
     assert node.node.coordinator is not None
-    left_over = OperationUnderWay(node.node.coordinator, LinkId(1), 1, deadline=1e9)
+    left_over = OperationUnderWay(node.node.coordinator, LinkId(1), 1, deadline=1e9, gate=Gate())
     left_over.answered = True
     node.check_nothing_left()
     assert objections(simulation.world) == {"nothing_left"}

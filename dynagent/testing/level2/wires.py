@@ -64,7 +64,8 @@ class End:
     """One end of a connection (`env.Connection`)."""
 
     __slots__ = (
-        "_wires", "broken", "closing", "handler", "held", "inbox", "is_gone", "last_arrival",
+        "_wires", "broken", "closing", "handler", "held", "inbox", "is_gone", "is_paused",
+        "last_arrival",
         "line", "out", "owner", "read_bytes", "transit", "transit_bytes", "will_ack",
         "written_bytes",
     )  # fmt: skip
@@ -83,6 +84,7 @@ class End:
         self.closing = ""
         self.broken = ""
         self.is_gone = False
+        self.is_paused = False
         self.written_bytes = 0  # in all
         self.read_bytes = 0
         self.will_ack = False  # an acknowledgement waits in `out`
@@ -115,12 +117,21 @@ class End:
             self._wires.watcher.on_close(self, reason)
             self.owner.touch(self)
 
+    @property
+    def unsent(self) -> int:
+        return len(self.out)
+
+    def pause(self, *, is_paused: bool) -> None:
+        was_paused, self.is_paused = self.is_paused, is_paused
+        if was_paused and not is_paused:
+            self.owner.on_ready(self)
+
     # --- what the owner's turn does --------------------------------------------------------------
 
     def receive(self) -> None:
         """Hands out some of what has arrived, or the news that no more will come."""
         wires = self._wires
-        if self.is_gone or self.closing or self.handler is None:
+        if self.is_gone or self.closing or self.is_paused or self.handler is None:
             return
         if self.inbox:
             size = min(len(self.inbox), limits.RECEIVE_BYTES)
