@@ -180,10 +180,10 @@ class Hints:
 
     # --- copies that are here for others ---------------------------------------------------------
 
-    def check_room(self, size: int) -> None:
+    def check_room(self, size: int, copies: int = 1) -> None:
         """Raises `Overloaded` if so many bytes more are too many."""
         if size and self.copy_bytes + size > self.bytes_max:
-            self.refused += 1
+            self.refused += copies
             raise Overloaded(
                 f"this agent keeps {self.copy_bytes:,} bytes for nodes that are away, and may keep "
                 f"{self.bytes_max:,} (hint_bytes_max); see: dynctl hints ls"

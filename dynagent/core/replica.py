@@ -194,12 +194,13 @@ class Replica:
             wait_for = max(wait_for, number)
         return wait_for
 
-    def check_hint_room(self, entries: Iterable[tuple[bytes, Record]]) -> None:
-        """Raises `Overloaded` if these copies are more than may be kept for others."""
+    def check_hint_room(self, entries: Sequence[tuple[bytes, Record]]) -> None:
+        """Raises `Overloaded` if these copies are more than may be kept for others: all or none,
+        for one frame has one answer."""
         growth = 0
         for key, incoming in entries:
             growth += max(0, _size(incoming) - _size(self.newest(key, token_of(key))))
-        self.hints.check_room(growth)
+        self.hints.check_room(growth, len(entries))
 
     def scan(
         self, first: Token, last: Token, after: bytes
