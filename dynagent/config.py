@@ -148,6 +148,27 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "far above, clients feel it.",
         ),
     ] = limits.FOREGROUND_P99_MS_DEFAULT
+    hint_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="The most that this agent keeps for others while they are away: bytes of "
+            "copies of keys that it does not own. They count towards W, so they are never dropped: "
+            "at this bound it refuses more, and the next agent is asked to stand in. Leave that "
+            "much of the disk free. The default is two hours of a thousand puts of 1 KiB a second; "
+            "0: it stands in for nobody.",
+        ),
+    ] = limits.HINT_BYTES_DEFAULT_MAX
+    owner_hints_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="How many keys of its own this agent notes one by one for other owners "
+            "that have missed a write, about 100 bytes each. Past it, it notes only their "
+            "partition as dirty, and hands over all of its keys there when that owner is back: "
+            "fewer notes, more bytes.",
+        ),
+    ] = limits.OWNER_HINTS_DEFAULT_MAX
     drain_s: Annotated[
         float,
         Meta(

@@ -55,6 +55,9 @@ HINT_PAGE_ROWS = 128  # of one delivery: some milliseconds on either event loop
 HINT_PAGE_BYTES = 256 * KIB  # of it; the last record may go beyond
 HINT_PAGE_S = 10.0  # until a delivery without an answer has failed: a slow disk is no reason
 HINT_REST_S = 1.0  # before a young hint, a second round, and after a first failure
+# Two hours of a thousand puts of 1 KiB a second; delivered in 4 minutes at the default rate.
+HINT_BYTES_DEFAULT_MAX = 8 * 1024 * MIB
+OWNER_HINTS_DEFAULT_MAX = 1_000_000  # some 100 MB of rows, counted at each start
 HINT_PAUSE_S_MAX = 30.0  # after failures; a target that comes up is tried at once
 
 # --- the agent -----------------------------------------------------------------------------------

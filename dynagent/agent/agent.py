@@ -80,6 +80,8 @@ class Agent:
             ),
             background_bytes_per_s=config.background_bytes_per_s,
             foreground_p99_ms=config.foreground_p99_ms,
+            hint_bytes_max=config.hint_bytes_max,
+            owner_hints_max=config.owner_hints_max,
         )
         self._links = Links(self.node, self._hello, env.monotonic, data_dir.store.read_ahead)
         self.meter = Meter(

@@ -44,6 +44,7 @@ class Copies:
             entries = [decode_entry(entry) for entry in message.entries]
             if message.hint_for:
                 self._check_hint(self.coordinator, NodeId(message.hint_for), entries)
+                replica.check_hint_room(entries)
             number = replica.merge(entries)
             if message.hint_for:
                 for key, _ in entries:

@@ -17,6 +17,9 @@ What holds:
 - A crash of either side costs the page under way: it is sent again, and merged again.
 - An operator may pause the delivery to a target, or all of it; that lasts until the agent restarts.
 
+Where a target has missed more than could be noted, a whole partition is dirty for it: those come
+when its hints have been gone through, one partition after the other (`core.walk`).
+
 The bytes are granted by the background budget (design §8).
 """
 
@@ -35,6 +38,7 @@ from dynagent.core.messages import (
     Message,
 )
 from dynagent.core.ports import LinkId, NodeId, Token
+from dynagent.core.walk import Walk
 from dynagent.errors import BadRequest, CorruptRecord
 
 _NO_LINK = LinkId(-1)
@@ -46,13 +50,14 @@ _Sent = tuple[Token, bytes, bytes]
 class _Target:
     """One node that is owed something."""
 
-    __slots__ = ("after", "due", "operation", "pause_s")
+    __slots__ = ("after", "due", "operation", "pause_s", "walk")
 
     def __init__(self, due: float) -> None:
         self.after = b""  # the place up to which its hints have been gone through
         self.due = due  # when to send the next page
         self.pause_s = 0.0  # after the last failure
         self.operation: PageOperation | None = None
+        self.walk: Walk | None = None  # through a dirty partition; no hints are sent meanwhile
 
 
 class Delivery:
@@ -60,6 +65,7 @@ class Delivery:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self.delivered = 0  # hints settled since the start
+        self.walked = 0  # dirty partitions cleared since then
         self.paused: set[NodeId] = set()
         self.is_paused = False  # all of it
         self.coordinator = coordinator
@@ -68,23 +74,24 @@ class Delivery:
 
     def wake(self, now: float, node: NodeId) -> None:
         """`node` has come up, or what it is owed shall be delivered at once."""
-        if node in self._hints.counts:
+        if node in self._hints.targets:
             target = self._targets.setdefault(node, _Target(now))
             target.due, target.pause_s, target.after = now, 0.0, b""
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due; None if nobody is owed anything, or nobody can be given it."""
-        if not self._hints.counts:
+        if not self._hints.counts and not self._hints.dirty:
             return None
         dues = [
             target.due if (target := self._targets.get(node)) else 0.0
-            for node in self._hints.counts
+            for node in self._hints.targets
             if self._may_send(node)
         ]
         return min(dues, default=None)
 
     def on_tick(self, now: float) -> None:
-        for node in sorted(self._hints.counts):
+        owed = self._hints.targets
+        for node in owed:
             target = self._targets.get(node)
             if target is None:  # young hints: their writes are hardly over
                 target = self._targets[node] = _Target(now + limits.HINT_REST_S)
@@ -94,7 +101,7 @@ class Delivery:
                     self._send_page(now, node, target, room)
                 else:
                     target.due = budget.next_grant_at(now)
-        for node in [node for node in self._targets if node not in self._hints.counts]:
+        for node in [node for node in self._targets if node not in owed]:
             if self._targets[node].operation is None:
                 del self._targets[node]
 
@@ -112,13 +119,14 @@ class Delivery:
         else:
             self.is_paused = False
             self.paused.clear()
-            for target in self._hints.counts:
+            for target in self._hints.targets:
                 self.wake(now, target)
 
     def document(self) -> dict[str, object]:
         """For the status of this node."""
         return {
             "delivered": self.delivered,
+            "walked": self.walked,
             "is_paused": self.is_paused,
             "paused": sorted(self.paused),
             "under_way": sorted(
@@ -137,20 +145,49 @@ class Delivery:
 
     def _send_page(self, now: float, node: NodeId, target: _Target, room: int) -> None:
         try:
-            rows = self._hints.page(node, target.after, limits.HINT_PAGE_ROWS)
+            if target.walk is not None:
+                self._send_partition(now, target, target.walk, room)
+            else:
+                self._send_hints(now, node, target, room)
         except CorruptRecord as exc:
             self.coordinator.effects.note("hints.unreadable", target=node, reason=exc.message)
             self._pause(now, target)
-            return
+
+    def _send_hints(self, now: float, node: NodeId, target: _Target, room: int) -> None:
+        rows = self._hints.page(node, target.after, limits.HINT_PAGE_ROWS)
         sent, entries = self._page(node, target, rows, room)
-        if not rows:  # at the end: what has been left is tried again, but not at once
-            target.after = b""
-            target.due = now + limits.HINT_REST_S
-            return
-        if not entries:
+        if rows and entries:
+            self._send(now, node, target, sent, entries)
+        elif rows:
             self._settle(node, sent)
             target.due = now
+        else:  # at the end: what has been left is tried again, but not at once
+            target.after = b""
+            target.due = now + limits.HINT_REST_S
+            if dirty := self._hints.dirty.get(node):
+                target.walk = Walk(self.coordinator.replica, node, min(dirty))
+                target.due = now
+
+    def _send_partition(self, now: float, target: _Target, walk: Walk, room: int) -> None:
+        entries = walk.page(self.coordinator.ring.partitions, room)
+        if entries:
+            self._send(now, walk.target, target, [], entries)
             return
+        target.walk = None
+        if walk.finish():
+            self.walked += 1
+            target.due = now
+        else:
+            target.due = now + limits.HINT_REST_S
+
+    def _send(
+        self,
+        now: float,
+        node: NodeId,
+        target: _Target,
+        sent: list[_Sent],
+        entries: list[list[object]],
+    ) -> None:
         size = sum(len(entry[1]) for entry in entries if isinstance(entry[1], bytes))
         self.coordinator.budget.spend(now, size, len(entries))
         target.operation = PageOperation(self, now, node, sent)
@@ -189,6 +226,8 @@ class Delivery:
         target.operation = None
         target.pause_s = 0.0
         target.due = now
+        if target.walk is not None:
+            target.walk.advance()
         self._settle(node, sent)
         self.on_tick(now)
 

@@ -53,7 +53,7 @@ def inspect_copy(
 
 def _owed(replica: Replica, key: bytes, token: Token) -> list[str]:
     try:
-        return list(replica.hints.targets(token, key))
+        return list(replica.hints.owed(token, key))
     except CorruptRecord:
         return []  # the delivery meets it too, and says so in the log
 

@@ -16,6 +16,9 @@ admission              of clients: gets and puts: how many wait for an answer; g
                        puts_limit: how many may; refused: reason → count (core.admission)
 batch                  what gathers for the next commit: records, bytes
 hints                  node id → keys of which a copy is kept for that owner until it is back
+dirty                  node id → partitions in which that owner has missed too many writes to note
+hint_copies            of keys that this node does not own: bytes, and how many it has refused to
+                       keep since the start, because bytes_max was reached
 delivery               of hints: delivered since the start, is_paused, paused (node ids), under_way
 siblings               of the keys that have changed here since the start: most (of one key), key
                        (that one), bytes (of the largest record with several)
@@ -69,6 +72,7 @@ def status_fields(node: Node) -> dict[str, Any]:
     ring, coordinator, detector = node.ring, node.coordinator, node.detector
     state = "fresh" if ring is None else "draining" if node.draining else "serving"
     records, size = node.replica.gathered
+    hints = node.replica.hints
     return {
         "node_id": node.node_id,
         "run": node.replica.run,
@@ -88,7 +92,13 @@ def status_fields(node: Node) -> dict[str, Any]:
         "in_flight": len(coordinator.operations) if coordinator is not None else 0,
         "admission": node.admission.document(),
         "batch": {"records": records, "bytes": size},
-        "hints": dict(sorted(node.replica.hints.counts.items())),
+        "hints": dict(sorted(hints.counts.items())),
+        "dirty": {target: len(at) for target, at in sorted(hints.dirty.items())},
+        "hint_copies": {
+            "bytes": hints.copy_bytes,
+            "bytes_max": hints.bytes_max,
+            "refused": hints.refused,
+        },
         "delivery": node.delivery.document() if node.delivery is not None else {},
         "siblings": node.replica.crowd.document(),
         "repaired": coordinator.repaired if coordinator is not None else 0,

@@ -95,6 +95,8 @@ class Node:
         timing: Timing = DEFAULT_TIMING,
         background_bytes_per_s: int = limits.BACKGROUND_BYTES_PER_S_DEFAULT,
         foreground_p99_ms: int = limits.FOREGROUND_P99_MS_DEFAULT,
+        hint_bytes_max: int = limits.HINT_BYTES_DEFAULT_MAX,
+        owner_hints_max: int = limits.OWNER_HINTS_DEFAULT_MAX,
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
@@ -111,6 +113,8 @@ class Node:
             run=run,
             clean_from_run=clean_from_run,
             cache_bytes=cache_bytes,
+            hint_bytes_max=hint_bytes_max,
+            owner_hints_max=owner_hints_max,
         )
         self.budget = Budget(
             threshold_s=foreground_p99_ms / 1000, bytes_per_s_max=background_bytes_per_s
@@ -152,6 +156,7 @@ class Node:
     def _serve(self, ring: Ring) -> None:
         self.ring = ring
         self.replica.cluster_id = ring.cluster_id
+        self.replica.hints.serve(ring, self.node_id)
         self.coordinator = coordinator = Coordinator(
             node_id=self.node_id,
             ring=ring,

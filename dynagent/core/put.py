@@ -220,6 +220,8 @@ class PutOperation(Operation):
             if not self.asked:
                 self._aim(coordinator)
             replica.check_room(now)
+            if coordinator.node_id in self.stand_ins and put.value is not None:
+                replica.hints.check_room(len(put.value))
         except (TooLarge, TooManySiblings, QuorumNotMet, NotReady, Overloaded) as refusal:
             self.fail(refusal)
             self.finish()

@@ -32,7 +32,7 @@ changes are refused up front; the next batch after that finds out whether there 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dynagent import limits
 from dynagent.core.cache import StoredCache
@@ -40,7 +40,7 @@ from dynagent.core.crowd import Crowd
 from dynagent.core.entry import ABSENT, Record, decode_stored, encode_sibling, encode_stored
 from dynagent.core.hints import DURABLE, Hints
 from dynagent.core.messages import Put
-from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
+from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, PartitionId, Reader, Token
 from dynagent.core.ring import token_of
 from dynagent.core.siblings import EMPTY, Clock, Dot, Siblings
 from dynagent.errors import CorruptRecord, DiskFull, Overloaded
@@ -64,6 +64,8 @@ class Replica:
         run: int,
         clean_from_run: int,
         cache_bytes: int,
+        hint_bytes_max: int = limits.HINT_BYTES_DEFAULT_MAX,
+        owner_hints_max: int = limits.OWNER_HINTS_DEFAULT_MAX,
     ) -> None:
         self.cluster_id = cluster_id
         self.run = run
@@ -71,7 +73,7 @@ class Replica:
         self._reader = reader
         self._effects = effects
         self._dice = dice
-        self.hints = Hints(reader)
+        self.hints = Hints(reader, bytes_max=hint_bytes_max, own_max=owner_hints_max)
         self.crowd = Crowd()
         self._cache = StoredCache(cache_bytes)
         self._overlay: dict[bytes, tuple[Record, int]] = {}  # key → newest copy, its batch
@@ -142,6 +144,7 @@ class Replica:
         return self._keep(
             key,
             token,
+            old,
             Record(
                 value,
                 op_ids=op_ids,
@@ -182,23 +185,67 @@ class Replica:
             own_op_id = []
         op_ids = _newest_op_ids(old.op_ids, _superseded(value, old.value), own_op_id)
         new = Record(value, op_ids=op_ids, mark=mark, since=old.since, unknown=old.unknown)
-        return new, self._keep(put.key, token, new)
+        return new, self._keep(put.key, token, old, new)
 
     def owe(self, targets: Iterable[NodeId], key: bytes, token: Token) -> int:
         """Keeps hints: those targets are to get our copy. Returns the batch that makes them, and
         the copy, durable."""
-        wait_for = self.batch_of(key)
+        wait_for = copy_in = self.batch_of(key)
         for target in targets:
-            wait_for = max(wait_for, self.hints.add(self._open, target, token, key))
+            number = self.hints.add(self._open, target, token, key, copy_in=copy_in)
+            wait_for = max(wait_for, number)
         return wait_for
+
+    def check_hint_room(self, entries: Sequence[tuple[bytes, Record]]) -> None:
+        """Raises `Overloaded` if these copies are more than may be kept for others: all or none,
+        for one frame has one answer."""
+        growth = 0
+        for key, incoming in entries:
+            growth += max(0, _size(incoming) - _size(self.newest(key, token_of(key))))
+        self.hints.check_room(growth, len(entries))
+
+    def scan(
+        self, first: Token, last: Token, after: bytes
+    ) -> Iterator[tuple[Token, bytes, Record]]:
+        """The copies that are committed in a range, behind a place (token and key); each as it is
+        by now, `UNREADABLE` if it fails its checksum. Raises `CorruptRecord` if the engine cannot
+        read on. Does not fill the cache."""
+        first = Token(after[: len(first)] or first)
+        for token, key, stored in self._reader.scan(first, last):
+            if token + key > after:
+                yield token, key, self._scanned(key, stored)
+
+    def _scanned(self, key: bytes, stored: bytes) -> Record:
+        overlaid = self._overlay.get(key)
+        if overlaid is not None:
+            return overlaid[0]
+        try:
+            return decode_stored(stored, cluster_id=self.cluster_id, key=key)
+        except CorruptRecord as exc:
+            self._effects.note("record.unreadable", key=key, reason=exc.message)
+            return UNREADABLE
 
     def settle(self, target: NodeId, key: bytes, token: Token) -> None:
         """The hint has been delivered: just the copy that is here now is durable there."""
         self.hints.remove(self._open, target, token, key)
 
+    def settle_partition(
+        self,
+        target: NodeId,
+        partition: PartitionId,
+        unreadable: list[tuple[Token, bytes]],
+        *,
+        since: int,
+    ) -> bool:
+        """A walk has handed over all of a dirty partition; the copies that it could not read are
+        owed on, each by itself. False: more is owed by now, as `Hints.clear` says."""
+        for token, key in unreadable:
+            self.hints.add_key(self._open, target, token, key)
+        return self.hints.clear(self._open, target, partition, since=since)
+
     def drop(self, key: bytes, token: Token) -> None:
         """Forgets a copy that was kept for others only. Its actor mark goes with it."""
-        self._keep(key, token, ABSENT)
+        self._keep(key, token, self.newest(key, token), ABSENT)
 
     def _mint(self, old: Record, context: Clock) -> Dot:
         actor, counter, run = old.mark
@@ -208,8 +255,10 @@ class Replica:
             return actor, counter + 1
         return self._dice.getrandbits(63) + 1, 1
 
-    def _keep(self, key: bytes, token: Token, record: Record) -> int:
+    def _keep(self, key: bytes, token: Token, old: Record, record: Record) -> int:
         number = self._open.number
+        if not self.hints.owns(token):
+            self.hints.resize(self._open, _size(record) - _size(old))
         self._overlay[key] = (record, number)
         self._open_keys[key] = token
         self._open_bytes += len(record.content)
@@ -250,8 +299,9 @@ class Replica:
     def take_batch(self) -> Batch | None:
         """Everything that has gathered, to be made durable; None if nothing has."""
         batch = self._open
-        if not self._open_keys and not batch.hints:
+        if not self._open_keys and not batch.hints and not self.hints.has_news(batch):
             return None
+        self.hints.seal(batch)
         for key, token in self._open_keys.items():
             record = self._overlay[key][0]
             stored = b""
@@ -270,8 +320,7 @@ class Replica:
             overlaid = self._overlay.get(key)
             if overlaid is not None and overlaid[1] == batch.number:
                 del self._overlay[key]
-        if batch.hints:
-            self.hints.on_committed(batch)
+        self.hints.on_committed(batch)
         return self._waiters.pop(batch.number, [])
 
     def on_refused(self, now: float) -> list[Waiter]:
@@ -291,6 +340,10 @@ class Replica:
     def has_burnt(self) -> bool:
         """Are there marks on the disk that must not outlive this run? Then no stop is clean."""
         return bool(self._burnt)
+
+
+def _size(record: Record) -> int:
+    return len(record.content) if record.value.clock else 0
 
 
 def _superseded(now: Siblings, *before: Siblings) -> list[bytes]:

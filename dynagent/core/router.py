@@ -15,7 +15,7 @@ from dynagent.core.coordinator import Coordinator, Operation
 from dynagent.core.messages import Error, Get, GetReply, Message, Put, PutReply
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.trace import reply_words
-from dynagent.errors import NotReady, ProtocolError, QuorumNotMet, WriteOutcomeUnknown
+from dynagent.errors import NotReady, Overloaded, ProtocolError, QuorumNotMet, WriteOutcomeUnknown
 
 
 class ForwardOperation(Operation):
@@ -64,7 +64,7 @@ class ForwardOperation(Operation):
             return
         if self.trace is not None:
             self._tell_reply(now, source, message)
-        if isinstance(message, Error) and message.error == NotReady.code and self._try_next(now):
+        if isinstance(message, Error) and self._is_elsewhere(message) and self._try_next(now):
             return  # it refused before doing anything
         self.answer(message)
         self.finish()
@@ -93,6 +93,12 @@ class ForwardOperation(Operation):
                 self.coordinator.effects.note("peer.malformed", peer=source, reason=exc.message)
         is_answer = isinstance(message, GetReply | PutReply)
         self.tell(now, source, "has answered" if is_answer else reply_words(message))
+
+    def _is_elsewhere(self, refusal: Error) -> bool:
+        """May another one take what was refused? Not what its owners are too busy for."""
+        if refusal.error == Overloaded.code:
+            return self.target not in self.owners  # a stand-in that may keep no more
+        return refusal.error == NotReady.code
 
     def _try_next(self, now: float) -> bool:
         while self.candidates:

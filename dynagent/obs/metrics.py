@@ -94,6 +94,10 @@ def _peers_by_state(status: Status) -> list[Sample]:
     return [((state,), states.count(state)) for state in (ALIVE, SUSPECT, DEAD, GRAY)]
 
 
+def _summed(name: str) -> Callable[[Status], list[Sample]]:
+    return lambda status: [((), sum(status[name].values()))] if name in status else []
+
+
 def _info(status: Status) -> list[Sample]:
     cluster: bytes = status["cluster_id"]
     name = status.get("about", {}).get("name", "")
@@ -224,6 +228,36 @@ METRICS = (
         kind=GAUGE,
         help="Size of the store's files, logs included; up to a second old.",
         read=_at("store", "bytes"),
+    ),
+    Metric(
+        name="dynagent_hints",
+        kind=GAUGE,
+        help="Keys that this agent owes others, noted one by one.",
+        read=_summed("hints"),
+    ),
+    Metric(
+        name="dynagent_hint_bytes",
+        kind=GAUGE,
+        help="Bytes of copies that it keeps only for others; at hint_bytes_max it refuses more.",
+        read=_at("hint_copies", "bytes"),
+    ),
+    Metric(
+        name="dynagent_hint_bytes_max",
+        kind=GAUGE,
+        help="The knob hint_bytes_max.",
+        read=_at("hint_copies", "bytes_max"),
+    ),
+    Metric(
+        name="dynagent_hints_refused_total",
+        kind=COUNTER,
+        help="Copies for others that it had no room for.",
+        read=_at("hint_copies", "refused"),
+    ),
+    Metric(
+        name="dynagent_dirty_partitions",
+        kind=GAUGE,
+        help="Partitions in which it owes others more than owner_hints_max allows to note.",
+        read=_summed("dirty"),
     ),
     Metric(
         name="dynagent_background_share",
@@ -381,6 +415,11 @@ ALERTS = (
         "writers that never read",
         "max(dynagent_siblings_most) > 64",
         "from siblings_max on, puts that add one are refused; dynctl stats -o json names the key",
+    ),
+    (
+        "stand-ins run out of room",
+        "dynagent_hint_bytes > 0.8 * dynagent_hint_bytes_max",
+        "then only owners take writes: bring back who is away",
     ),
     (
         "the event loop is blocked",

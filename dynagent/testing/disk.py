@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 from dynagent.core.entry import Record, decode_stored
 from dynagent.core.ports import Batch, NodeId, Reader, Token
+from dynagent.core.ring import Ring
 from dynagent.store.memory import MemoryStore
+from dynagent.testing.debts import Debts
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.world import Stream, World
 
@@ -24,8 +26,9 @@ class Disk:
     """The store of one node, and the batch that is on its way there."""
 
     def __init__(
-        self, *, world: World, ledger: Ledger, node: NodeId, cluster_id: bytes, batch_s: float
+        self, *, world: World, ledger: Ledger, node: NodeId, ring: Ring, batch_s: float
     ) -> None:
+        self.debts = Debts(world=world, ledger=ledger, node=node, ring=ring)
         self.store = MemoryStore()
         self.slowness = 1.0
         self.is_busy = False
@@ -33,7 +36,7 @@ class Disk:
         self._world = world
         self._ledger = ledger
         self._node = node
-        self._cluster_id = cluster_id
+        self._cluster_id = ring.cluster_id
         self._batch_s = batch_s
         self._dice: Stream = world.stream(f"disk {node}")
         self._under_way: tuple[Batch, list[tuple[bytes, Record]]] | None = None
@@ -65,6 +68,7 @@ class Disk:
             if self.is_full:
                 self._under_way = None
                 self.is_busy = False
+                self.debts.forget()
                 self._world.fault("disk_full", f"{self._node[:2]} batch {batch.number}")
                 refused()
                 return
@@ -90,6 +94,7 @@ class Disk:
                 self._ledger.on_dropped(self._node, key, owes=owes)
         for key, record in records:
             self._ledger.on_durable(self._node, key, record)
+        self.debts.on_landed(self.store, batch)
 
     def _report(self, generation: int, batch: Batch, done: Callable[[Batch], None]) -> None:
         if generation == self._generation:
@@ -100,6 +105,7 @@ class Disk:
         """The process is gone; what was under way lands with that probability."""
         if self._under_way is not None and self._dice.random() < lands:
             self._land()
+        self.debts.forget()
         self._under_way = None
         self.is_busy = False
         self._generation += 1

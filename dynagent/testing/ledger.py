@@ -81,7 +81,9 @@ class Ledger:
         self.applied: dict[int, int] = {}  # deletes that a record tells of → when (order)
         self.known: dict[int, dict[NodeId, float]] = {}  # by operation: disks with its op-id
         self.rotten: dict[tuple[NodeId, bytes], int] = {}  # → since when (order)
+        self._ever_rotten: set[bytes] = set()
         self._copies: dict[tuple[NodeId, bytes], Clock] = {}  # durable, as of now
+        self._debts: dict[tuple[NodeId, NodeId, bytes], Clock] = {}  # node, target, key
         self._op_ids: dict[tuple[NodeId, bytes], frozenset[int]] = {}  # likewise
         self._ever: dict[bytes, dict[NodeId, Clock]] = {}  # durable, at any time
 
@@ -213,8 +215,23 @@ class Ledger:
             f"{node} settles its hint of {key!r} for {target}, which lacks some of it",
         )
 
+    def on_owed(self, node: NodeId, target: NodeId, key: bytes) -> None:
+        """`node` keeps, durably, that it owes its copy to `target`."""
+        self._debts[node, target, key] = self._copies.get((node, key), {})
+
+    def check_debts_are_paid(self) -> None:
+        """All is quiet: whatever was owed is where it belongs."""
+        for (node, target, key), owed in self._debts.items():
+            if key not in self._ever_rotten:
+                self._world.verdicts.check(
+                    "owed_arrives",
+                    covers(self._copies.get((target, key), {}), owed),
+                    f"{target} lacks some of {key!r} that {node} owed it",
+                )
+
     def on_rot(self, node: NodeId, key: bytes) -> None:
         self.rotten[node, key] = self._world.order()
+        self._ever_rotten.add(key)
 
     def copies_covering(self, key: bytes, clock: Clock) -> list[NodeId]:
         """Who has made everything that `clock` claims durable."""

@@ -67,6 +67,8 @@ class Profile:
     repairs: float = 0.0  # share of gets that repair before they answer
     nodes_per_machine: int = 1  # more: they share a host, and lose their power together
     shapes_s: float = 0.0  # mean time between two partitions of shapes.py; 0: never
+    hint_bytes_max: int = limits.HINT_BYTES_DEFAULT_MAX
+    owner_hints_max: int = limits.OWNER_HINTS_DEFAULT_MAX
 
     @property
     def longest_delay_s(self) -> float:
@@ -128,6 +130,11 @@ def draw(world: World) -> Profile:
     shapes = world.stream("shapes profile")
     if shapes.random() < 0.25:
         profile.shapes_s = shapes.choice((0.5, 1.5, 3.0))
+    bounds = world.stream("bounds profile")
+    if bounds.random() < 0.4:  # room for one or two copies: a sibling is 90 bytes
+        profile.hint_bytes_max = bounds.choice((0, 150, 300))
+    if bounds.random() < 0.4:
+        profile.owner_hints_max = bounds.choice((0, 0, 1, 2))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:

@@ -13,7 +13,7 @@ number of siblings keeps them from being superseded (`settling_passes`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from dynagent.core.detector import Detector
@@ -44,8 +44,9 @@ from dynagent.core.messages import (
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
+from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
-from dynagent.errors import TooManySiblings
+from dynagent.errors import Overloaded, TooManySiblings
 from dynagent.testing.disk import LANDS_AFTER_KILL, LANDS_AFTER_POWER_CUT, Disk
 from dynagent.testing.grapevine import Grapevine
 from dynagent.testing.ledger import Ledger
@@ -80,7 +81,7 @@ class SimNode:
             world=world,
             ledger=ledger,
             node=node_id,
-            cluster_id=ring.cluster_id,
+            ring=ring,
             batch_s=profile.disk_s,
         )
         self._world = world
@@ -93,6 +94,8 @@ class SimNode:
         self._on_moment = on_moment  # is told of what makes a good moment for a fault
         self._actors = world.stream(f"actors {node_id}")
         self._probe_timing = Timing(probe_interval_s=profile.probe_interval_s)
+        self._hint_bytes_max = profile.hint_bytes_max
+        self._owner_hints_max = profile.owner_hints_max
         self._probes = world.stream(f"detector {node_id}")
         self._gossip = world.stream(f"gossip {node_id}")
         self._timing = world.stream(f"timing {node_id}")
@@ -145,8 +148,23 @@ class SimNode:
             cache_bytes=self._cache_bytes,
             siblings_max=self._siblings_max,
             timing=self._probe_timing,
+            hint_bytes_max=self._hint_bytes_max,
+            owner_hints_max=self._owner_hints_max,
         )
+        self._watch_debts(self.node.replica)
         self._network.dial_missing()
+
+    def _watch_debts(self, replica: Replica) -> None:
+        """Notes of which keys the core says that it owes them."""
+        owe = replica.owe
+
+        def watched(targets: Iterable[NodeId], key: bytes, token: Token) -> int:
+            owed = list(targets)
+            number = owe(owed, key, token)
+            self.disk.debts.owe(owed, key, number)
+            return number
+
+        replica.owe = watched  # type: ignore[method-assign]
 
     def wall_ms(self) -> int:
         return 1_700_000_000_000 + int(self._world.now * 1000) + self.wall_offset_ms
@@ -369,6 +387,8 @@ class SimNode:
             self._watch_read_reply(message)
         elif isinstance(message, Error) and isinstance(self._handling, Merge | Read):
             self._merges[link, request_id] -= isinstance(self._handling, Merge)
+            if isinstance(self._handling, Merge) and self._handling.hint_for:
+                self._world.faults["hint_refused"] += message.error == Overloaded.code
             self._handling = None
         elif isinstance(message, Pong | GossipReply | FactsReply):
             pass

@@ -16,6 +16,7 @@ from traceback import format_exc
 
 from dynagent import limits
 from dynagent.core.entry import decode_stored
+from dynagent.core.hints import ROW, decode_row
 from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE, Message
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member, Ring, token_of
@@ -216,10 +217,11 @@ class Simulation:
     def _are_hints_home(self) -> bool:
         return not any(self._owed(node) for node in self.nodes)
 
-    def _owed(self, node: SimNode) -> list[tuple[NodeId, bytes]]:
+    def _owed(self, node: SimNode) -> list[object]:
         """What a node owes to whom; what has rotted there waits to be healed."""
         store = node.disk.store
-        return [
+        dirty = decode_row(store.get_meta(ROW))[2]
+        return [*dirty.items()] + [
             (target, key)
             for target in store.hint_counts()
             for _, key in store.hints(target, b"", 1_000)
@@ -227,7 +229,8 @@ class Simulation:
         ]
 
     def _check_hints_are_home(self) -> None:
-        """All is well again: nothing is owed, and only owners hold copies."""
+        """All is well again: nothing is owed, it has arrived, and only owners hold copies."""
+        self.ledger.check_debts_are_paid()
         for node in self.nodes:
             owed = self._owed(node)
             self.world.verdicts.check("hints_come_home", not owed, f"{node.id} owes {owed}")

@@ -13,7 +13,7 @@ from dynctl import endpoints, options
 from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Timeout30, Verbose
 from dynctl.observe import observed
 from dynctl.render import default_form, show
-from dynctl.views.nodes import HealthDocument, HealthRow, health_rows
+from dynctl.views.nodes import HealthDocument, health_document, quorum_words
 from dynctl.views.ring import BootstrapDocument
 
 _BOOTSTRAP_S = 30.0
@@ -99,21 +99,25 @@ def health(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Ask every agent whether it serves and is linked with all others; exit 8 if one is not.
+    """Ask every agent whether it serves and is linked with all others, and whether quorums hold.
+
+    They are healthy if every get and put would reach R and W owners now, degraded if only sloppy
+    ones would, with the help of stand-ins, and unavailable if some would not. Exit 8 unless all
+    agents and the quorums are healthy.
 
     example: dynctl health || dynctl node ls
     """
     chosen = options.read_form(form, default=default_form())
     when = options.read_color(color)
     seen = observed("health", endpoint, timeout, verbose)
-    rows = health_rows(seen)
-    show(HealthDocument(healthy=all(row.healthy for row in rows), nodes=rows), chosen, when)
-    check_health(rows)
+    document = health_document(seen)
+    show(document, chosen, when)
+    check_health(document)
 
 
-def check_health(rows: list[HealthRow]) -> None:
-    """Raises `Unhealthy` naming every agent that is not well."""
-    sick = [row for row in rows if not row.healthy]
-    if sick:
-        told = ", ".join(f"{row.name} is {row.problem}" for row in sick)
-        raise Unhealthy(f"{len(sick)} of {len(rows)} agents: {told}")
+def check_health(document: HealthDocument) -> None:
+    """Raises `Unhealthy` naming every agent that is not well, and what that means for quorums."""
+    sick = [f"{row.name} is {row.problem}" for row in document.nodes if not row.healthy]
+    told = [f"{len(sick)} of {len(document.nodes)} agents: {', '.join(sick)}"] if sick else []
+    if not document.healthy:
+        raise Unhealthy("; ".join([*told, quorum_words(document)]))

@@ -37,6 +37,9 @@ def ls(
 ) -> None:
     """Who keeps hints for whom: how many keys, and whether they are being delivered.
 
+    An agent that owes another too much to note it key by key (owner_hints_max) notes partitions:
+    those are dirty, and handed over whole.
+
     No rows: nobody owes anybody anything. If some agents do not answer, what the others keep is
     printed and the exit status is 11.
     """
@@ -86,9 +89,10 @@ def drain(
     timeout_s = options.read_timeout(timeout, _DRAIN_S)
     deadline = time.monotonic() + timeout_s
     seen = _order("drain", HINTS_NOW, node, endpoint, None, verbose)
-    while left := _owed(seen, node):
+    while any(left := _owed(seen, node)):
         if time.monotonic() + _POLL_S >= deadline:
-            raise TimedOut(f"after {timeout_s:g}s {left:,} hints are left; see: dynctl hints ls")
+            told = f"{left[0]:,} hints and {left[1]:,} dirty partitions are left"
+            raise TimedOut(f"after {timeout_s:g}s {told}; see: dynctl hints ls")
         time.sleep(_POLL_S)
         seen = observe([seen.agent], timeout_s=TIMEOUT_S_DEFAULT)
     check_all_answered(seen.members)
@@ -113,6 +117,8 @@ def _order(
     return seen
 
 
-def _owed(seen: Observation, node: str | None) -> int:
+def _owed(seen: Observation, node: str | None) -> tuple[int, int]:
+    """Hints and dirty partitions."""
     name = choose(seen.members, node)[0].member.name if node is not None else None
-    return sum(row.hints for row in hint_rows(seen) if name is None or row.target == name)
+    rows = [row for row in hint_rows(seen) if name is None or row.target == name]
+    return sum(row.hints for row in rows), sum(row.dirty for row in rows)

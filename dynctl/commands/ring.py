@@ -12,6 +12,7 @@ from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Verbose, new_
 from dynctl.faults import say
 from dynctl.observe import first_ring, observed
 from dynctl.render import default_form, show
+from dynctl.views.hints import hint_rows
 from dynctl.views.nodes import node_rows
 from dynctl.views.ring import PartitionRow, RingDocument, RingStatusDocument
 
@@ -41,7 +42,7 @@ def status(
         partitions=ring.partitions,
         nodes=node_rows(seen),
         unsettled=False,
-        hints=0,
+        hints=sum(row.hints for row in hint_rows(seen)),
         oldest_unverified_s=None,
     )
     show(document, chosen, when)

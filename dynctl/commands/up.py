@@ -22,7 +22,7 @@ from dynctl.local import LocalCluster
 from dynctl.observe import observe
 from dynctl.settings import cluster_path, read_pairs, state_dir, write_pairs
 from dynctl.spawn import Started, check_ports, held_back
-from dynctl.views.nodes import health_rows
+from dynctl.views.nodes import health_document
 
 _UP_S = 30.0
 _DOWN_S = 30.0  # an agent that drains takes up to 10
@@ -178,7 +178,7 @@ def _make_ready(cluster: LocalCluster, started: Sequence[Started], deadline: flo
                 f"({seen.ring.cluster_id.hex()}: {', '.join(sorted(addresses))})"
             )
         try:
-            check_health(health_rows(seen))
+            check_health(health_document(seen))
             return
         except Unhealthy as exc:
             _check_time(deadline, exc)

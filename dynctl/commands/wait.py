@@ -11,7 +11,7 @@ from dynctl.commands.cluster import check_health
 from dynctl.declare import Debug, Endpoints, Timeout60, Verbose, new_app
 from dynctl.faults import say
 from dynctl.observe import observe
-from dynctl.views.nodes import health_rows
+from dynctl.views.nodes import health_document
 
 _WAIT_S = 60.0
 _POLL_S = 0.1
@@ -31,7 +31,8 @@ def ready(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Wait until every agent serves and is linked with all others."""
+    """Wait until every agent serves and is linked with all others, and strict quorums hold for
+    every key."""
     timeout_s = options.read_timeout(timeout, _WAIT_S)
     found = endpoints.find(endpoint or [])
     deadline = time.monotonic() + timeout_s
@@ -39,7 +40,7 @@ def ready(
         left_s = max(deadline - time.monotonic(), 0.05)
         try:
             seen = observe(found, timeout_s=min(left_s, TIMEOUT_S_DEFAULT))
-            check_health(health_rows(seen))
+            check_health(health_document(seen))
         except (Unhealthy, Unreachable, NotReady, ConnectionLost) as exc:
             if time.monotonic() + _POLL_S >= deadline:
                 raise TimedOut(f"after {timeout_s:g}s: {exc.message}") from exc

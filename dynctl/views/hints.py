@@ -18,6 +18,13 @@ class HintRow(msgspec.Struct, frozen=True, kw_only=True):
     target: Annotated[str, Meta(description="whom they are for")]
     hints: Annotated[int, Meta(description="keys")]
     state: Annotated[str, Meta(description="waiting (for the target), delivering or paused")]
+    dirty: Annotated[
+        int,
+        Meta(
+            description="partitions in which the target has missed more than is noted key by key; "
+            "all that is there is handed over"
+        ),
+    ]
 
 
 class HintsDocument(Document, frozen=True, kw_only=True):
@@ -35,12 +42,21 @@ def hint_rows(seen: Observation) -> list[HintRow]:
     for one in by_name(seen):
         status = one.status or {}
         delivery = status.get("delivery", {})
-        for target, count in status.get("hints", {}).items():
+        hints, dirty = status.get("hints", {}), status.get("dirty", {})
+        for target in {**hints, **dirty}:
             state = "waiting"
             if delivery.get("is_paused") or target in delivery.get("paused", ()):
                 state = "paused"
             elif target in delivery.get("under_way", ()):
                 state = "delivering"
             name = names.get(target, target)
-            rows.append(HintRow(node=one.member.name, target=name, hints=count, state=state))
+            rows.append(
+                HintRow(
+                    node=one.member.name,
+                    target=name,
+                    hints=hints.get(target, 0),
+                    dirty=dirty.get(target, 0),
+                    state=state,
+                )
+            )
     return sorted(rows, key=lambda row: (row.node, row.target))

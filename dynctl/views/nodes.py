@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from dynctl.observe import Observation, by_name, liveness
+from dynctl.quorums import failing
 from dynctl.views.base import Document, moment
 
 
@@ -93,8 +94,43 @@ class HealthDocument(Document, frozen=True, kw_only=True):
 
     ROWS: ClassVar[str] = "nodes"
 
-    healthy: bool
+    LINE_FIELDS: ClassVar[tuple[str, ...]] = ("schema_version", "quorums")
+
+    healthy: Annotated[bool, Meta(description="all agents are, and quorums")]
+    quorums: Annotated[
+        str,
+        Meta(
+            description="healthy: every request would reach R or W owners now; degraded: sloppy "
+            "ones would, with stand-ins, but not all strict ones; unavailable: some of neither"
+        ),
+    ]
+    partitions: int
+    strict_fails: Annotated[int, Meta(description="partitions for which a strict request would")]
+    sloppy_fails: Annotated[int, Meta(description="partitions for which any request would")]
     nodes: list[HealthRow]
+
+
+def health_document(seen: Observation) -> HealthDocument:
+    rows = health_rows(seen)
+    strict_fails, sloppy_fails = failing(seen)
+    return HealthDocument(
+        healthy=all(row.healthy for row in rows) and not strict_fails,
+        quorums="unavailable" if sloppy_fails else "degraded" if strict_fails else "healthy",
+        partitions=seen.ring.partitions,
+        strict_fails=strict_fails,
+        sloppy_fails=sloppy_fails,
+        nodes=rows,
+    )
+
+
+def quorum_words(document: HealthDocument) -> str:
+    """What becomes of requests now, in a clause."""
+    of = f"of {document.partitions} partitions"
+    if document.sloppy_fails:
+        return f"unavailable: requests for {document.sloppy_fails} {of} fail"
+    if document.strict_fails:
+        return f"degraded: strict requests for {document.strict_fails} {of} fail, others pass"
+    return "all requests pass"
 
 
 def health_rows(seen: Observation) -> list[HealthRow]:

@@ -55,6 +55,16 @@ class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
     most_siblings_bytes: Annotated[
         int | None, Meta(description="of the largest record with several values")
     ]
+    hints: Annotated[int | None, Meta(description="keys that it owes others")]
+    hint_bytes: Annotated[
+        int | None, Meta(description="of copies that it keeps only for others; see hint_bytes_max")
+    ]
+    hints_refused: Annotated[
+        int | None, Meta(description="copies for others that it had no room for")
+    ]
+    dirty_partitions: Annotated[
+        int | None, Meta(description="that it owes others whole, each counted for each of them")
+    ]
     background_share: Annotated[
         float | None, Meta(description="of background_bytes_per_s that hints and repair may use")
     ]
@@ -91,6 +101,7 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
     commits, stalls = status.get("commits", {}), status.get("stalls", {})
     background, siblings = status.get("background", {}), status.get("siblings", {})
     refused: dict[str, int] | None = status.get("admission", {}).get("refused")
+    copies: dict[str, int] = status.get("hint_copies", {})
     return StatsRow(
         name=member.name,
         id=member.id,
@@ -125,6 +136,10 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
         most_siblings=siblings.get("most"),
         most_siblings_key=text_of(siblings["key"]) if siblings.get("key") else None,
         most_siblings_bytes=siblings.get("bytes"),
+        hints=_total(status, "hints"),
+        hint_bytes=copies.get("bytes"),
+        hints_refused=copies.get("refused"),
+        dirty_partitions=_total(status, "dirty"),
         background_share=_rounded(background, "share"),
         background_bytes=background.get("bytes"),
         foreground_p99_s=_rounded(background, "foreground_p99_s"),
@@ -137,6 +152,11 @@ def _stats_row(member: Member, status: dict[str, Any]) -> StatsRow:
 def _rounded(fields: dict[str, Any], name: str) -> float | None:
     found = fields.get(name)
     return None if found is None else round(found, 6)
+
+
+def _total(status: dict[str, Any], name: str) -> int | None:
+    found: dict[str, int] | None = status.get(name)
+    return None if found is None else sum(found.values())
 
 
 def _counts(counters: dict[str, int]) -> list[CountRow]:

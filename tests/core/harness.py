@@ -68,12 +68,13 @@ class Disk:
 
     rows: dict[bytes, bytes] = field(default_factory=dict)
     markers: Markers = field(default_factory=Markers)
+    meta: dict[str, bytes] = field(default_factory=dict)
 
     def get(self, token: Token, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
     def get_meta(self, name: str) -> bytes | None:
-        return None
+        return self.meta.get(name)
 
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
         places = sorted((token_of(key), key) for key in self.rows)
@@ -97,6 +98,7 @@ class Disk:
             else:
                 self.rows.pop(key, None)
         self.markers.apply(batch.hints)
+        self.meta.update(batch.meta)
 
     def record(self, key: bytes) -> Record:
         """What is durable here."""
@@ -105,7 +107,14 @@ class Disk:
 
 
 class Cluster:
-    def __init__(self, ring: Ring | None, ids: Sequence[NodeId] = IDS) -> None:
+    def __init__(
+        self,
+        ring: Ring | None,
+        ids: Sequence[NodeId] = IDS,
+        *,
+        bounds: dict[str, int] | None = None,
+    ) -> None:
+        self.bounds = bounds or {}  # of hints
         self.ring = ring
         self.wire: list[Packet] = []
         self.answers: list[tuple[int, Message]] = []  # (request id, reply) to clients
@@ -134,6 +143,8 @@ class Cluster:
             timing=QUIET,
             wall_ms=lambda: 1_000,
             run=run,
+            hint_bytes_max=self.bounds.get("hint_bytes_max", limits.HINT_BYTES_DEFAULT_MAX),
+            owner_hints_max=self.bounds.get("owner_hints_max", limits.OWNER_HINTS_DEFAULT_MAX),
             clean_from_run=self.nodes[id_].replica.clean_from_run if clean else run,
         )
         self.nodes[id_].on_tick(self.now)  # the first one of gossip, which says how the node is
@@ -244,8 +255,8 @@ def is_error(reply: Message, kind: type[DynagentError]) -> bool:
     return isinstance(reply, Error) and reply.error == kind.code
 
 
-def cluster(*, n: int = 3, others: int = 0) -> Cluster:
-    return Cluster(make_ring(n, others=others))
+def cluster(*, n: int = 3, others: int = 0, **bounds: int) -> Cluster:
+    return Cluster(make_ring(n, others=others), bounds=bounds)
 
 
 def at_once(c: Cluster, node: NodeId, request: Message) -> Message:

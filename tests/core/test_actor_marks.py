@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeVar
 import pytest
 
 from dynagent.core.entry import (
+    ABSENT,
     Mark,
     Record,
     decode_entry,
@@ -101,7 +102,7 @@ class Loaded(Replica):
         self.node = about.node
         self.counter = about.counter
         if overlay is not None:
-            self._keep(KEY, TOKEN, thaw(overlay))
+            self._keep(KEY, TOKEN, ABSENT, thaw(overlay))
 
     def frozen_overlay(self) -> Copy:
         return freeze(self.newest(KEY, TOKEN))

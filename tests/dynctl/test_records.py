@@ -47,7 +47,8 @@ def test_json_is_what_the_schema_says(cluster: Cluster, here: Here, words: list[
 
 def test_the_checker_finds_what_is_wrong(here: Here) -> None:
     schema = _schema(here, ["health"], "json")
-    right = {"schema_version": 1, "healthy": True, "nodes": []}
+    quorums = {"quorums": "healthy", "partitions": 8, "strict_fails": 0, "sloppy_fails": 0}
+    right = {"schema_version": 1, "healthy": True, **quorums, "nodes": []}
     assert problems(right, schema) == ""
     assert problems({**right, "healthy": 1}, schema) == "healthy: 1 is not boolean"
     assert problems({**right, "more": 1}, schema) == "not described: {'more'}"

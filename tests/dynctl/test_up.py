@@ -106,6 +106,7 @@ def test_an_agent_that_was_killed_is_told_and_brought_back(tmp_path: Path) -> No
         done = cluster("health", status=8)
         assert done.stderr.decode().startswith("dynctl: health: unhealthy: ")
         assert "local-3 is down" in done.stderr.decode()
+        assert done.stderr.decode().rstrip().endswith("; all requests pass")
         assert b"\tno\tdown" in done.stdout.splitlines()[2]
         assert "local-3 is down" in cluster.fails(124, "wait", "ready", "--timeout", "300ms")
         row = cluster("node", "ls").stdout.decode().splitlines()[2].split("\t")

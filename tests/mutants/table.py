@@ -372,6 +372,60 @@ MUTANTS = (
         seeds=(8, 0),
     ),
     _mutant(
+        "H4",
+        "a stand-in at its bound acknowledges what it does not keep",
+        (
+            "core/copies.py",
+            "                replica.check_hint_room(entries)\n",
+            "                try:\n"
+            "                    replica.check_hint_room(entries)\n"
+            "                except DynagentError:\n"
+            "                    entries = []\n",
+        ),
+        seeds=(69,),
+    ),
+    _mutant(
+        "H5",
+        "past its bound an owner notes nothing at all",
+        (
+            "core/hints.py",
+            "return self._mark(batch, target, partition, copy_in)",
+            "return DURABLE",
+        ),
+        seeds=(5,),
+    ),
+    _mutant(
+        "H6",
+        "a dirty partition is noted in memory only",
+        (
+            "core/hints.py",
+            "self._marking[place] = self._changed_in = batch.number",
+            "self._marking[place] = DURABLE",
+        ),
+        seeds=(15,),
+    ),
+    _mutant(
+        "H7",
+        "a dirty partition is cleared when its walk begins, not when it has ended",
+        (
+            "core/delivery.py",
+            "            self._send(now, walk.target, target, [], entries)\n",
+            "            self._send(now, walk.target, target, [], entries)\n"
+            "            walk.finish()\n",
+        ),
+        seeds=(119,),
+    ),
+    _mutant(
+        "H8",
+        "a dropped copy goes on counting towards the bound",
+        (
+            "core/replica.py",
+            "self.hints.resize(self._open, _size(record) - _size(old))",
+            "self.hints.resize(self._open, max(0, _size(record) - _size(old)))",
+        ),
+        seeds=(8,),
+    ),
+    _mutant(
         "A16",
         "an attempt that another one has overtaken at its coordinator mints again",
         (

@@ -13,9 +13,11 @@ import pytest
 from dynagent.core.admission import Gate
 from dynagent.core.coordinator import SETTLED
 from dynagent.core.coordinator import Operation as OperationUnderWay
+from dynagent.core.encoding import encode
 from dynagent.core.entry import Record, encode_entry, encode_sibling
 from dynagent.core.facts import Fact, assert_fact
 from dynagent.core.gossip import Gossiper
+from dynagent.core.hints import ROW
 from dynagent.core.messages import (
     MODE_BLIND,
     MODE_CONTEXT,
@@ -29,7 +31,8 @@ from dynagent.core.messages import (
     Read,
 )
 from dynagent.core.peer import Peer
-from dynagent.core.ports import LinkId, NodeId
+from dynagent.core.ports import Batch, LinkId, NodeId
+from dynagent.core.ring import token_of
 from dynagent.core.siblings import Clock, Dot, Sibling, Siblings
 from dynagent.errors import TooManySiblings
 from dynagent.testing.checkers import NAMES, Judge
@@ -363,6 +366,26 @@ def test_a_get_returns_what_no_disk_holds() -> None:
     assert objections(story.world) == {"read_is_durable"}
 
 
+def test_what_a_node_owed_never_arrives() -> None:
+    story = Story()
+    story.ledger.on_durable(X, KEY, Record(Siblings({1: 2}, ())))
+    story.ledger.on_owed(X, Y, KEY)
+    story.ledger.on_durable(Y, KEY, Record(Siblings({1: 1}, ())))
+    story.ledger.check_debts_are_paid()
+    assert objections(story.world) == {"owed_arrives"}
+
+
+def test_a_node_counts_more_for_others_than_it_keeps() -> None:
+    simulation = calm()
+    batch = Batch(1)
+    batch.hints.append((Y, token_of(KEY), KEY, True))
+    batch.meta.append((ROW, encode([100, 1, []])))
+    disk = simulation.nodes[0].disk
+    disk.store.write(batch)
+    disk.debts.on_landed(disk.store, batch)
+    assert objections(simulation.world) == {"hints_are_counted"}
+
+
 # --- the checkers that watch a running node ------------------------------------------------------
 
 
@@ -411,7 +434,8 @@ def test_a_cluster_does_not_heal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulation.nemesis, "heal_everything", fall_ill)
     simulation.run()
     assert objections(simulation.world) == {
-        *("heals", "hints_come_home", "up_again", "gossip_converges", "newcomer_learns"),
+        *("heals", "hints_come_home", "owed_arrives", "up_again"),
+        *("gossip_converges", "newcomer_learns"),
     }
 
 

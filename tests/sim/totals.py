@@ -26,6 +26,11 @@ FAULTS = {
     # Sloppy quorums at work: hints that came to a disk, copies that stand-ins dropped in the end.
     "hint": 8_000,
     "drop": 400,
+    # Their bounds, of either kind in two fifths of the seeds: copies that a stand-in refused,
+    # partitions that became dirty for an owner, and those that a walk has cleared.
+    "hint_refused": 300,
+    "dirty": 2_000,
+    "walked": 2_000,
     # Quorums that meet in different places.
     "cut_pair": 1_700,
     "cut_one_way": 1_900,
@@ -102,6 +107,10 @@ EVALUATIONS = {
     "newcomer_learns": 1_800,
     # Once for each hint that is settled or copy that is dropped.
     "hint_is_data": 8_000,
+    # Once for each batch that adds or removes hints or marks.
+    "hints_are_counted": 14_000,
+    # Once for each node, target and key that was ever owed.
+    "owed_arrives": 3_500,
     # A few for each hang that lasts longer than the detector may take.
     "hung_is_not_up": 200,
 }

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from dynagent.core.entry import ABSENT, decode_context, decode_stored
+from dynagent.core.hints import ROW
 from dynagent.core.messages import (
     STATE_UNREADABLE,
     Error,
@@ -272,13 +273,14 @@ class WatchedStore(LogStore):
         watch.on_recovered(node, self)
 
     def write(self, batch: Batch) -> None:
-        if batch.meta:
+        adopts = any(name != ROW for name, _ in batch.meta)
+        if adopts:
             self._disk.point("adoption.before")
         self._watch.see(self._node, batch)
         super().write(batch)
         self._watch.on_hints(self._node, self, batch)
         self._watch.on_durable(self._node, batch.records)
-        if batch.meta:
+        if adopts:
             self._disk.point("adoption.after")
 
 
