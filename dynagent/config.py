@@ -195,7 +195,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             le=60,
             description="How often each peer that was not heard from is pinged (of more than ten, "
             "ten in that time). With probe_timeout_s it decides how soon a dead or hung one is no "
-            "longer asked: after 1.5 intervals and two to three timeouts at the most.",
+            "longer asked: after 1.5 intervals and two to three timeouts at the most; of more than "
+            "ten, one that requests wait for after 2 intervals and as many timeouts.",
         ),
     ] = limits.PROBE_INTERVAL_S_DEFAULT
     probe_timeout_s: Annotated[
