@@ -215,7 +215,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             gt=0,
             le=60,
             description="A peer that answers pings but none of at least three data requests for "
-            "that long is gray: it gets no requests until it has answered one.",
+            "that long is gray: it gets no requests until it has answered one. One that was passed "
+            "on to it counts from the end of its time, as its answer may wait for others.",
         ),
     ] = limits.GRAY_S_DEFAULT
     suspicion_s: Annotated[
