@@ -195,7 +195,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             le=60,
             description="How often each peer that was not heard from is pinged (of more than ten, "
             "ten in that time). With probe_timeout_s it decides how soon a dead or hung one is no "
-            "longer asked: after 1.5 intervals and two to three timeouts at the most.",
+            "longer asked: after 1.5 intervals and two to three timeouts at the most; of more than "
+            "ten, one that requests wait for after 2 intervals and as many timeouts.",
         ),
     ] = limits.PROBE_INTERVAL_S_DEFAULT
     probe_timeout_s: Annotated[
@@ -214,7 +215,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             gt=0,
             le=60,
             description="A peer that answers pings but none of at least three data requests for "
-            "that long is gray: it gets no requests until it has answered one.",
+            "that long is gray: it gets no requests until it has answered one. One that was passed "
+            "on to it counts from the end of its time, as its answer may wait for others.",
         ),
     ] = limits.GRAY_S_DEFAULT
     suspicion_s: Annotated[

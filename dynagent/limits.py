@@ -97,7 +97,7 @@ CACHE_BYTES_DEFAULT = 64 * MIB  # 45,000 records of 1 KiB: the busy part of a sm
 DISK_FULL_PAUSE_S = 1.0  # between two tries to write to a disk that was full
 
 # --- the failure detector ------------------------------------------------------------------------
-# A dead peer: 1 interval until its turn, half of one if it was heard from just before, and two
+# A dead peer: half an interval while it counts as just heard from, 1 until its next turn, and two
 # timeouts; one more if only our way to it is broken. 2.5 and 3 seconds, of two small frames each.
 PROBE_INTERVAL_S_DEFAULT = 1.0
 PROBE_TIMEOUT_S_DEFAULT = 0.5  # far over a round trip, and over the pauses of a busy machine

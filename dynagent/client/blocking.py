@@ -190,9 +190,7 @@ class Client:
         journal = _new_journal() if trace else None
         reply, agent = self._run(plan, make_get(key, r, strict, repair, trace), journal)
         result = read_result(reply, agent=agent, repair=repair)
-        if journal is not None:
-            result.trace = journal.events
-        return result
+        return result if journal is None else journal.sign(result)
 
     def put(
         self,
@@ -230,8 +228,8 @@ class Client:
             content=content,
             expiry_ms=expiry_ms,
             meta=meta,
+            trace=trace,
         )
-        put.trace = trace
         journal = _new_journal() if trace else None
         try:
             reply, agent = self._run(plan, put, journal)
@@ -239,9 +237,7 @@ class Client:
             exc.op_id = put.op_id
             raise
         receipt = read_receipt(reply, put, attempts=plan.attempt, agent=agent)
-        if journal is not None:
-            receipt.trace = journal.events
-        return receipt
+        return receipt if journal is None else journal.sign(receipt)
 
     def delete(
         self,

@@ -10,6 +10,14 @@ from dynagent.core.messages import Message
 from dynagent.core.trace import Event, Trace
 from dynagent.errors import DynagentError, ProtocolError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from dynagent.client.requests import Receipt, Result
+
+    Outcome = TypeVar("Outcome", Result, Receipt, DynagentError)
+
 _SELF = "client"
 
 
@@ -48,7 +56,7 @@ class Journal:
         words = f"has no answer of {address}: {type(error).__name__}: {error.message}"
         self._trace.add(now, _SELF, words)
 
-    def sign(self, error: DynagentError) -> DynagentError:
-        """The same error, with the trace on it."""
-        error.trace = self.events
-        return error
+    def sign(self, outcome: Outcome) -> Outcome:
+        """The same result, receipt or error, with the trace on it."""
+        outcome.trace = self.events
+        return outcome

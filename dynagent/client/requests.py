@@ -78,6 +78,7 @@ def make_put(
     content: int = 0,
     expiry_ms: int = 0,
     meta: dict[bytes, bytes] | None = None,
+    trace: bool = False,
 ) -> Put:
     """The first attempt of a put, of a delete if `value` is None. With a `context` it supersedes
     what that get returned, `blind` nothing, otherwise what R owners hold now. `r` and `w` 0: the
@@ -85,7 +86,7 @@ def make_put(
     mode = MODE_CONTEXT if context is not None else MODE_BLIND if blind else MODE_OVERWRITE
     return Put(
         *(key, value, mode, context or b"", op_id, 1, r, w, strict),
-        *(content, expiry_ms, meta or {}),
+        *(content, expiry_ms, meta or {}, trace),
     )
 
 

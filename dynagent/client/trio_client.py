@@ -116,9 +116,7 @@ class TrioClient:
         journal = Journal(trio.current_time()) if trace else None
         reply, agent = await self._run(plan, make_get(key, r, strict, repair, trace), journal)
         result = read_result(reply, agent=agent, repair=repair)
-        if journal is not None:
-            result.trace = journal.events
-        return result
+        return result if journal is None else journal.sign(result)
 
     async def put(
         self,
@@ -156,8 +154,8 @@ class TrioClient:
             content=content,
             expiry_ms=expiry_ms,
             meta=meta,
+            trace=trace,
         )
-        put.trace = trace
         journal = Journal(trio.current_time()) if trace else None
         try:
             reply, agent = await self._run(plan, put, journal)
@@ -165,9 +163,7 @@ class TrioClient:
             exc.op_id = put.op_id
             raise
         receipt = read_receipt(reply, put, attempts=plan.attempt, agent=agent)
-        if journal is not None:
-            receipt.trace = journal.events
-        return receipt
+        return receipt if journal is None else journal.sign(receipt)
 
     async def delete(
         self,

@@ -12,6 +12,10 @@ set of nodes that are up, and lets operations that wait for the node fail over. 
       ▼                                                    │
     GRAY ◀── GRAY_REQUESTS data requests unanswered for gray_s; on trial: one, for half of that
 
+Peers have their turns in a **sweep**, an order of the dice's choice that is kept: so each has one
+in every interval. SWIM (§4.3) draws a new order for each sweep, and a peer that is first in one and
+last in the next waits for almost two; our members are fixed, so none has to be let in at random.
+
 A **probe** of a peer from which nothing was heard of late has phases, each of them one
 `probe_timeout_s`; any answer of any kind from the peer itself ends it:
 
@@ -35,6 +39,7 @@ Time is the caller's monotonic clock; nothing here knows the hour.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from math import inf
 
@@ -87,7 +92,7 @@ class Detector:
         self._on_down = on_down
         slots = min(max(1, len(names)), limits.PROBES_PER_INTERVAL_MAX)
         self._slot_s = timing.probe_interval_s / slots
-        self._order: list[Peer] = []  # who is still to be visited in this sweep
+        self._order: deque[Peer] = deque()  # of the sweeps; whose turn is next comes first
         self._probing: dict[NodeId, Peer] = {}  # in a phase other than IDLE
         self._asked_for: dict[int, tuple[Peer, NodeId]] = {}  # PingFor under way: target, helper
         self._visit_at = inf  # from the first link on
@@ -180,7 +185,7 @@ class Detector:
             if peer.deadline <= now:
                 self._expire(now, peer)
         if now >= self._visit_at:
-            self._visit_at = now + self._slot_s
+            self._visit_at = max(now, self._visit_at + self._slot_s)  # late timers do not add up
             self._visit(now)
         if now >= self._round_at:
             self._round_at = now + self._timing.probe_interval_s
@@ -204,8 +209,9 @@ class Detector:
     def _visit(self, now: float) -> None:
         """The next peer of the sweep; one that was heard from of late needs no probe."""
         if not self._order:
-            self._order = shuffled(self._dice, self.peers.values())
-        peer = self._order.pop()
+            self._order.extend(shuffled(self._dice, self.peers.values()))
+        peer = self._order[0]
+        self._order.rotate(-1)
         is_fresh = peer.is_alive and now - peer.heard_at < self._timing.probe_interval_s / 2
         if not is_fresh:
             self._probe(now, peer)

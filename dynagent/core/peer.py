@@ -56,8 +56,8 @@ class Peer:
     def __init__(self, node: NodeId) -> None:
         self.node = node
         self.asked = 0  # data requests since its last answer to one
-        self.asked_at = 0.0  # when the latest of them was sent
-        self.hang_at = 0.0  # when the first of them was sent, or the one that may make it gray
+        self.asked_at = 0.0  # when the latest of them began to count
+        self.hang_at = 0.0  # when the first of them did, or the one that may make it gray
         self.heard_at = 0.0  # its last answer of any kind
         self.is_unwell = True  # not alive, or on trial: its answers are looked at more closely
         self.state = SUSPECT  # until its link is up
@@ -80,7 +80,7 @@ class Peer:
         return self.state == ALIVE
 
     def expect(self, now: float) -> None:
-        """A data request has gone out to it."""
+        """A data request has gone out to it, or one that was passed on to it has had no answer."""
         self.asked = asked = self.asked + 1
         self.asked_at = now
         if asked == 1 or asked == limits.GRAY_REQUESTS:

@@ -4,6 +4,10 @@ A node that does not own the key hands the message to the first owner that is up
 in where none is, and relays the answer. A get that fails on the way is tried at the next one. A put
 is tried again only while it surely has not begun: anything later is the client's retry, which
 carries the op-id.
+
+An owner may rightly take all of its time, if those that it asks hang; then it says so, before our
+own deadline. Only who has said nothing by then has left a request unanswered (gray failure,
+detector.py).
 """
 
 from __future__ import annotations
@@ -80,6 +84,7 @@ class ForwardOperation(Operation):
         self.finish()
 
     def on_deadline(self, now: float) -> None:
+        self.coordinator.peers[self.target].expect(now)
         if self.trace is not None:
             self.tell(now, self.coordinator.node_id, "has no more time")
         self._give_up(f"{self.coordinator.names([self.target])} did not answer in time")

@@ -117,10 +117,8 @@ class Hangs:
         """How long the observer may go on using it; None if it need not notice."""
         interval_s = self._profile.probe_interval_s
         timeout_s = limits.PROBE_TIMEOUT_S_DEFAULT * (1 + max(health, detector.health))
-        # Half an interval while it counts as just heard from; then, since every sweep has an order
-        # of its own, up to two sweeps less a turn (SWIM §4.3 has the same bound).
-        turns = 2.5 - 1 / len(detector.peers)
-        probed_s = turns * interval_s + 3 * timeout_s + SLACK_S
+        # Half an interval while it counts as just heard from; then one sweep until its turn.
+        probed_s = 1.5 * interval_s + 3 * timeout_s + SLACK_S
         if hang.kind != "gray":
             return probed_s
         if peer.is_alive and peer.asked < limits.GRAY_REQUESTS:

@@ -27,6 +27,9 @@ def ls(
 ) -> None:
     """All nodes: address, place, whether they are up and what share of the ring they hold.
 
+    LIVENESS is what the agent that answers and this command find: up, down, unlinked, unreachable,
+    suspect, dead or gray; dynctl schema node ls says what each means.
+
     The last columns (release, load) are what gossip has told the agent that answers: of a node that
     is down, the last that it said.
     """

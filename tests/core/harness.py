@@ -113,7 +113,9 @@ class Cluster:
         ids: Sequence[NodeId] = IDS,
         *,
         bounds: dict[str, int] | None = None,
+        running: Sequence[NodeId] | None = None,
     ) -> None:
+        """`running`: the nodes that are made, if not all."""
         self.bounds = bounds or {}  # of hints
         self.ring = ring
         self.wire: list[Packet] = []
@@ -126,7 +128,7 @@ class Cluster:
         self.runs = dict.fromkeys(self.disks, 0)
         self.nodes: dict[NodeId, Node] = {}
         self.last_request = 0
-        for id_ in self.disks:
+        for id_ in self.disks if running is None else running:
             self.restart(id_)
 
     def restart(self, id_: NodeId, *, clean: bool = False) -> Node:

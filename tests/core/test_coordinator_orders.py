@@ -3,18 +3,28 @@
 The search walks over *local histories*. A node is a function of the events that it was fed, in
 their order, so two interleavings that feed each node the same are one state, however the nodes'
 steps were mixed; each state is entered once, and the orders that lead through it are counted. What
-is checked at the moment of an answer is checked on every step that can give one.
+is checked at the moment of an answer is checked on every step that can give one. For the same
+reason each local history is played once (`Local`), whatever the other nodes do meanwhile; a state
+is a combination of some.
 
 Events: a packet arrives (in any order, also on one link), a batch is committed, the coordinator's
 link to a peer breaks, a late read asks the rest of the owners; and in every state once more, the
 deadline passes and everything that is still under way arrives late.
+
+Two things are left out because another order has them:
+
+- The deadline before a step of a peer that could be next: it is an event of the coordinator alone,
+  so it may as well come behind that step.
+- A peer that is merely well: one whose link may break does the same until it breaks.
 """
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 
@@ -30,6 +40,7 @@ from dynagent.core.messages import (
     Get,
     GetReply,
     Merge,
+    Message,
     Put,
     PutReply,
 )
@@ -137,9 +148,9 @@ class Case:
 
 
 def behaviours(case: Case, *, twins: bool = False) -> Iterator[Case]:
-    """The case with every peer well, down, refusing or breaking, in all combinations; `twins`:
-    the peers hold the same, so that it does not matter which is which."""
-    peers, kinds = IDS[1 : case.n], ("well", "down", "refusing", "breaking")
+    """The case with every peer down, refusing or breaking, in all combinations; `twins`: the peers
+    hold the same, so that it does not matter which is which."""
+    peers, kinds = IDS[1 : case.n], ("down", "refusing", "breaking")
     for chosen in product(kinds, repeat=len(peers)):
         if twins and [kinds.index(kind) for kind in chosen] != sorted(map(kinds.index, chosen)):
             continue
@@ -158,22 +169,113 @@ def behaviours(case: Case, *, twins: bool = False) -> Iterator[Case]:
 # --- one run -------------------------------------------------------------------------------------
 
 
+Step = tuple[str, Packet | NodeId | None]  # what one node is fed
+
+
+class Local:
+    """One node behind its local history: what can be seen of it, and what its last step gave."""
+
+    def __init__(self, case: Case, id_: NodeId, steps: tuple[Step, ...], cluster: Cluster) -> None:
+        self._case = case
+        self._id = id_
+        self._cluster: Cluster | None = cluster  # until a step leads on from here
+        self.steps = steps
+        node = cluster.nodes[id_]
+        assert node.coordinator is not None
+        operations = node.coordinator.operations.values()
+        self.sent, cluster.wire = cluster.wire, []
+        self.answers, cluster.answers = cluster.answers, []
+        self.disk = Disk(dict(cluster.disks[id_].rows))
+        self.is_dirty = node.replica.is_dirty
+        self.is_idle = node.is_idle
+        self.is_done = not operations and node.coordinator.next_deadline() is None
+        self.may_hedge = any(op.due < op.deadline for op in operations)
+
+    def after(self, step: Step) -> Local:
+        cluster, self._cluster = self._cluster or self._replay(), None
+        feed(cluster, self._id, step, is_refusing=self._id in self._case.refusing)
+        return Local(self._case, self._id, (*self.steps, step), cluster)
+
+    def _replay(self) -> Cluster:
+        cluster = begin(self._case, self._id)
+        for step in self.steps:
+            feed(cluster, self._id, step, is_refusing=self._id in self._case.refusing)
+        cluster.wire.clear()
+        cluster.answers.clear()
+        return cluster
+
+
+def begin(case: Case, id_: NodeId) -> Cluster:
+    """One node of the case, alone."""
+    cluster = Cluster(RINGS[case.n], running=(id_,))
+    cluster.disks[id_].rows = dict(case.rows[id_])
+    if id_ == A:
+        for peer in case.down:
+            cluster.nodes[A].on_peer_down(0, peer)
+        cluster.request(A, case.request)
+    return cluster
+
+
+def feed(cluster: Cluster, id_: NodeId, step: Step, *, is_refusing: bool) -> None:
+    what, about = step
+    if isinstance(about, Packet):
+        if isinstance(about.message, Merge) and is_refusing:
+            refusal = Error(Overloaded.code, "full")
+            cluster.wire.append(Packet(id_, about.source, about.number, refusal, None))
+        else:
+            cluster.deliver(about)
+    elif about is not None:
+        cluster.nodes[id_].on_peer_down(0, about)
+    elif what == "commit":
+        cluster.commit(id_)
+    else:
+        cluster.tick(limits.HEDGE_S if what == "hedge" else 1.0)
+
+
+class Locals:
+    """The nodes of a case behind every local history that has come up."""
+
+    def __init__(self, case: Case) -> None:
+        self._known: dict[tuple[NodeId, tuple[Step, ...]], Local] = {}
+        self._packets: dict[tuple[object, ...], Packet] = {}
+        self.first = {
+            id_: self._enter(id_, Local(case, id_, (), begin(case, id_))) for id_ in IDS[: case.n]
+        }
+
+    def after(self, id_: NodeId, local: Local, step: Step) -> Local:
+        known = self._known.get((id_, (*local.steps, step)))
+        return known or self._enter(id_, local.after(step))
+
+    def _enter(self, id_: NodeId, local: Local) -> Local:
+        local.sent = [self._same(packet) for packet in local.sent]
+        self._known[id_, local.steps] = local
+        return local
+
+    def _same(self, packet: Packet) -> Packet:
+        """Two that are alike in everything are one, so that histories can be compared."""
+        p = packet
+        alike = (p.source, p.target, p.number, p.budget_ms, repr(p.message))
+        return self._packets.setdefault(alike, p)
+
+
 class World:
     """A cluster with one request under way, and the names of all that may happen next."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.cluster = Cluster(RINGS[case.n])
-        for id_, rows in case.rows.items():
-            self.cluster.disks[id_].rows = dict(rows)
-        for id_ in case.down:
-            self.cluster.nodes[A].on_peer_down(0, id_)
-        self.broken: set[NodeId] = set()
+        self.known = Locals(case)
+        self.locals = self.known.first
+        self.answers: list[tuple[int, Message]] = []
+        self.broken: frozenset[NodeId] = frozenset()
         self.packets: dict[Event, Packet] = {}
         self.sent: Counter[tuple[NodeId, NodeId]] = Counter()
         self.merges_sent = False
-        self.cluster.request(A, case.request)
-        self._observe()
+        for local in self.locals.values():
+            self._observe(local)
+
+    @property
+    def disks(self) -> dict[NodeId, Disk]:
+        return {id_: local.disk for id_, local in self.locals.items()}
 
     def events(self) -> list[tuple[NodeId, Event]]:
         """(who changes, what happens) of everything that can happen now."""
@@ -182,56 +284,50 @@ class World:
             first.setdefault((packet.source, packet.target), name)
         names = self.packets if self.case.unordered else first.values()
         found = [(self.packets[name].target, name) for name in names]
-        for id_, node in self.cluster.nodes.items():
-            if node.replica.is_dirty:
+        for id_, local in self.locals.items():
+            if local.is_dirty:
                 found.append((id_, ("commit",)))
-        found += [(A, ("break", id_)) for id_ in self.case.breaking - self.broken]
-        coordinator = self.cluster.nodes[A].coordinator
-        assert coordinator is not None
-        if any(op.due < op.deadline for op in coordinator.operations.values()):
+        found += [(A, ("break", id_)) for id_ in sorted(self.case.breaking - self.broken)]
+        if self.locals[A].may_hedge:
             found.append((A, ("hedge",)))
         return found
 
-    def step(self, who: NodeId, event: Event) -> None:
-        if event[0] == "commit":
-            self.cluster.commit(who)
-        elif event[0] == "hedge":
-            self.cluster.tick(limits.HEDGE_S)
-        elif event[0] == "break":
-            [_, peer] = event
-            self.broken.add(NodeId(str(peer)))
-            self.cluster.nodes[A].on_peer_down(0, NodeId(str(peer)))
-        else:
-            self._arrive(self.packets.pop(event))
-        self._observe()
+    def after(self, who: NodeId, event: Event) -> World:
+        """The world behind one more event; this one stays as it is."""
+        world = copy(self)
+        world.packets, world.sent = dict(self.packets), Counter(self.sent)
+        kind, about = str(event[0]), None
+        if kind == "break":
+            about = NodeId(str(event[1]))
+            world.broken = self.broken | {about}
+        step: Step = (kind, world.packets.pop(event) if kind == "packet" else about)
+        local = self.known.after(who, self.locals[who], step)
+        world.locals = {**self.locals, who: local}
+        world._observe(local)
+        return world
 
-    def _arrive(self, packet: Packet) -> None:
-        if isinstance(packet.message, Merge) and packet.target in self.case.refusing:
-            refusal = Error(Overloaded.code, "full")
-            self.cluster.wire.append(
-                Packet(packet.target, packet.source, packet.number, refusal, None)
-            )
-        else:
-            self.cluster.deliver(packet)
-
-    def _observe(self) -> None:
+    def _observe(self, local: Local) -> None:
         """Names new packets by link and place, which depend on their sender's history alone."""
-        for packet in self.cluster.wire:
+        self.answers = self.answers + local.answers
+        for packet in local.sent:
             link = (packet.source, packet.target)
             self.merges_sent |= isinstance(packet.message, Merge)
-            for copy in (0, 1) if self.case.doubled else (0,):
-                self.packets["packet", *link, self.sent[link], copy] = packet
+            for number in (0, 1) if self.case.doubled else (0,):
+                self.packets["packet", *link, self.sent[link], number] = packet
             self.sent[link] += 1
-        self.cluster.wire.clear()
         for name, packet in list(self.packets.items()):
             if packet.budget_ms is None and packet.source in self.broken:
                 del self.packets[name]  # a reply cannot come by a link that is gone
 
-    def pass_deadline(self) -> None:
-        """Time is up; then all that was under way arrives."""
-        self.cluster.tick(1.0)
-        while events := self.events():
-            self.step(*events[0])
+    def behind_deadline(self) -> World:
+        """Time is up; then all that was under way arrives. Peers, for whom nothing is up, look at
+        their clocks last: before that they do what they would have done in time."""
+        world = self
+        for id_ in self.locals:
+            world = world.after(id_, ("deadline",))
+            while events := world.events():
+                world = world.after(*events[0])
+        return world
 
 
 # --- what must hold ------------------------------------------------------------------------------
@@ -239,7 +335,7 @@ class World:
 
 def check_answer(world: World) -> None:
     """At the moment of the answer."""
-    [(_number, answer)] = world.cluster.answers
+    [(_number, answer)] = world.answers
     case = world.case
     if isinstance(answer, PutReply):
         assert isinstance(case.request, Put)
@@ -251,8 +347,8 @@ def check_answer(world: World) -> None:
         assert isinstance(answer, Error)
         if BY_CODE[answer.error].definite and isinstance(case.request, Put):
             assert not world.merges_sent
-            assert not any(node.replica.is_dirty for node in world.cluster.nodes.values())
-            assert {id_: d.rows for id_, d in world.cluster.disks.items()} == case.rows
+            assert not any(local.is_dirty for local in world.locals.values())
+            assert {id_: d.rows for id_, d in world.disks.items()} == case.rows
 
 
 def stored(world: World) -> dict[NodeId, Record]:
@@ -260,7 +356,7 @@ def stored(world: World) -> dict[NodeId, Record]:
     copies = {}
     for id_ in IDS[: world.case.n]:
         with suppress(CorruptRecord):
-            copies[id_] = world.cluster.disks[id_].record(KEY)
+            copies[id_] = world.disks[id_].record(KEY)
     return copies
 
 
@@ -292,24 +388,21 @@ def check_get(world: World, answer: GetReply) -> None:
 
 def merge_all(copies: Iterable[Siblings]) -> Siblings:
     merged = EMPTY
-    for copy in copies:
-        merged = merged.merge(copy)
+    for value in copies:
+        merged = merged.merge(value)
     return merged
 
 
 def check_done(world: World) -> None:
     """When every peer has answered or is gone: nothing waits for the deadline."""
-    assert len(world.cluster.answers) == 1
-    for node in world.cluster.nodes.values():
-        assert node.coordinator is not None
-        assert node.coordinator.operations == {}
-        assert node.coordinator.next_deadline() is None
+    assert len(world.answers) == 1
+    assert all(local.is_done for local in world.locals.values())
 
 
 def check_end(world: World) -> None:
     """When the deadline has passed and nothing more can come."""
     check_done(world)
-    assert all(node.is_idle for node in world.cluster.nodes.values())
+    assert all(local.is_idle for local in world.locals.values())
     request = world.case.request
     if isinstance(request, Put):
         dots = {
@@ -323,7 +416,6 @@ def check_end(world: World) -> None:
 
 # --- the search ----------------------------------------------------------------------------------
 
-Path = list[tuple[NodeId, Event]]
 State = tuple[tuple[Event, ...], ...]
 
 
@@ -337,58 +429,46 @@ class Search:
     def run(self) -> int:
         """The number of orders, all of which have been checked."""
         world = World(self.case)
-        if world.cluster.answers:
+        if world.answers:
             check_answer(world)
-        return self._visit([], dict.fromkeys(IDS[: self.case.n], ()), world)
+        return self._visit(dict.fromkeys(IDS[: self.case.n], ()), world)
 
-    def _visit(self, path: Path, past: dict[NodeId, tuple[Event, ...]], world: World) -> int:
-        state = tuple(past.values())
+    def _visit(self, past: dict[NodeId, tuple[Event, ...]], world: World) -> int:
         self.states += 1
         events = world.events()
         orders = 0
-        for event in events:
-            who = event[0]
-            after = {**past, who: (*past[who], event[1])}
+        for who, event in events:
+            after = {**past, who: (*past[who], event)}
             known = self.orders_from.get(tuple(after.values()))
             if known is None or who == A:  # only the coordinator answers
-                child = self._replay([*path, event])
-                known = self.orders_from.get(tuple(after.values()))
+                child = world.after(who, event)
+                if len(child.answers) > len(world.answers):
+                    check_answer(child)
                 if known is None:
-                    known = self._visit([*path, event], after, child)
+                    known = self._visit(after, child)
             orders += known
-        if not events:
+        if all(event[0] == "break" for _, event in events):
             check_done(world)
-        self._end(world)
-        self.orders_from[state] = orders or 1
+        if not events or events[0][0] == A:
+            self._end(world)
+        self.orders_from[tuple(past.values())] = orders or 1
         return orders or 1
 
-    def _replay(self, path: Path) -> World:
-        world = World(self.case)
-        for event in path[:-1]:
-            world.step(*event)
-        before = len(world.cluster.answers)
-        if path:
-            world.step(*path[-1])
-        if len(world.cluster.answers) > before:
-            check_answer(world)
-        return world
-
     def _end(self, world: World) -> None:
-        was_answered = bool(world.cluster.answers)
-        world.pass_deadline()
-        check_end(world)
-        if not was_answered:
-            check_late_answer(world)
-        self.outcomes[type(world.cluster.answers[0][1]).__name__] += 1
+        end = world.behind_deadline()
+        check_end(end)
+        if not world.answers:
+            check_late_answer(end)
+        self.outcomes[type(end.answers[0][1]).__name__] += 1
 
 
 def check_late_answer(world: World) -> None:
     """What the deadline itself answers: never success."""
-    [(_number, answer)] = world.cluster.answers
+    [(_number, answer)] = world.answers
     assert isinstance(answer, Error)
     if BY_CODE[answer.error].definite:
         assert not world.merges_sent
-        assert {id_: d.rows for id_, d in world.cluster.disks.items()} == world.case.rows
+        assert {id_: d.rows for id_, d in world.disks.items()} == world.case.rows
 
 
 @dataclass
@@ -406,6 +486,7 @@ class Total:
             self.orders += search.run()
             self.states += search.states
             self.outcomes += search.outcomes
+            gc.collect()  # the nodes of this case
         print(f"{self.orders:,} orders of {self.states:,} states: {dict(self.outcomes)}")
         assert self.outcomes["Error"]
         assert self.outcomes["GetReply"] + self.outcomes["PutReply"]
@@ -452,7 +533,10 @@ def later_attempts(n: int) -> Iterator[Case]:
             if n < 3 or (is_main and r == w):
                 request = put(b"ours", OURS, mode, attempt=2, r=r, w=w)
                 dots_max = 2 if may_mint_again(request, rows) else 1
-                yield from behaviours(Case(n=n, rows=rows, request=request, dots_max=dots_max))
+                # Both peers are asked at once, or none of them.
+                twins = r in (1, n) and name in ("unknown", "known here")
+                case = Case(n=n, rows=rows, request=request, dots_max=dots_max)
+                yield from behaviours(case, twins=twins)
 
 
 def may_mint_again(retry: Put, rows: Rows) -> bool:
@@ -491,6 +575,17 @@ def context_of(rows: Rows) -> bytes:
     """What a client that read at all nodes would hand back."""
     merged = merge_all(disk.record(KEY).value for disk in disks_with(rows).values())
     return encode_context(merged.clock, key=KEY)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected_between_cases() -> Iterator[None]:
+    """A case keeps thousands of nodes, which the collector would look through again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
 
 
 # How many orders there are at least, so that nobody narrows a search without noticing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 from random import Random
 
 import pytest
@@ -158,12 +158,38 @@ def kill(bench: Bench, dead: NodeId) -> None:
 # --- how soon -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("peers", [1, 2, 3, 10])
+@pytest.mark.parametrize("seed", range(5))
+def test_each_peer_has_its_turn_once_in_an_interval(peers: int, seed: int) -> None:
+    others = [NodeId(f"{number:016x}") for number in range(peers)]
+    bench = Bench(others, seed=seed)
+    turns: dict[NodeId, list[float]] = {node: [] for node in others}
+    for _ in range(round(20 / STEP_S)):
+        bench.sent.clear()
+        bench.run(STEP_S)
+        for node, _ in bench.sent:
+            turns[node].append(bench.now)
+    for times in turns.values():
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        assert len(gaps) >= 17
+        assert max(gaps) <= limits.PROBE_INTERVAL_S_DEFAULT + 2 * STEP_S
+
+
+def test_the_order_of_the_turns_is_another_one_at_each_node() -> None:
+    orders = set()
+    for seed in range(20):
+        bench = Bench(seed=seed)
+        bench.run(2.2)
+        orders.add(tuple(node for node, _ in bench.sent[:3]))
+    assert orders == set(permutations((B, C, D)))
+
+
 @pytest.mark.parametrize("seed", range(20))
-def test_a_dead_peer_is_not_used_after_three_seconds(seed: int) -> None:
+def test_a_dead_peer_is_not_used_after_two_and_a_half_seconds(seed: int) -> None:
     bench = Bench(seed=seed)
     bench.run(5 + seed * 0.173)
     kill(bench, B)
-    assert bench.down_in(B, 10) <= 3.0
+    assert bench.down_in(B, 10) <= 2.5 + 8 * STEP_S  # two phases of three Pings, and its turn
     assert bench.up == {C, D}
     assert bench.state(B) == SUSPECT
     bench.run(limits.SUSPICION_S_DEFAULT + 2)
@@ -188,7 +214,7 @@ def test_a_peer_that_falls_silent_right_after_an_answer_is_found_as_soon(seed: i
     bench.run(5 + seed * 0.173)
     kill(bench, B)
     bench.answer_data(B)
-    assert bench.down_in(B, 10) <= 3.0
+    assert bench.down_in(B, 10) <= 2.5 + 8 * STEP_S
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import pytest
 
+from dynagent import limits
 from dynagent.core.messages import Get, GetReply, Message, PutReply
+from dynagent.core.ports import NodeId
 from dynagent.errors import BadRequest, DynagentError, NotReady, QuorumNotMet, WriteOutcomeUnknown
 from tests.core.harness import (
     IDS,
@@ -100,6 +104,45 @@ def test_a_forwarded_request_that_is_never_answered_ends_at_its_deadline(
     c.deliver(late)
     c.settle()
     assert len(c.answers) == 1
+
+
+def waiting_for(c: Cluster, owner: NodeId) -> int:
+    """The requests that the detector of the forwarding node misses."""
+    detector = c.nodes[D].detector
+    assert detector is not None
+    return detector.peers[owner].asked
+
+
+@pytest.mark.parametrize("request_", [Get(KEY), put(b"v")], ids=["get", "put"])
+def test_an_owner_that_leaves_forwarded_requests_unanswered_is_suspected_of_hanging(
+    request_: Message,
+) -> None:
+    c = cluster(others=1)
+    for count in range(1, limits.GRAY_REQUESTS + 1):
+        forwarded(c, copy(request_))
+        [late] = c.wire
+        c.wire.clear()
+        assert waiting_for(c, A) == count - 1, "it may take the time that it was given"
+        c.tick(c.now + 1.0)
+        assert waiting_for(c, A) == count
+    c.deliver(late)
+    c.settle()
+    assert waiting_for(c, A) == 0, "a late answer is one"
+
+
+def test_an_owner_that_says_in_time_that_others_hang_is_not_suspected() -> None:
+    c = cluster(others=1)
+    for _ in range(limits.GRAY_REQUESTS):
+        number = forwarded(c, Get(KEY, strict=True))
+        c.deliver(c.wire[0])
+        c.wire.clear()  # B and C do not answer
+        c.tick(c.now + 0.9)  # A's share of the time
+        [answer] = [packet for packet in c.wire if packet.target == D]
+        c.deliver(answer)
+        c.wire.clear()
+        assert is_error(dict(c.answers)[number], QuorumNotMet)
+        c.tick(c.now + 0.1)
+        assert waiting_for(c, A) == 0
 
 
 def test_the_owner_of_a_forwarded_request_gets_a_little_less_time() -> None:

@@ -489,7 +489,7 @@ MUTANTS = (
             "            self.detector.on_tick(now)",
             "            self.detector.on_tick(self._wall_ms() / 1000)",
         ),
-        seeds=(9, 13, 16),
+        seeds=(21, 38, 124),
     ),
     _mutant(
         "A-suspect",
@@ -500,6 +500,16 @@ MUTANTS = (
             "        is_free = peer.is_alive and peer.phase in (IDLE, PAUSE)",
         ),
         seeds=(0, 7, 10),
+    ),
+    _mutant(
+        "A-fresh",
+        "who was heard from within two intervals is not pinged",
+        (
+            "core/detector.py",
+            "now - peer.heard_at < self._timing.probe_interval_s / 2",
+            "now - peer.heard_at < self._timing.probe_interval_s * 2",
+        ),
+        seeds=(6, 147, 382),
     ),
     _mutant(
         "M11",

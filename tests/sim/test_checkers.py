@@ -13,6 +13,7 @@ import pytest
 from dynagent.core.admission import Gate
 from dynagent.core.coordinator import SETTLED
 from dynagent.core.coordinator import Operation as OperationUnderWay
+from dynagent.core.detector import Detector
 from dynagent.core.encoding import encode
 from dynagent.core.entry import Record, encode_entry, encode_sibling
 from dynagent.core.facts import Fact, assert_fact
@@ -437,6 +438,28 @@ def test_a_cluster_does_not_heal(monkeypatch: pytest.MonkeyPatch) -> None:
         *("heals", "hints_come_home", "owed_arrives", "up_again"),
         *("gossip_converges", "newcomer_learns"),
     }
+
+
+def hanging() -> Simulation:
+    """Nothing goes wrong but that nodes hang, one after the other."""
+    return Simulation(1, profile=Profile(operations=40, think_s=0.5, hangs_s=0.3))
+
+
+def test_a_node_goes_on_using_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = hanging().run()
+    assert report.violations == []
+    assert report.evaluations["hung_is_not_up"]
+    monkeypatch.setattr(Detector, "_go_down", lambda self, now, peer, state, why="": None)
+    simulation = hanging()
+    simulation.run()
+    assert objections(simulation.world) == {"hung_is_not_up"}
+
+
+def test_a_node_does_not_use_again_one_that_has_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Detector, "_needed", lambda self, now, peer: 1_000)
+    simulation = hanging()
+    simulation.run()
+    assert "up_again" in objections(simulation.world)
 
 
 # --- gossip --------------------------------------------------------------------------------------

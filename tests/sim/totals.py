@@ -112,7 +112,7 @@ EVALUATIONS = {
     # Once for each node, target and key that was ever owed.
     "owed_arrives": 3_500,
     # A few for each hang that lasts longer than the detector may take.
-    "hung_is_not_up": 200,
+    "hung_is_not_up": 400,
 }
 
 
