@@ -189,8 +189,11 @@ class Replica:
 
     def owe(self, targets: Iterable[NodeId], key: bytes, token: Token) -> int:
         """Keeps hints: those targets are to get our copy. Returns the batch that makes them, and
-        the copy, durable."""
+        the copy, durable. A copy that is gone again was delivered to all who were owed it."""
         wait_for = copy_in = self.batch_of(key)
+        ours = self.newest(key, token)
+        if not ours.value.clock and not ours.unknown:
+            return wait_for
         for target in targets:
             number = self.hints.add(self._open, target, token, key, copy_in=copy_in)
             wait_for = max(wait_for, number)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from dynagent.core.entry import Record, decode_stored
 from dynagent.core.ports import Batch, NodeId, Reader, Token
-from dynagent.core.ring import Ring
+from dynagent.core.ring import Ring, token_of
 from dynagent.store.memory import MemoryStore
 from dynagent.testing.debts import Debts
 from dynagent.testing.ledger import Ledger
@@ -36,7 +36,7 @@ class Disk:
         self._world = world
         self._ledger = ledger
         self._node = node
-        self._cluster_id = ring.cluster_id
+        self._ring = ring
         self._batch_s = batch_s
         self._dice: Stream = world.stream(f"disk {node}")
         self._under_way: tuple[Batch, list[tuple[bytes, Record]]] | None = None
@@ -53,7 +53,7 @@ class Disk:
         for _token, key, stored in batch.records:
             if not stored:
                 continue
-            record = decode_stored(stored, cluster_id=self._cluster_id, key=key)
+            record = decode_stored(stored, cluster_id=self._ring.cluster_id, key=key)
             self._ledger.see(key, [s.data for s in record.value.siblings], record.value.clock)
             records.append((key, record))
         self._under_way = (batch, records)
@@ -83,17 +83,18 @@ class Disk:
         self._under_way = None
         self.store.write(batch)
         self._world.log(f"{self._node[:2]} disk: batch {batch.number} is durable")
-        for target, token, key, is_owed in batch.hints:
+        for target, _token, key, is_owed in batch.hints:
             if is_owed:
                 self._world.faults["hint"] += 1
-            elif not self.store.has_hint(target, token, key):
+            else:
                 self._ledger.on_hint_removed(self._node, target, key)
         for token, key, stored in batch.records:
             if not stored:
                 owes = owes_any(self.store, token, key)
                 self._ledger.on_dropped(self._node, key, owes=owes)
+        anew = may_be_anew(batch, self._ring, self._node)
         for key, record in records:
-            self._ledger.on_durable(self._node, key, record)
+            self._ledger.on_durable(self._node, key, record, may_be_anew=key in anew)
         self.debts.on_landed(self.store, batch)
 
     def _report(self, generation: int, batch: Batch, done: Callable[[Batch], None]) -> None:
@@ -123,6 +124,13 @@ class Disk:
         self.store.write(batch)
         self._ledger.on_rot(self._node, key)
         return True
+
+
+def may_be_anew(batch: Batch, ring: Ring, node: NodeId) -> set[bytes]:
+    """Keys whose copy `node` may have dropped in this batch, and been given again in it: it has
+    settled a hint of them, and does not own them."""
+    settled = {key for _, _, key, is_owed in batch.hints if not is_owed}
+    return {key for key in settled if node not in ring.lists[ring.partition_of(token_of(key))]}
 
 
 def owes_any(store: Reader, token: Token, key: bytes) -> bool:

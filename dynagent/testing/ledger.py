@@ -162,10 +162,12 @@ class Ledger:
 
     # --- disks -----------------------------------------------------------------------------------
 
-    def on_durable(self, node: NodeId, key: bytes, record: Record) -> None:
-        """A copy has reached the disk."""
+    def on_durable(
+        self, node: NodeId, key: bytes, record: Record, *, may_be_anew: bool = False
+    ) -> None:
+        """A copy has reached the disk. `may_be_anew`: the batch may have dropped one before."""
         clock = record.value.clock
-        before = self._copies.get((node, key), {})
+        before = {} if may_be_anew else self._copies.get((node, key), {})
         if record.unknown:
             self.rotten.setdefault((node, key), self._world.order())
         else:

@@ -55,6 +55,15 @@ def with_dirty_partition() -> Cluster:
 # --- a stand-in ----------------------------------------------------------------------------------
 
 
+def test_a_copy_that_has_been_delivered_and_dropped_is_owed_to_nobody() -> None:
+    """A put's deadline may come after the delivery of what it has left here."""
+    world = cluster(n=2, others=2)
+    node = world.nodes[C]
+    node.replica.owe([B], KEY, token_of(KEY))
+    assert node.replica.hints.counts == {}
+    assert not node.replica.take_batch()
+
+
 def test_what_a_stand_in_keeps_is_counted_over_a_restart_and_until_it_is_delivered() -> None:
     world = cluster(n=2, others=2)
     lose(world, B)

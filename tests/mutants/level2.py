@@ -77,8 +77,8 @@ LEVEL_2_MUTANTS = (
         "a bad frame ends the agent",
         "agent/links.py",
         "        except DynagentError as error:\n            self.end(error)\n"
-        "            return\n        inbox",
-        "        except ZeroDivisionError:\n            return\n        inbox",
+        "            return\n        size",
+        "        except ZeroDivisionError:\n            return\n        size",
         0,
     ),
     _mutant(

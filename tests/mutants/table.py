@@ -136,7 +136,7 @@ MUTANTS = (
     _mutant(
         "M7",
         "a record that cannot be read is taken for absent",
-        ("core/replica.py", "            return UNREADABLE\n", "            return ABSENT\n"),
+        ("core/replica.py", "UNREADABLE = Record(EMPTY, unknown=True)", "UNREADABLE = ABSENT"),
         seeds=(1, 3, 6),
     ),
     _mutant(

@@ -38,7 +38,7 @@ from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.limits import FRAME_HEADER_BYTES
 from dynagent.testing.brief import brief
-from dynagent.testing.disk import owes_any
+from dynagent.testing.disk import may_be_anew, owes_any
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.level2.disk import SimDisk
 from dynagent.testing.level2.logstore import LogStore
@@ -225,6 +225,7 @@ class Watch:
 
     def see(self, node: NodeId, batch: Batch) -> None:
         """A batch is on its way to a disk."""
+        self._dropping |= {(node, key) for key in self._anew(node, batch)}
         for _, key, stored in batch.records:
             if not stored:
                 self._dropping.add((node, key))
@@ -237,19 +238,28 @@ class Watch:
         for _, key, stored in records:
             if key in self.keys and stored:
                 record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
+                may_be_anew = (node, key) in self._dropping
                 self._dropping.discard((node, key))
-                self.ledger.on_durable(node, key, record)
+                self.ledger.on_durable(node, key, record, may_be_anew=may_be_anew)
 
     def on_hints(self, node: NodeId, store: LogStore, batch: Batch) -> None:
         """A batch is durable: what it settles and drops must be safe elsewhere."""
-        for target, token, key, is_owed in batch.hints:
+        for target, _token, key, is_owed in batch.hints:
             if is_owed:
                 self.world.faults["hint"] += 1
-            elif key in self.keys and not store.has_hint(target, token, key):
+            elif key in self.keys:
                 self.ledger.on_hint_removed(node, self._place_of(target), key)
         for _, key, stored in batch.records:
             if key in self.keys and not stored:
                 self._on_dropped(node, store, key)
+        for key in self._anew(node, batch) - {key for _, key, _ in batch.records}:
+            self._dropping.discard((node, key))
+
+    def _anew(self, node: NodeId, batch: Batch) -> set[bytes]:
+        if self.ring is None:
+            return set()  # nothing is owed before there is a ring
+        [id_] = [member.id for member in self.ring.members if member.name == node]
+        return may_be_anew(batch, self.ring, id_)
 
     def _place_of(self, node: NodeId) -> NodeId:
         """The ledger knows a host by its place, which is its name in the ring."""
