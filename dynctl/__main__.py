@@ -12,7 +12,7 @@ import sys
 
 from dynagent.errors import DynagentError
 from dynctl import fastpath
-from dynctl.faults import LocalFailure, ReaderGone, report, say
+from dynctl.faults import LocalFailure, NothingSent, ReaderGone, report, say
 
 _NOUNS = ("ring", "node", "wait")  # verbs of two words
 
@@ -23,6 +23,9 @@ def main() -> int:
     debug = "--debug" in argv
     try:
         status = _dispatch(argv)
+    except NothingSent:
+        status = 130
+        say(f"dynctl: {argv[0]}: interrupted; nothing was sent")
     except KeyboardInterrupt:
         status = 130
         if argv[:1] in (["put"], ["delete"]):

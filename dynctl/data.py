@@ -12,7 +12,7 @@ from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.client.requests import Receipt, Result
 from dynagent.errors import BadRequest, Conflict, NotFound, QuorumNotMet, TooLarge
 from dynctl import endpoints, options, streams
-from dynctl.faults import LocalFailure, say, say_trace
+from dynctl.faults import LocalFailure, NothingSent, say, say_trace
 from dynctl.options import Given, word, words
 
 
@@ -195,6 +195,8 @@ def _value(given: Given) -> bytes:
         raise BadRequest("no value; write VALUE, - for stdin, @FILE, or --value V")
     try:
         return read_value(text)
+    except KeyboardInterrupt as exc:
+        raise NothingSent from exc
     except LocalFailure as exc:
         if not text.startswith("@"):
             raise

@@ -42,6 +42,10 @@ class LocalFailure(DynagentError):
     exit_status = 1
 
 
+class NothingSent(KeyboardInterrupt):
+    """^C before the request of a put went out: nobody has heard of it."""
+
+
 class ReaderGone(Exception):
     """Whoever read our stdout has closed it. No OSError: Typer would take that for its own."""
 

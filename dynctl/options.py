@@ -204,7 +204,8 @@ VERBS: dict[str, Verb] = {
     "put": Verb(
         "put",
         text="Write a value. It supersedes what is visible now, unless --context or --blind says "
-        "otherwise.\n\nPrints nothing. Exit status 6 means that the outcome is unknown: repeat "
+        "otherwise: to see that, it first reads R owners (-r), whatever -w says.\n\n"
+        "Prints nothing. Exit status 6 means that the outcome is unknown: repeat "
         "the same command with the --op-id that the error line names.",
         example="dynctl put cart/7 @cart.json",
         arguments=(

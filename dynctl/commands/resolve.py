@@ -120,6 +120,11 @@ def _pick(key: bytes, result: Result, text: str) -> Version:
         raise BadRequest(f"--pick {text} may mean {', '.join(near)}; write more of it")
     if not near:
         listed = ", ".join(by_dot)
+        if len(by_dot) == 1:
+            raise Refused(
+                f"{streams.show_key(key)} has no value {text}, and no conflict: it already has one "
+                f"value alone, {listed}"
+            )
         raise Refused(f"{streams.show_key(key)} has no value {text}; choose one of {listed}")
     return by_dot[near[0]]
 

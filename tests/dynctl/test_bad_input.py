@@ -123,6 +123,22 @@ def test_waiting_for_nobody_exits_124(bare: Dynctl) -> None:
     assert "Connection refused" in line
 
 
+def test_a_put_that_is_interrupted_while_it_reads_its_value_has_sent_nothing(
+    bare: Dynctl, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "value"
+    os.mkfifo(pipe)
+    words = [*bare.command, "put", "k", f"@{pipe}", "--endpoint", dead()]
+    with (
+        subprocess.Popen(words, stderr=subprocess.PIPE, env=bare.environment) as process,
+        pipe.open("wb"),  # it has it open, too
+    ):
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert told == b"dynctl: put: interrupted; nothing was sent\n"
+
+
 def test_an_interrupted_put_says_that_it_may_still_take_effect(
     bare: Dynctl, silence: Listener
 ) -> None:

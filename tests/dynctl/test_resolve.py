@@ -48,6 +48,14 @@ def test_a_dot_may_be_cut_as_long_as_it_is_one(cluster: Cluster, key: str) -> No
     assert _dots(cluster, key) == [left]
 
 
+def test_picking_again_says_that_one_value_is_left(cluster: Cluster, key: str) -> None:
+    dots = _conflict(cluster, key)
+    cluster("resolve", key, "--pick", dots[1])
+    (left,) = _dots(cluster, key)
+    line = cluster.fails(10, "resolve", key, "--pick", dots[1])
+    assert f"no conflict: it already has one value alone, {left}" in line
+
+
 def test_a_dot_may_be_picked_by_its_end(cluster: Cluster, key: str) -> None:
     cluster("put", key, "one", "--blind", "--endpoint", cluster.endpoints[0])
     cluster("put", key, "two", "--blind", "--endpoint", cluster.endpoints[0])
