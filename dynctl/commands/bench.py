@@ -121,7 +121,7 @@ def bench(
 
     Every key bench/0 ... is written first; no other key is touched. Requests go to an owner of
     their key. A request that fails is counted by its error and has no latency. --timeout is for
-    each request.
+    each request. ^C ends the measurement early, and what was measured is told.
 
     example: dynctl bench mixed --read-share B --distribution zipfian --duration 30s
     """
@@ -181,6 +181,9 @@ def bench(
         show(found, chosen or "plain", when)
     for warning in warnings(found, outcome):
         say(f"dynctl: bench: warning: {warning}")
+    if outcome.is_cut_short:
+        say("dynctl: bench: interrupted; these are the figures until then")
+        raise KeyboardInterrupt
     if not found.operations:
         raise LocalFailure("nothing was answered; see: dynctl health")
 

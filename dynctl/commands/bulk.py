@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 
@@ -27,6 +25,7 @@ from dynctl.declare import (
     WriteQuorum,
 )
 from dynctl.faults import say
+from dynctl.interrupt import Interrupt
 from dynctl.jsonlines import Reader, get_record, put_record
 from dynctl.lines import STDIN, Lines
 from dynctl.progress import Progress
@@ -151,7 +150,7 @@ def _run(
         say(f"dynctl: {verb}: reading JSON Lines from this terminal; ^D ends them")
     with BulkClient(found, timeout_s=timeout_s, in_flight=most) as bulk:
         bulk.connect()
-        with _Interrupt() as interrupt, Progress(verb) as progress:
+        with Interrupt() as interrupt, Progress(verb) as progress:
             try:
                 for batch in bulk.batches(_requests(lines, reader, interrupt), source=STDIN):
                     _write(verb, batch, render, tally)
@@ -164,7 +163,7 @@ def _run(
     return _end(verb, tally, interrupt)
 
 
-def _requests(lines: Lines, reader: Reader, interrupt: _Interrupt) -> Iterator[Request | None]:
+def _requests(lines: Lines, reader: Reader, interrupt: Interrupt) -> Iterator[Request | None]:
     """The lines as requests, until they end or are interrupted; None where none is there yet."""
     for found in lines:
         if interrupt.has_come:
@@ -194,7 +193,7 @@ def _write(verb: str, batch: list[Request], render: _Render, tally: Counter[str]
 _GOOD = ("ok", "not_found", "conflict")
 
 
-def _end(verb: str, tally: Counter[str], interrupt: _Interrupt) -> int:
+def _end(verb: str, tally: Counter[str], interrupt: Interrupt) -> int:
     names = [name for name in (*_GOOD, "unknown", "failed") if tally[name] or name == "ok"]
     told = ", ".join(f"{tally[name]:,} {name.replace('_', ' ')}" for name in names)
     if interrupt.has_come:
@@ -205,28 +204,3 @@ def _end(verb: str, tally: Counter[str], interrupt: _Interrupt) -> int:
     if any(tally[name] for name in tally if name not in _GOOD):
         raise Partial(told)
     return 0
-
-
-class _Interrupt:
-    """^C: the first stops the reading of lines, the second whatever is going on."""
-
-    def __init__(self) -> None:
-        self.has_come = False
-        self.unfinished = 0
-        self._before: Any = None
-
-    def __enter__(self) -> _Interrupt:
-        self._before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        # Once it has come only words are left to say, and one more would hide them.
-        signal.signal(signal.SIGINT, signal.SIG_IGN if self.has_come else self._before)
-
-    def _note(self, _number: int, _frame: object) -> None:
-        self.has_come = True
-        signal.signal(signal.SIGINT, self._stop)
-
-    def _stop(self, _number: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt

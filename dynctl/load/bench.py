@@ -10,12 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 
 from dynagent.client.blocking import Client
 from dynagent.core.messages import Get, GetReply, PutReply
 from dynagent.core.ring import Ring, token_of
 from dynagent.errors import DynagentError, ProtocolError
+from dynctl.interrupt import Interrupt
 from dynctl.load import cpu
 from dynctl.load.driver import Answer, Driver, Owners, Run
 from dynctl.load.histogram import Histogram
@@ -100,6 +101,7 @@ class Outcome:
     agents_cpu_s: float | None
     why_no_cpu: str
     generator_cpu_s: float
+    is_cut_short: bool  # by ^C
 
 
 def measure(
@@ -142,7 +144,9 @@ def measure(
         say(f"measuring {count:,} operations" if count else f"measuring for {span_s:g}s")
         meter = cpu.Meter(client, addresses, pids)
         outcome = _measured(meter, driver, workload, requests, settings, len(addresses))
-        if settings.cleanup:
+        if settings.cleanup and outcome.is_cut_short:
+            say(f"warning: the keys under {workload.shape.prefix!r} are left")
+        elif settings.cleanup:
             say(f"deleting {workload.shape.keys:,} keys")
             _all_of(driver, workload, workload.deleting(), say)
     return outcome
@@ -194,7 +198,9 @@ def _measured(
         learn(request, answer)
         add(request, answer, began, now, start)
 
-    run = driver.run(requests, on_answer, until=ends_at, rate=settings.rate)
+    with Interrupt() as interrupt:
+        wanted = takewhile(lambda _: not interrupt.has_come, requests)
+        run = driver.run(wanted, on_answer, until=ends_at, rate=settings.rate)
     own = time.process_time() - own
     spent, why = meter.stop()
     return Outcome(
@@ -206,4 +212,5 @@ def _measured(
         agents_cpu_s=spent,
         why_no_cpu=why,
         generator_cpu_s=own,
+        is_cut_short=interrupt.has_come,
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from typing import Any
 
 import pytest
 
 from tests.dynctl.conftest import Cluster, Dynctl, Here
 from tests.dynctl.schemas import problems
+from tests.dynctl.test_bulk import start
 
 _SMALL = ["--connections", "6", "--keys", "50", "--value-size", "100", "--warmup", "0"]
 
@@ -93,6 +96,20 @@ def test_requests_that_fail_are_counted_and_told(cluster: Cluster) -> None:
     warning, failure = done.stderr.decode().splitlines()
     assert warning.startswith("dynctl: bench: warning: 30 requests failed, the first with: ")
     assert failure == "dynctl: bench: nothing was answered; see: dynctl health"
+
+
+@pytest.mark.real
+def test_an_interrupt_tells_what_has_been_measured(cluster: Cluster) -> None:
+    words = ["put", "--duration", "60s", "--verbose", *_SMALL, "-o", "json"]
+    with start(cluster, "bench", *words) as process:
+        assert process.stderr is not None and process.stdout is not None
+        assert any(b"measuring" in line for line in process.stderr)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        found = json.loads(process.stdout.read())
+        assert found["operations"] > 0 and found["duration_s"] < 30
+        assert b"interrupted; these are the figures until then" in process.stderr.read()
 
 
 @pytest.mark.parametrize(

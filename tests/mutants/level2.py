@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        34,
+        61,
     ),
     _mutant(
         "B7",
@@ -111,7 +111,7 @@ LEVEL_2_MUTANTS = (
         "agent/agent.py",
         "if self._in_flight is None and self._failure is None:",
         "if self._failure is None:",
-        1,
+        0,
     ),
     _mutant(
         "B13",
@@ -127,7 +127,7 @@ LEVEL_2_MUTANTS = (
         "agent/peers.py",
         "                await link.closed.wait()\n",
         "                await link.closed.wait()\n                return\n",
-        0,
+        2,
     ),
     _mutant(
         "B16",
@@ -135,7 +135,7 @@ LEVEL_2_MUTANTS = (
         "client/routing.py",
         "            self.attempt += 1\n",
         "            pass\n",
-        14,
+        19,
     ),
     _mutant(
         "B17",
@@ -151,7 +151,7 @@ LEVEL_2_MUTANTS = (
         "core/copies.py",
         "                replica.when_durable(number, (link, also))\n",
         "                self._effects.answer(link, also, MergeAck([]))\n",
-        9,
+        20,
     ),
     _mutant(
         "M14",
