@@ -14,7 +14,7 @@ from dynagent.errors import DynagentError
 from dynctl import fastpath
 from dynctl.faults import LocalFailure, NothingSent, ReaderGone, report, say
 
-_NOUNS = ("ring", "node", "wait")  # verbs of two words
+NOUNS = ("ring", "node", "hints", "wait")  # verbs of two words
 
 
 def main() -> int:
@@ -54,7 +54,7 @@ def _dispatch(argv: list[str]) -> int:
 
 def _verb(argv: list[str]) -> str:
     """The verb for error lines: its one or two words."""
-    count = 2 if argv[:1] and argv[0] in _NOUNS else 1
+    count = 2 if argv[:1] and argv[0] in NOUNS else 1
     found = argv[:count]
     return " ".join(found) if not any(text.startswith("-") for text in found) else ""
 

@@ -133,6 +133,10 @@ def _tell_usage(error: Any, argv: list[str], verb: str) -> int:
     if argv and not argv[0].startswith("-") and argv[0] not in _LAZY:
         return report("", BadRequest(f"{argv[0]!r} is not a verb; {_instead(argv)}"), debug=False)
     text = error.format_message().rstrip(".")
+    if text.startswith("No such command"):
+        noun, word = argv[:2]
+        wrong = BadRequest(f"{word!r} is no verb of {noun}; see: dynctl {noun} --help")
+        return report(noun, wrong, debug=False)
     remedy = f"see: dynctl {verb} --help" if verb else "options follow their verb"
     cause = f"{text[:1].lower()}{text[1:]}; {remedy}"
     return report(verb, BadRequest(cause), debug=False)

@@ -8,6 +8,7 @@ import pytest
 
 from dynagent.errors import BY_CODE
 from dynctl import reference
+from dynctl.__main__ import NOUNS
 from dynctl.faults import LocalFailure, line
 from tests.dynctl.conftest import Dynctl
 
@@ -74,3 +75,7 @@ def test_a_shell_completes_verbs_and_options(bare: Dynctl) -> None:
     assert bare().stdout.split() == [b"json", b"jsonl"]
     bare.environment |= {"COMP_WORDS": "dynctl bench ", "COMP_CWORD": "2"}
     assert bare().stdout.split() == [b"put", b"get", b"mixed"]
+
+
+def test_error_lines_know_every_verb_of_two_words() -> None:
+    assert set(NOUNS) == {page.name.split()[0] for page in reference.pages() if " " in page.name}
