@@ -147,6 +147,12 @@ BACKGROUND_BURST_S = 0.1  # what was not used is kept no longer: it would be mov
 BACKGROUND_GRANT_BYTES_MIN = 64 * KIB  # smaller ones would cost more in frames than they move
 BACKGROUND_RECORD_BYTES = 1 * KIB  # a smaller record costs as much CPU as this one
 
+# --- Merkle trees --------------------------------------------------------------------------------
+TREE_PARTITIONS_LARGE = 2_048  # beyond, trees have 16 leaves and not 256: 10 MiB of sums at most
+TREE_REBUILD_RECORDS = 200  # of unknown leaves, in one go: 2 ms
+TREE_TURN_S = 0.02  # before the next go: a tenth of a core at the most
+TREE_REST_S = 5.0  # before what could not be read is tried again
+
 # --- its HTTP endpoint ---------------------------------------------------------------------------
 HTTP_CONNECTIONS_MAX = 32  # a few scrapers and probes; over it the one that idles longest must go
 HTTP_HEAD_BYTES_MAX = 8 * KIB  # what others allow, and 16 times what Prometheus sends

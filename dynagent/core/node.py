@@ -61,6 +61,7 @@ from dynagent.core.portrait import SelfPortrait
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
 from dynagent.core.put import PutOperation
 from dynagent.core.readback import RepairingGet
+from dynagent.core.rebuild import Rebuilder
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, decode_ring, token_of
 from dynagent.core.router import ForwardOperation
@@ -119,6 +120,7 @@ class Node:
         self.budget = Budget(
             threshold_s=foreground_p99_ms / 1000, bytes_per_s_max=background_bytes_per_s
         )
+        self.rebuilder = Rebuilder(self.replica.forest, self.budget)
         self.admission = Admission()
         self.coordinator: Coordinator | None = None
         self.delivery: Delivery | None = None
@@ -157,6 +159,7 @@ class Node:
         self.ring = ring
         self.replica.cluster_id = ring.cluster_id
         self.replica.hints.serve(ring, self.node_id)
+        self.replica.forest.serve(ring, self.node_id)
         self.coordinator = coordinator = Coordinator(
             node_id=self.node_id,
             ring=ring,
@@ -292,6 +295,7 @@ class Node:
             self.coordinator.on_tick(now)
             self.detector.on_tick(now)
             self.delivery.on_tick(now)
+            self.rebuilder.on_tick(now)
             if self.gossip is not None:
                 self.gossip.on_tick(now)
 
@@ -305,6 +309,8 @@ class Node:
         if (other := self.coordinator.next_deadline()) is not None and other < due:
             due = other
         if (other := self.delivery.next_deadline()) is not None and other < due:
+            due = other
+        if (other := self.rebuilder.next_deadline()) is not None and other < due:
             due = other
         return due if due < inf else None
 

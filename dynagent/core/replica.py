@@ -39,6 +39,7 @@ from dynagent.core.cache import StoredCache
 from dynagent.core.crowd import Crowd
 from dynagent.core.entry import ABSENT, Record, decode_stored, encode_sibling, encode_stored
 from dynagent.core.hints import DURABLE, Hints
+from dynagent.core.merkle import UNREADABLE_DIGEST, Change, Forest
 from dynagent.core.messages import Put
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, PartitionId, Reader, Token
 from dynagent.core.ring import token_of
@@ -74,11 +75,13 @@ class Replica:
         self._effects = effects
         self._dice = dice
         self.hints = Hints(reader, bytes_max=hint_bytes_max, own_max=owner_hints_max)
+        self.forest = Forest(reader)
         self.crowd = Crowd()
         self._cache = StoredCache(cache_bytes)
         self._overlay: dict[bytes, tuple[Record, int]] = {}  # key → newest copy, its batch
         self._open = Batch(1)
-        self._open_keys: dict[bytes, Token] = {}
+        # With the digest of the copy that the batch before this one leaves, as `merkle.Change`.
+        self._open_keys: dict[bytes, tuple[Token, bytes | None]] = {}
         self._open_bytes = 0
         self._waiters: dict[int, list[Waiter]] = {}
         self._full_until = 0.0  # the disk was full; until then changes are refused
@@ -263,7 +266,8 @@ class Replica:
         if not self.hints.owns(token):
             self.hints.resize(self._open, _size(record) - _size(old))
         self._overlay[key] = (record, number)
-        self._open_keys[key] = token
+        if key not in self._open_keys:
+            self._open_keys[key] = (token, _digest_before(old))
         self._open_bytes += len(record.content)
         count = len(record.value.siblings)
         if count > 1 or key in self.crowd.keys:
@@ -302,15 +306,20 @@ class Replica:
     def take_batch(self) -> Batch | None:
         """Everything that has gathered, to be made durable; None if nothing has."""
         batch = self._open
-        if not self._open_keys and not batch.hints and not self.hints.has_news(batch):
+        has_news = self.hints.has_news(batch) or self.forest.has_news
+        if not self._open_keys and not batch.hints and not has_news:
             return None
         self.hints.seal(batch)
-        for key, token in self._open_keys.items():
+        changes: list[Change] = []
+        for key, (token, before) in self._open_keys.items():
             record = self._overlay[key][0]
-            stored = b""
+            stored, after = b"", None
             if record is not ABSENT:
                 stored = encode_stored(record, cluster_id=self.cluster_id, key=key)
+                after = record.digest
             batch.records.append((token, key, stored))
+            changes.append((token, key, before, after))
+        self.forest.apply(batch, changes)
         self._open = Batch(batch.number + 1)
         self._open_keys = {}
         self._open_bytes = 0
@@ -324,6 +333,7 @@ class Replica:
             if overlaid is not None and overlaid[1] == batch.number:
                 del self._overlay[key]
         self.hints.on_committed(batch)
+        self.forest.on_committed()
         return self._waiters.pop(batch.number, [])
 
     def on_refused(self, now: float) -> list[Waiter]:
@@ -333,6 +343,7 @@ class Replica:
         self._overlay.clear()
         self._waiters.clear()
         self.hints.on_refused()
+        self.forest.on_refused()
         self._open = Batch(self._open.number + 1)
         self._open_keys = {}
         self._open_bytes = 0
@@ -343,6 +354,12 @@ class Replica:
     def has_burnt(self) -> bool:
         """Are there marks on the disk that must not outlive this run? Then no stop is clean."""
         return bool(self._burnt)
+
+
+def _digest_before(old: Record) -> bytes | None:
+    if old is UNREADABLE:
+        return UNREADABLE_DIGEST
+    return None if old is ABSENT else old.digest
 
 
 def _size(record: Record) -> int:

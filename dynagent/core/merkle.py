@@ -1,0 +1,281 @@
+"""The forest: one Merkle tree for each partition that this node owns, always current (design §7).
+
+A **leaf** covers a range of tokens: the bits behind the partition's own are its number. It holds
+how many records this node has there, and the sum, mod 2^256, of a keyed hash of each:
+
+    record    BLAKE2b-256(key ‖ digest of the record, key = tree key)
+    tree key  BLAKE2b-256(cluster id, person = "dyn-tree")
+    leaf      BLAKE2b-256(count, 8 bytes ‖ sum, 32 bytes, person = "dyn-leaf")
+    inner     BLAKE2b-256(its 16 children, one after the other, person = "dyn-node")
+
+A sum has no order, so a change costs two hashes and no look at its neighbours: the old record's is
+subtracted, the new one's is added. It is keyed so that nobody who does not know the cluster id can
+choose records whose sum is another's. Tombstones are records like any other. What is local to a
+copy (mark, op-ids, `since`, the flag of an unknown past) is not in its digest, so replicas that
+hold the same have the same root.
+
+Changes are applied when their batch is taken: from then on the sums are what the disk will hold
+when that batch is durable. If it is refused they are what the disk holds (`on_refused`).
+
+A leaf is **unknown** when the record that was replaced there could not be read: nobody can say what
+to subtract. Its hash is b"", as is everything above it, and b"" equals nothing. It is rebuilt from
+its range on the disk (`rebuild`; `core.rebuild` does so under the background budget), as soon as
+all of that can be read. A record that rots without being touched changes no leaf: that is for the
+scrub to find, which compares `recompute` with `leaf`.
+
+Sums are kept as they are hashed, 40 bytes a leaf: 2.5 MiB for 256 partitions of 256 leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+from dynagent import limits
+from dynagent.core.entry import decode_stored
+from dynagent.core.ports import Batch, NodeId, PartitionId, Reader, Token
+from dynagent.core.ring import Ring
+from dynagent.errors import CorruptRecord
+
+ARITY = 16
+_ENTRY = 40  # bytes of a leaf: count, sum
+_SUM = 32
+_MODULUS = 1 << 8 * _SUM
+_UNKNOWN_COUNT = (1 << 64) - 1
+_UNKNOWN = _UNKNOWN_COUNT.to_bytes(8, "big") + bytes(_SUM)
+_FIRST, _LAST = Token(bytes(16)), Token(b"\xff" * 16)
+
+UNREADABLE_DIGEST = b""  # of a record that was there and could not be read
+
+# A record that changes: its place, and its digest before and after; None where there is none.
+Change = tuple[Token, bytes, bytes | None, bytes | None]
+
+
+def leaves_of(partitions: int) -> int:
+    """Leaves of each tree, in a ring of so many partitions: a power of `ARITY`."""
+    return 256 if partitions <= limits.TREE_PARTITIONS_LARGE else 16
+
+
+def tree_key(cluster_id: bytes) -> bytes:
+    return blake2b(cluster_id, digest_size=32, person=b"dyn-tree").digest()
+
+
+class Forest:
+    """The trees of one node. Before it serves a ring there are none."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.leaves = 0  # of each tree
+        self.levels = 0  # below the root, down to the leaves
+        self.unknown: set[tuple[PartitionId, int]] = set()
+        self._reader = reader
+        self._cluster_id = b""
+        self._keyed = blake2b(digest_size=32)
+        self._bits = 0  # of a token: the partition's and the leaf's
+        self._leaf_bits = 0
+        self._tables: dict[PartitionId, bytearray] = {}  # of what we own
+        self._counts: dict[PartitionId, int] = {}  # records in leaves that are known
+        # The hash of each `ARITY` leaves; None: to be made anew.
+        self._groups: dict[PartitionId, list[bytes | None]] = {}
+        self._under_way: Batch | None = None
+
+    def serve(self, ring: Ring, node_id: NodeId) -> None:
+        """Learns what this node owns, and how its trees stand."""
+        self.leaves = leaves_of(ring.partitions)
+        self.levels = 2 if self.leaves > ARITY else 1
+        self._leaf_bits = self.leaves.bit_length() - 1
+        self._bits = ring.partitions.bit_length() - 1 + self._leaf_bits
+        self._cluster_id = ring.cluster_id
+        self._keyed = blake2b(key=tree_key(ring.cluster_id), digest_size=32)
+        self._tables = {
+            PartitionId(at): bytearray(_ENTRY * self.leaves)
+            for at, owners in enumerate(ring.lists)
+            if node_id in owners
+        }
+        self._load()
+
+    # --- the trees -------------------------------------------------------------------------------
+
+    @property
+    def partitions(self) -> list[PartitionId]:
+        """Those that have a tree here, in order."""
+        return sorted(self._tables)
+
+    def root(self, partition: PartitionId) -> bytes:
+        """32 bytes; b"" if a leaf is unknown. The partition must be one of ours, here and below."""
+        groups = self._group_hashes(partition)
+        return groups[0] if self.levels == 1 else _inner_hash(groups)
+
+    def children(self, partition: PartitionId, level: int, index: int) -> list[bytes]:
+        """The hashes of the 16 nodes below one. `level` 0 is the root, its index 0; the children of
+        the last level but one, `levels` - 1, are leaves."""
+        if level < self.levels - 1:
+            return self._group_hashes(partition)
+        first = ARITY * index
+        return [self._leaf_hash(partition, leaf) for leaf in range(first, first + ARITY)]
+
+    def leaf_of(self, token: Token) -> int:
+        """The leaf of a token, within its partition."""
+        return self._place_of(token) & (self.leaves - 1)
+
+    def leaf_range(self, partition: PartitionId, leaf: int) -> tuple[Token, Token]:
+        """The first and the last token of a leaf."""
+        place = partition << self._leaf_bits | leaf
+        rest = 128 - self._bits
+        first, last = place << rest, (place + 1 << rest) - 1
+        return Token(first.to_bytes(16, "big")), Token(last.to_bytes(16, "big"))
+
+    def leaf(self, partition: PartitionId, leaf: int) -> tuple[int, int] | None:
+        """How many records are there, and their sum; None if that is unknown."""
+        entry = int.from_bytes(self._entry(partition, leaf), "big")
+        count, total = divmod(entry, _MODULUS)
+        return None if count == _UNKNOWN_COUNT else (count, total)
+
+    def is_known(self, partition: PartitionId, leaf: int) -> bool:
+        return (partition, leaf) not in self.unknown
+
+    def counts(self, partition: PartitionId) -> int:
+        """The records of a partition, tombstones too; without those of unknown leaves."""
+        return self._counts[partition]
+
+    @property
+    def records(self) -> int:
+        """Those of all partitions, likewise."""
+        return sum(self._counts.values())
+
+    def _place_of(self, token: Token) -> int:
+        """The number of a leaf among those of the whole ring."""
+        return int.from_bytes(token[:4], "big") >> (32 - self._bits)
+
+    def _entry(self, partition: PartitionId, leaf: int) -> bytes:
+        return bytes(self._tables[partition][_ENTRY * leaf : _ENTRY * (leaf + 1)])
+
+    def _leaf_hash(self, partition: PartitionId, leaf: int) -> bytes:
+        entry = self._entry(partition, leaf)
+        if entry == _UNKNOWN:
+            return b""
+        return blake2b(entry, digest_size=32, person=b"dyn-leaf").digest()
+
+    def _group_hashes(self, partition: PartitionId) -> list[bytes]:
+        groups = self._groups.setdefault(partition, [None] * (self.leaves // ARITY))
+        hashes: list[bytes] = []
+        for index, group in enumerate(groups):
+            if group is None:
+                group = _inner_hash(self.children(partition, self.levels - 1, index))
+                groups[index] = group
+            hashes.append(group)
+        return hashes
+
+    # --- changes ---------------------------------------------------------------------------------
+
+    @property
+    def has_news(self) -> bool:
+        """Would a batch have something to write, although no record has changed?"""
+        return False
+
+    def apply(self, batch: Batch, changes: Iterable[Change]) -> None:
+        """A batch is taken; `changes` are those of its records."""
+        self._under_way = batch
+        tables, keyed = self._tables, self._keyed
+        shift, leaf_bits, mask = 32 - self._bits, self._leaf_bits, self.leaves - 1
+        for token, key, old, new in changes:
+            place = int.from_bytes(token[:4], "big") >> shift
+            partition = PartitionId(place >> leaf_bits)
+            table = tables.get(partition)
+            if table is None or old == new:
+                continue
+            leaf = place & mask
+            at = _ENTRY * leaf
+            count, total = divmod(int.from_bytes(table[at : at + _ENTRY], "big"), _MODULUS)
+            if count == _UNKNOWN_COUNT:
+                continue
+            if old is not None:
+                if old == UNREADABLE_DIGEST:
+                    self._set(partition, leaf, None)
+                    continue
+                hashed = keyed.copy()
+                hashed.update(key + old)
+                total -= int.from_bytes(hashed.digest(), "big")
+                count -= 1
+            if new is not None:
+                hashed = keyed.copy()
+                hashed.update(key + new)
+                total += int.from_bytes(hashed.digest(), "big")
+                count += 1
+            self._set(partition, leaf, (count, total % _MODULUS))
+
+    def on_committed(self) -> None:
+        self._under_way = None
+
+    def on_refused(self) -> None:
+        """Nothing of the batch under way has come to the disk."""
+        self._under_way = None
+        self._load()
+
+    def _set(self, partition: PartitionId, leaf: int, state: tuple[int, int] | None) -> None:
+        """`state`: count and sum; None: unknown."""
+        table, at = self._tables[partition], _ENTRY * leaf
+        before = int.from_bytes(table[at : at + 8], "big")
+        if before == _UNKNOWN_COUNT:
+            self.unknown.discard((partition, leaf))
+            before = 0
+        if state is None:
+            self.unknown.add((partition, leaf))
+            table[at : at + _ENTRY] = _UNKNOWN
+        else:
+            table[at : at + _ENTRY] = (state[0] << 8 * _SUM | state[1]).to_bytes(_ENTRY, "big")
+        self._counts[partition] += (state[0] if state is not None else 0) - before
+        if (groups := self._groups.get(partition)) is not None:
+            groups[leaf // ARITY] = None
+
+    # --- what the disk says ----------------------------------------------------------------------
+
+    def recompute(self, partition: PartitionId, leaf: int) -> tuple[int, int] | None:
+        """What `leaf` should say: from the records on the disk, those of the batch under way as it
+        will leave them. None if one cannot be read. A leaf has 15 records of each million, in a
+        ring of 256 partitions: no more than a few milliseconds of them."""
+        first, last = self.leaf_range(partition, leaf)
+        records = self._under_way.records if self._under_way is not None else []
+        newer = {key: stored for token, key, stored in records if first <= token <= last}
+        count = total = 0
+        try:
+            rows = [(k, s) for _, k, s in self._reader.scan(first, last) if k not in newer]
+            for key, stored in (*rows, *newer.items()):
+                if stored:
+                    record = decode_stored(stored, cluster_id=self._cluster_id, key=key)
+                    total += self._hash(key, record.digest)
+                    count += 1
+        except CorruptRecord:
+            return None
+        return count, total % _MODULUS
+
+    def rebuild(self, partition: PartitionId, leaf: int) -> bool:
+        """Takes what the disk says for what is so; False if not all of it can be read: then the
+        leaf is unknown."""
+        state = self.recompute(partition, leaf)
+        self._set(partition, leaf, state)
+        return state is not None
+
+    def _hash(self, key: bytes, digest: bytes) -> int:
+        hashed = self._keyed.copy()
+        hashed.update(key + digest)
+        return int.from_bytes(hashed.digest(), "big")
+
+    def _load(self) -> None:
+        """All are empty if the store is; otherwise unknown."""
+        self._counts = dict.fromkeys(self._tables, 0)
+        self._groups = {}
+        self.unknown = set()
+        try:
+            is_empty = next(self._reader.scan(_FIRST, _LAST), None) is None
+        except CorruptRecord:
+            is_empty = False
+        for partition, table in self._tables.items():
+            table[:] = (bytes(_ENTRY) if is_empty else _UNKNOWN) * self.leaves
+            if not is_empty:
+                self.unknown.update((partition, leaf) for leaf in range(self.leaves))
+
+
+def _inner_hash(children: list[bytes]) -> bytes:
+    if b"" in children:
+        return b""
+    return blake2b(b"".join(children), digest_size=32, person=b"dyn-node").digest()
