@@ -21,6 +21,7 @@ from math import inf
 
 from dynagent import limits
 from dynagent.core.admission import Admission
+from dynagent.core.answers import Answers
 from dynagent.core.budget import Budget
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.copies import Copies
@@ -29,7 +30,6 @@ from dynagent.core.detector import Detector
 from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
 from dynagent.core.gossip import Gossiper
-from dynagent.core.inspect import status_document
 from dynagent.core.listing import list_page
 from dynagent.core.look import LookingPut
 from dynagent.core.messages import (
@@ -48,12 +48,9 @@ from dynagent.core.messages import (
     Message,
     Ping,
     PingFor,
-    Pong,
     Put,
     Read,
-    RingReply,
     RingRequest,
-    StatusReply,
     StatusRequest,
 )
 from dynagent.core.peer import Timing
@@ -63,10 +60,10 @@ from dynagent.core.put import PutOperation
 from dynagent.core.readback import RepairingGet
 from dynagent.core.rebuild import Rebuilder
 from dynagent.core.replica import Replica
-from dynagent.core.ring import Ring, decode_ring, token_of
+from dynagent.core.ring import Ring, token_of
 from dynagent.core.router import ForwardOperation
 from dynagent.core.trace import Trace
-from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady, Refused
+from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady
 
 _DATA = (Get, Put)  # a tuple: to make the union Get | Put costs 0.2 µs each time
 DEFAULT_TIMING = Timing()
@@ -102,7 +99,6 @@ class Node:
         self.node_id = node_id
         self.ring: Ring | None = None
         self.draining = False
-        self._is_adopting = False
         self.about: dict[str, object] = {}  # name, address, zone, host, capacity: for bootstrap
         self.counters: dict[str, int] = {}
         self.measure: Callable[[], dict[str, object]] = dict  # what the shell adds to our status
@@ -136,6 +132,7 @@ class Node:
         self._started_ms = max(0, wall_ms())
         self._value_bytes_max = value_bytes_max
         self._siblings_max = siblings_max
+        self._answers = answers = Answers(self, effects)
         self._handlers: dict[type[Message], Handler] = {
             Get: self._on_data,
             Put: self._on_data,
@@ -143,14 +140,14 @@ class Node:
             Inspect: self._on_inspect,
             Merge: self._copies.on_merge,
             Read: self._copies.on_read,
-            Ping: self._on_ping,
-            PingFor: self._on_ping_for,
-            RingRequest: self._on_ring_request,
-            Install: self._on_install,
-            StatusRequest: self._on_status_request,
-            HintOrder: self._on_hint_order,
-            Gossip: self._on_gossip,
-            Facts: self._on_facts,
+            Ping: answers.on_ping,
+            PingFor: answers.on_ping_for,
+            RingRequest: answers.on_ring_request,
+            Install: answers.on_install,
+            StatusRequest: answers.on_status_request,
+            HintOrder: answers.on_hint_order,
+            Gossip: answers.on_gossip,
+            Facts: answers.on_facts,
         }
         if ring is not None:
             self._serve(ring)
@@ -286,7 +283,7 @@ class Node:
 
     def on_adopted(self, now: float, ring: Ring, link: LinkId, request_id: int) -> None:
         """The first ring, handed to `Effects.adopt`, is durable: serve."""
-        self._is_adopting = False
+        self._answers.is_adopting = False
         self._serve(ring)
         self._effects.answer(link, request_id, Installed())
 
@@ -396,85 +393,6 @@ class Node:
             self.replica, self._reader, message.key, now=now, draining=self.draining
         )
         self._effects.answer(link, request_id, reply)
-
-    # --- the ring and the state of this node -----------------------------------------------------
-
-    def _on_ping(
-        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
-        self._effects.answer(link, request_id, Pong())
-
-    def _on_ping_for(
-        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
-        assert isinstance(message, PingFor)
-        if self.detector is None:
-            raise NotReady("this agent belongs to no cluster yet")
-        self.detector.on_ping_for(now, link, request_id, budget_ms, message.target)
-
-    def _on_gossip(
-        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
-        assert isinstance(message, Gossip)
-        if self.gossip is None:
-            raise NotReady("this agent belongs to no cluster yet")
-        self.gossip.on_gossip(link, request_id, message)
-
-    def _on_facts(
-        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
-        assert isinstance(message, Facts)
-        if self.gossip is None:
-            raise NotReady("this agent belongs to no cluster yet")
-        self.gossip.on_facts(now, link, request_id, message)
-
-    def _on_ring_request(
-        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
-        assert isinstance(message, RingRequest)
-        if self.ring is None:
-            raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
-        is_current = message.epoch == self.ring.epoch
-        ring = b"" if is_current else self.ring.encode()
-        self._effects.answer(link, request_id, RingReply(self.ring.epoch, ring))
-
-    def _on_install(
-        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
-        assert isinstance(message, Install)
-        ring = decode_ring(message.ring)
-        if self.ring is not None:
-            if self.ring != ring:
-                raise Refused(
-                    f"this agent is already a member of cluster {self.ring.cluster_id.hex()}"
-                )
-            self._effects.answer(link, request_id, Installed())
-        elif self._is_adopting:
-            raise Refused("another bootstrap of this agent is under way; repeat the command")
-        elif ring.member(self.node_id) is None:
-            raise Refused(f"the ring does not name this agent ({self.node_id})")
-        else:
-            self._is_adopting = True
-            self._effects.adopt(message.ring, link, request_id)
-
-    def _on_status_request(
-        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
-        assert isinstance(message, StatusRequest)
-        document = status_document(self, with_facts=message.facts)
-        self._effects.answer(link, request_id, StatusReply(document))
-
-    def _on_hint_order(
-        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
-    ) -> None:
-        assert isinstance(message, HintOrder)
-        if self.ring is None or self.delivery is None:
-            raise NotReady("this agent belongs to no cluster yet")
-        target = NodeId(message.target) if message.target else None
-        if target is not None and self.ring.member(target) is None:
-            raise BadRequest(f"{target} is no member of this cluster; see: dynctl node ls")
-        self.delivery.order(now, message.action, target)
-        self._effects.answer(link, request_id, StatusReply(status_document(self)))
 
     def _count_error(self, error: DynagentError) -> None:
         name = type(error).__name__

@@ -1,0 +1,116 @@
+"""What anybody asks of the node itself: whether it is there, its ring, its state, its gossip.
+
+Each of these is answered within the call, from what the node knows by now; none waits for a disk or
+a peer, except for an indirect ping (`core.detector`) and the adoption of the first ring.
+"""
+
+from __future__ import annotations
+
+from dynagent.core.inspect import status_document
+from dynagent.core.messages import (
+    Facts,
+    Gossip,
+    HintOrder,
+    Install,
+    Installed,
+    Message,
+    PingFor,
+    Pong,
+    RingReply,
+    RingRequest,
+    StatusReply,
+    StatusRequest,
+)
+from dynagent.core.ports import Effects, LinkId, NodeId
+from dynagent.core.ring import decode_ring
+from dynagent.errors import BadRequest, NotReady, Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dynagent.core.node import Node
+
+
+class Answers:
+    """The node's handlers of such requests."""
+
+    def __init__(self, node: Node, effects: Effects) -> None:
+        self.is_adopting = False  # the first ring is on its way to the disk
+        self._node = node
+        self._effects = effects
+
+    def on_ping(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        self._effects.answer(link, request_id, Pong())
+
+    def on_ping_for(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, PingFor)
+        if self._node.detector is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        self._node.detector.on_ping_for(now, link, request_id, budget_ms, message.target)
+
+    def on_gossip(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Gossip)
+        if self._node.gossip is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        self._node.gossip.on_gossip(link, request_id, message)
+
+    def on_facts(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Facts)
+        if self._node.gossip is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        self._node.gossip.on_facts(now, link, request_id, message)
+
+    def on_ring_request(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, RingRequest)
+        if self._node.ring is None:
+            raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
+        is_current = message.epoch == self._node.ring.epoch
+        ring = b"" if is_current else self._node.ring.encode()
+        self._effects.answer(link, request_id, RingReply(self._node.ring.epoch, ring))
+
+    def on_install(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Install)
+        ring = decode_ring(message.ring)
+        if self._node.ring is not None:
+            if self._node.ring != ring:
+                raise Refused(
+                    f"this agent is already a member of cluster {self._node.ring.cluster_id.hex()}"
+                )
+            self._effects.answer(link, request_id, Installed())
+        elif self.is_adopting:
+            raise Refused("another bootstrap of this agent is under way; repeat the command")
+        elif ring.member(self._node.node_id) is None:
+            raise Refused(f"the ring does not name this agent ({self._node.node_id})")
+        else:
+            self.is_adopting = True
+            self._effects.adopt(message.ring, link, request_id)
+
+    def on_status_request(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, StatusRequest)
+        document = status_document(self._node, with_facts=message.facts)
+        self._effects.answer(link, request_id, StatusReply(document))
+
+    def on_hint_order(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, HintOrder)
+        if self._node.ring is None or self._node.delivery is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        target = NodeId(message.target) if message.target else None
+        if target is not None and self._node.ring.member(target) is None:
+            raise BadRequest(f"{target} is no member of this cluster; see: dynctl node ls")
+        self._node.delivery.order(now, message.action, target)
+        self._effects.answer(link, request_id, StatusReply(status_document(self._node)))
