@@ -18,6 +18,7 @@ import trio
 
 import dynagent
 from dynagent import config as configuration
+from dynagent import storetool
 from dynagent.agent.agent import Agent
 from dynagent.agent.notify import notify_supervisor
 from dynagent.agent.watchdog import Watchdog
@@ -52,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.command == "config":
             _print_knobs()
+        elif options.command == "store":
+            return storetool.run(options)
         else:
             _run(options)
     except DynagentError as exc:
@@ -82,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         help="listen beyond loopback without encryption or authentication",
     )
     commands.add_parser("config", help="print every knob of the configuration file")
+    storetool.add_commands(commands)
     return parser
 
 

@@ -136,16 +136,29 @@ def agent_pages() -> tuple[list[Page], list[Parameter]]:
         if isinstance(action, argparse._SubParsersAction):
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
             for name, child in action.choices.items():
-                commands.append(
-                    Page(
-                        name=name,
-                        help=helps.get(name, ""),
-                        example=(child.epilog or "").removeprefix("example: "),
-                        arguments=(),
-                        options=_flags(child),
-                    )
-                )
+                commands += _agent_pages(name, helps.get(name, ""), child)
     return commands, list(_flags(parser))
+
+
+def _agent_pages(name: str, text: str, parser: argparse.ArgumentParser) -> Iterator[Page]:
+    """The page of a command, or those of its verbs."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for verb, child in action.choices.items():
+                yield from _agent_pages(f"{name} {verb}", helps.get(verb, ""), child)
+            return
+    yield Page(
+        name=name,
+        help=text,
+        example=(parser.epilog or "").removeprefix("example: "),
+        arguments=tuple(
+            Parameter(usage=str(action.metavar), help=action.help or "", required=True)
+            for action in parser._actions
+            if not action.option_strings
+        ),
+        options=_flags(parser),
+    )
 
 
 def _flags(parser: argparse.ArgumentParser) -> tuple[Parameter, ...]:

@@ -17,7 +17,8 @@ LinkId = NewType("LinkId", int)  # an accepted connection; answers go back on it
 class Batch:
     """What one group commit makes durable, all or nothing.
 
-    `records`: (token, key, stored form), at most one per key; a stored form of b"" removes the key.
+    `records`: (token, key, stored form), at most one per key; a stored form of b"" removes the key,
+    and with a key of b"" what `Reader.scan` shows so at that token: damaged rows.
     `hints`: (target, token, key, owed): True adds the marker that this record is owed to `target`,
     False removes it; either may be so already. Of several for one marker the last one counts.
     `meta`: named rows of the node itself (the ring; later barriers, tree sums, ring log).
@@ -42,7 +43,11 @@ class Reader(Protocol):
         """A named row or None."""
 
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
-        """(token, key, stored form) for first ≤ token ≤ last, in (token, key) order."""
+        """(token, key, stored form) for first ≤ token ≤ last, in (token, key) order.
+
+        A row so damaged that its key is unknown has b"" for key and form; one of which only the
+        form is lost, b"" for that. Raises `CorruptRecord` if the engine cannot read on.
+        """
 
     def hints(self, target: NodeId, after: bytes, count: int) -> list[tuple[Token, bytes]]:
         """The first `count` markers of what is owed to `target`, in (token, key) order.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynagent.core.ports import Dice
-from dynagent.errors import DataDirError, StoreFailed
+from dynagent.errors import DataDirError, Refused, StoreFailed
 from dynagent.store import identity, rocksdb_log, sqlite_log
 from dynagent.store.binding import Mark, check_bound, write_mark
 from dynagent.store.files import fsync_path, reason, tree_bytes
@@ -82,24 +82,28 @@ class DataDir:
             _check_engine(path, engine)
             _check_whole(path)
             identity_file = IdentityFile.open_or_create(path, dice=dice, engine=engine)
-            value = identity_file.value
-            _check_engine(path, value.engine)
-            used = ENGINES[value.engine]
-            file = path / used.file_name
-            if value.run > 0 and not file.exists():
-                raise DataDirError(
-                    f"{path}: {file.name} of node {value.node_id} is gone; move the directory away"
-                    " and start as a new node, which the cluster refills"
-                )
-            had_log = used.has_log(file)
-            store = used.open(file)
-            undo.callback(_close_store, identity_file, store)
-            store_id = check_bound(file, store, value, had_log=had_log)
+            store, store_id = _open_store(path, identity_file, undo)
             started = start_run(
-                replace(value, store_id=store_id or f"{dice.getrandbits(128):032x}")
+                replace(identity_file.value, store_id=store_id or f"{dice.getrandbits(128):032x}")
             )
             write_mark(store, Mark(started.store_id, started.run, stopped=False))
             identity_file.write(started)
+            undo.pop_all()
+            return cls(path, lock, identity_file, store)
+
+    @classmethod
+    def open_stopped(cls, path: Path, *, dice: Dice) -> "DataDir":
+        """Opens the directory of an agent that is stopped, for tools: no run begins.
+
+        The engine takes what a crash left in its log, as a start would. End with `close(False)`.
+        Raises `Refused` if an agent uses the directory, `DataDirError` if it is none, or if an
+        agent would refuse to start on it.
+        """
+        with ExitStack() as undo:
+            lock = lock_stopped(path)
+            undo.callback(os.close, lock)
+            identity_file = IdentityFile.open_or_create(path, dice=dice, engine="sqlite")
+            store, _store_id = _open_store(path, identity_file, undo)
             undo.pop_all()
             return cls(path, lock, identity_file, store)
 
@@ -152,6 +156,38 @@ def read_lock_holder(path: Path) -> int | None:
         return 0
     finally:
         os.close(lock)
+
+
+def lock_stopped(path: Path) -> int:
+    """The lock of an existing directory that no agent uses: a handle to be closed.
+
+    Raises `Refused` if one does, `DataDirError` if there is no data directory at `path`.
+    """
+    if not (path / identity.FILE_NAME).exists():
+        raise DataDirError(
+            f"{path} is no data directory: it has no identity file; name what dynagent run was"
+            " given as --data-dir"
+        )
+    if pid := read_lock_holder(path):
+        raise Refused(f"{path} is in use by the agent with pid {pid}; stop that one first")
+    return _take_lock(path)
+
+
+def _open_store(path: Path, identity_file: IdentityFile, undo: ExitStack) -> tuple[Store, str]:
+    """The engine that belongs to this identity, and its store id, "" if it has none yet."""
+    value = identity_file.value
+    _check_engine(path, value.engine)
+    used = ENGINES[value.engine]
+    file = path / used.file_name
+    if value.run > 0 and not file.exists():
+        raise DataDirError(
+            f"{path}: {file.name} of node {value.node_id} is gone; move the directory away"
+            " and start as a new node, which the cluster refills"
+        )
+    had_log = used.has_log(file)
+    store = used.open(file)
+    undo.callback(_close_store, identity_file, store)
+    return store, check_bound(file, store, value, had_log=had_log)
 
 
 def _close_store(identity_file: IdentityFile, store: Store) -> None:

@@ -73,6 +73,13 @@ def stop_clean(identity: Identity) -> Identity:
     return replace(identity, clean_stop=True)
 
 
+def bad_slots(path: Path) -> list[int]:
+    """Which of the two slots of an identity file are torn or damaged; raises `OSError`."""
+    data = path.read_bytes()
+    slots = (data[:SLOT_BYTES], data[SLOT_BYTES : 2 * SLOT_BYTES])
+    return [at for at, slot in enumerate(slots) if _decode_slot(path, slot) is None]
+
+
 class IdentityFile:
     """The identity on disk; `value` is what was last written durably."""
 

@@ -399,7 +399,7 @@ def test_a_reader_sees_each_batch_whole_while_another_thread_writes(store: Store
 
 
 _PLACES = [token(high, low) for high in (0, 5, 2**63 - 1) for low in (0, 2**64 + 9)]
-_KEYS = [b"", b"a", b"b"]
+_KEYS = [b"\x00", b"a", b"b"]
 _puts = st.dictionaries(
     st.tuples(st.sampled_from(_PLACES), st.sampled_from(_KEYS)),
     st.sampled_from([b"", b"one", b"two" * 50]),

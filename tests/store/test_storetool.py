@@ -1,0 +1,218 @@
+"""`dynagent store check` and `dynagent store damage`, on both engines."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dynagent.core.entry import Record, encode_sibling, encode_stored
+from dynagent.core.ports import Batch, NodeId, Token
+from dynagent.core.ring import Member, Ring, token_of
+from dynagent.core.salvage import FIRST, LAST, Gap, salvage
+from dynagent.core.siblings import Siblings
+from dynagent.errors import CorruptRecord
+from dynagent.main import main
+from dynagent.store.datadir import DataDir
+from dynagent.store.drill import files_of
+from dynagent.store.examine import RING_ROW
+
+CLUSTER = b"sixteen bytes id"
+KEYS = [b"k%03d" % number for number in range(200)]
+
+
+def stored(key: bytes, value: bytes = b"v" * 40) -> bytes:
+    sibling = encode_sibling(
+        dot=(7, 1), wall_ms=1, content=0, expiry_ms=0, op_id=b"o" * 16, meta={}, value=value
+    )
+    record = Record(Siblings({7: 1}, (sibling,)))
+    return encode_stored(record, cluster_id=CLUSTER, key=key)
+
+
+def ring(node: str) -> Ring:
+    ids = [NodeId(node), NodeId("1" * 16), NodeId("2" * 16)]
+    members = tuple(
+        Member(id=one, name=one, address="h:1", zone="", host=one, capacity=1)
+        for one in sorted(ids)
+    )
+    return Ring(
+        epoch=1, cluster_id=CLUSTER, n=3, r=2, w=2, members=members, lists=(tuple(ids),) * 8
+    )
+
+
+@pytest.fixture(params=["sqlite", "rocksdb"])
+def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The store of an agent that was a member, and has stopped cleanly."""
+    path = tmp_path / "node"
+    data_dir = DataDir.open(path, engine=request.param, dice=random.Random(1))
+    file = data_dir.identity_file
+    batch = Batch(1)
+    batch.meta.append((RING_ROW, ring(file.value.node_id).encode()))
+    batch.records.extend((token_of(key), key, stored(key)) for key in KEYS)
+    data_dir.store.write(batch)
+    file.write(replace(file.value, cluster_id=CLUSTER))
+    data_dir.close(clean=True)
+    return path
+
+
+def check(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, list[dict[str, object]]]:
+    status = main(["store", "check", str(directory), "-o", "jsonl"])
+    return status, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def damage(
+    directory: Path, capsys: pytest.CaptureFixture[str], *words: str
+) -> list[dict[str, object]]:
+    command = ["store", "damage", str(directory), *words, "--yes", "-o", "jsonl"]
+    assert main(command) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def contents(directory: Path) -> dict[tuple[Token, bytes], bytes]:
+    data_dir = DataDir.open_stopped(directory, dice=random.Random(1))
+    try:
+        rows = data_dir.store.scan(FIRST, LAST)
+        return {(token, key): stored for token, key, stored in rows}
+    finally:
+        data_dir.close(clean=False)
+
+
+def test_a_good_store_has_no_findings(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "check", str(directory)]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("dynagent: store check: 200 records (")
+    assert err.endswith("examined, 0 findings\n")
+
+
+def test_a_flipped_record_is_named(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = damage(directory, capsys, "flip", "--key", "k007", "--key", "k009", "--seed", "1")
+    assert [(one["kind"], one["key"]) for one in done] == [("flip", "k007"), ("flip", "k009")]
+    status, findings = check(directory, capsys)
+    assert status == 12
+    assert {(one["kind"], one["key"]) for one in findings} == {
+        ("record", "k007"),
+        ("record", "k009"),
+    }
+    assert all("healed from the other owners" in str(one["remedy"]) for one in findings)
+
+
+@pytest.mark.parametrize("kind", ["lose", "miss"])
+def test_lost_and_missed_records_are_gone(
+    directory: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    done = damage(directory, capsys, kind, "--count", "20", "--seed", "5")
+    gone = {str(one["key"]).encode() for one in done}
+    assert len(gone) == 20
+    assert {key for _, key in contents(directory)} == set(KEYS) - gone
+
+
+def test_all_records_of_partitions_are_lost(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = damage(directory, capsys, "lose", "--partition", "3", "--partition", "5")
+    assert {one["partition"] for one in done} == {3, 5}
+    left = {token[0] >> 5 for token, _ in contents(directory)}
+    assert left == {0, 1, 2, 4, 6, 7}
+
+
+def test_a_misplaced_record_is_found_where_it_lies(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (done,) = damage(directory, capsys, "misplace", "--count", "1", "--seed", "3")
+    status, findings = check(directory, capsys)
+    assert status == 12
+    (found,) = (one for one in findings if one["kind"] == "misplaced")
+    assert found["key"] == done["key"]
+    assert str(done["token"]) in str(found["what"])
+
+
+def test_the_same_seed_does_the_same_damage(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("flip", "--count", "5", "--seed", "11")
+    assert damage(directory, capsys, *words) == damage(directory, capsys, *words)  # and undoes it
+    assert check(directory, capsys) == (0, [])
+
+
+def test_a_bit_of_a_named_byte(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("flip", "--file", "identity", "--offset", "5000", "--bit", "3")
+    (done,) = damage(directory, capsys, *words)
+    assert (done["offset"], done["bit"]) == (5000, 3)
+    status, (found,) = check(directory, capsys)
+    assert status == 12
+    assert (found["kind"], "copy 2 of the two" in str(found["what"])) == ("identity", True)
+
+
+def test_every_flip_of_a_file_can_be_told(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is hit, the check ends, and what reads differently has a finding."""
+    before = contents(directory)
+    for seed in range(4):
+        words = ("flip", "--count", "1", "--seed", str(seed))
+        damage(directory, capsys, *words)
+        status, findings = check(directory, capsys)
+        if not findings:
+            assert status == 0
+            assert contents(directory) == before
+        damage(directory, capsys, *words)
+
+
+def test_what_cannot_be_done_is_refused_in_one_line(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["store", "damage", str(directory)]
+    for words, status, text in [
+        (["lose", "--count", "1"], 10, "say --yes"),
+        (["lose", "--yes"], 2, "lose what?"),
+        (["lose", "--key", "none", "--yes"], 2, "no record of b'none'"),
+        (["lose", "--count", "999", "--yes"], 2, "200 records there, not 999"),
+        (["lose", "--partition", "8", "--yes"], 2, "partition 8 is none of this store's 8"),
+        (["lose", "--count", "0", "--yes"], 2, "at least 1"),
+        (["flip", "--offset", "1", "--yes"], 2, "go with --file"),
+        (["flip", "--file", "no", "--yes"], 2, "is no file"),
+        (["flip", "--file", "identity", "--offset", "99999", "--yes"], 2, "has no byte 99999"),
+    ]:
+        assert main([*base, *words]) == status, words
+        assert text in capsys.readouterr().err
+    assert main(["store", "check", str(directory.parent)]) == 1
+    assert "is no data directory" in capsys.readouterr().err
+    data_dir = DataDir.open(directory, dice=random.Random(1))
+    try:
+        assert main(["store", "check", str(directory)]) == 10
+        assert "is in use by the agent with pid" in capsys.readouterr().err
+    finally:
+        data_dir.close(clean=True)
+
+
+def test_the_files_that_may_be_hit(directory: Path) -> None:
+    names = {file.name for file in files_of(directory)}
+    assert "identity" in names
+    assert "lock" not in names
+    assert {"store.sqlite"} <= names or {"CURRENT", "store.rocksdb.seen"} <= names
+
+
+def test_a_scan_goes_on_behind_what_cannot_be_read() -> None:
+    width = 2**128 // 1000
+    rows = [(Token((n * width).to_bytes(16, "big")), b"k", b"v") for n in range(1000)]
+
+    def scan(first: Token, last: Token) -> object:
+        is_hit = first <= rows[329][0] and last >= rows[300][0]
+        for row in rows:
+            if is_hit and row[0] >= rows[300][0]:
+                raise CorruptRecord("a page")
+            if first <= row[0] <= last:
+                yield row
+
+    found = list(salvage(scan))  # type: ignore[arg-type]
+    gaps = [one for one in found if isinstance(one, Gap)]
+    assert [one for one in found if not isinstance(one, Gap)] == rows[:300] + rows[330:]
+    assert len(gaps) == 1
+    assert rows[299][0] <= gaps[0].first <= rows[300][0]
+    assert rows[329][0] <= gaps[0].last < rows[330][0]
