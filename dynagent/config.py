@@ -169,6 +169,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "fewer notes, more bytes.",
         ),
     ] = limits.OWNER_HINTS_DEFAULT_MAX
+    antientropy_interval_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="How often this agent compares its Merkle trees with those of each other "
+            "owner, which costs some 40 bytes a partition if nothing differs. A write that hints "
+            "and read repair have missed waits no longer than that. 0: only when somebody asks "
+            "for it (dynctl repair).",
+        ),
+    ] = limits.ANTIENTROPY_INTERVAL_S_DEFAULT
     drain_s: Annotated[
         float,
         Meta(

@@ -60,6 +60,38 @@ HINT_BYTES_DEFAULT_MAX = 8 * 1024 * MIB
 OWNER_HINTS_DEFAULT_MAX = 1_000_000  # some 100 MB of rows, counted at each start
 HINT_PAUSE_S_MAX = 30.0  # after failures; a target that comes up is tried at once
 
+# --- Merkle exchange (core.exchange) -------------------------------------------------------------
+EXCHANGE_NODES_MAX = 1_024  # of one Compare: hashes and numbers take 40 KiB of a control frame
+EXCHANGE_PARTITIONS_MAX = 1_024  # of one exchange: their roots go in one Compare
+EXCHANGE_LEAVES_MAX = 64  # of one LeafKeys: a thousand small records, or many empty leaves
+EXCHANGE_LEAVES_WAITING_MAX = 1_024  # known to differ; more are not sought before these are listed
+# A page of keys is made on the event loop, as one of a listing: its records are read and checked.
+EXCHANGE_ROWS_MAX = 256
+EXCHANGE_LOOK_BYTES_MAX = 512 * KIB  # of records looked at; the last one may go beyond
+EXCHANGE_ROW_BYTES = 256  # to read and compare one costs a quarter of a record's CPU
+EXCHANGE_ROWS_BYTES_MAX = 32 * KIB  # of keys and digests: below a control frame
+# A write in flight is on all owners' disks in some milliseconds, or is owed to them by a hint. What
+# still differs after that long, unchanged on both sides, was missed.
+EXCHANGE_REST_S = 0.5
+EXCHANGE_SUSPECTS_MAX = 8_192  # keys at rest: 16,000 a second may differ
+EXCHANGE_SUSPECT_BYTES_MAX = 2 * MIB  # of these keys
+EXCHANGE_PAGE_ROWS = 256  # of one Merge or Look for records: 5 ms on either event loop
+EXCHANGE_PAGE_BYTES = 256 * KIB  # of it; the last record may go beyond
+EXCHANGE_PAGES = 2  # of each kind under way: one travels while the other is written
+EXCHANGE_ANSWER_S = 10.0  # until a message without an answer has failed: a slow disk is no reason
+EXCHANGE_PAUSE_S_MAX = 30.0  # after failures
+EXCHANGE_BUSY_S = 2.0  # after the last message about a partition it may be compared with another
+# A round of roots that are equal is 10 KiB a peer, in 256 partitions; and what was missed in spite
+# of hints and read repair waits no longer than that to be found.
+ANTIENTROPY_INTERVAL_S_DEFAULT = 30.0
+ANTIENTROPY_UP_S = 2.0  # after a peer has come up: its hints go first
+
+# --- jobs (core.jobs) ----------------------------------------------------------------------------
+JOBS_KEPT = 32  # with their reports, a row of the store each; the oldest that has ended makes room
+JOBS_RUNNING_MAX = 8  # people start them by hand
+JOB_SAVE_S = 1.0  # so much of its progress a crash may cost: it is done again
+JOB_PATIENCE_S = 60.0  # for a peer that is down: a restart takes less
+
 # --- the agent -----------------------------------------------------------------------------------
 CONNECTIONS_MAX = 4_096  # file descriptors: the usual soft limit minus room for the store
 LINK_SILENT_S_MAX = 10.0  # a peer that was asked and says nothing for so long is dialled anew

@@ -103,6 +103,13 @@ class Answers:
         document = status_document(self._node, with_facts=message.facts)
         self._effects.answer(link, request_id, StatusReply(document))
 
+    def on_job_request(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        if self._node.jobs is None:
+            raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
+        self._node.jobs.on_request(now, link, request_id, budget_ms, message)
+
     def on_hint_order(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:

@@ -20,6 +20,12 @@ dirty                  node id → partitions in which that owner has missed too
 hint_copies            of keys that this node does not own: bytes, and how many it has refused to
                        keep since the start, because bytes_max was reached
 delivery               of hints: delivered since the start, is_paused, paused (node ids), under_way
+antientropy            interval_s (0: off), oldest_unverified_s (since when the partition waits that
+                       was verified longest ago, of those that this node compares with others),
+                       under_way (node ids); and since the start, rounds and jobs together: rounds,
+                       partitions, failures (exchanges that did not end), keys, differing, sent,
+                       fetched, healed, changed (written meanwhile), unreadable, bytes
+jobs                   under way (core.jobs)
 siblings               of the keys that have changed here since the start: most (of one key), key
                        (that one), bytes (of the largest record with several)
 repaired               owners that a get has found behind, and sent what they lacked
@@ -100,6 +106,12 @@ def status_fields(node: Node) -> dict[str, Any]:
             "refused": hints.refused,
         },
         "delivery": node.delivery.document() if node.delivery is not None else {},
+        "antientropy": (
+            node.antientropy.document(coordinator.now)
+            if node.antientropy is not None and coordinator is not None
+            else {}
+        ),
+        "jobs": node.jobs.under_way if node.jobs is not None else 0,
         "siblings": node.replica.crowd.document(),
         "repaired": coordinator.repaired if coordinator is not None else 0,
         "about": node.about,

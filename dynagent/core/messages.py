@@ -45,6 +45,9 @@ FactBytes = list[bytes]  # each a sealed fact (core/facts.py)
 Editions = list[list[object]]  # which facts a node has: [node id, run, version]
 NodeIds = list[str]
 Rows = list[list[object]]  # what an owner holds of each key: [key, clock, dots]
+Hashes = list[bytes]  # of nodes of Merkle trees: 32 bytes, or empty where one is not known
+LeafRows = list[list[object]]  # a key and the digest of its record: [key, digest]
+Looks = list[list[object]]  # copies of keys: [digest, clock, dots]
 
 
 class MessageType(type):
@@ -413,6 +416,117 @@ class FactsReply(Message, code=43):
     """The facts that were wanted, as many as one message takes."""
 
     facts: FactBytes
+
+
+# --- Merkle exchange (core/exchange.py) ----------------------------------------------------------
+
+
+class Compare(Message, code=50):
+    """Which of these nodes have other hashes in your trees? Answered by CompareReply, or by an
+    Error: NotReady; BadRequest if you are no owner of one of the partitions; Refused if your ring
+    is another.
+
+    Level 0 has the roots, and each node sixteen children at the next. A node's number is
+    partition × 16^level + its place in that level of its tree.
+    """
+
+    stamp_change: Uint
+    stamp_phase: Small
+    level: Small
+    nodes: Uints
+    hashes: Hashes  # one for each; an empty one (not known) is equal to none
+
+
+class CompareReply(Message, code=51):
+    """Those that differ. Nothing: all are equal."""
+
+    differ: Uints = []  # noqa: RUF012 - never changed; numbers, as they were asked
+    later: Uints = []  # noqa: RUF012 - never changed; they differ too, and are under comparison
+    # with another owner: what that one moves need not be moved twice
+
+
+class LeafKeys(Message, code=52):
+    """Which keys have you committed in these leaves? Answered by LeafKeysReply, or as Compare.
+
+    Leaves are numbered as in Compare, in ascending order: that of places (token and key).
+    """
+
+    stamp_change: Uint
+    stamp_phase: Small
+    leaves: Uints
+    after: Blob = b""  # go on behind this place; empty: at the beginning
+
+
+class LeafKeysReply(Message, code=53):
+    """A page: every key of these leaves up to `position`."""
+
+    rows: LeafRows  # sorted by place; without a digest: a copy that is unreadable, or unknown
+    position: Blob  # the place up to which was looked; empty: to the end
+
+
+class Look(Message, code=54):
+    """What are your copies of these keys, all of one partition? Answered by LookReply, or as
+    Compare."""
+
+    stamp_change: Uint
+    stamp_phase: Small
+    keys: Keys
+    want: Small  # 0 the versions, 1 the records themselves
+
+
+class LookReply(Message, code=55):
+    """The committed copies of the first so many of these keys: one of them at least.
+
+    A copy is [digest, clock, dots]; [] if it is unreadable or unknown. An absent one has nothing
+    in the three. Records that were asked for are in `entries`, if there and sound.
+    """
+
+    looked_at: Small
+    copies: Looks = []  # noqa: RUF012 - never changed; if versions were wanted
+    entries: Entries = []  # noqa: RUF012 - never changed
+    barrier: Uint = 0  # the purge barrier under which they were read, as in Merge
+
+
+class Roots(Message, code=56):
+    """What are the roots of your trees? For verify; any agent answers, by RootsReply."""
+
+    partitions: Uints  # 1,024 at most
+
+
+class RootsReply(Message, code=57):
+    """One hash and one count for each; of a partition that is not its own, an empty one and 0."""
+
+    epoch: Uint
+    roots: Hashes
+    counts: Uints  # records, tombstones too
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+JOBS_TELL, JOB_START, JOB_CANCEL = 0, 1, 2
+
+
+class JobRequest(Message, code=58):
+    """Start or cancel this agent's part of a job, or tell of it. Answered by JobsReply, or by an
+    Error: BadRequest for an unknown kind or scope, Overloaded if too many are under way.
+
+    A job of the whole cluster is one id, started on every agent. To start an id again, or to
+    cancel one that has ended, changes nothing.
+    """
+
+    action: Small  # 0 tell, 1 start, 2 cancel
+    job: Text = ""  # 16 hex digits; empty: all of them
+    kind: Text = ""  # to start: repair, verify, …
+    node: Text = ""  # the scope: only what concerns this node id,
+    partitions: Uints = []  # noqa: RUF012 - never changed; only these,
+    prefix: Blob = b""  # only keys that begin so
+    preview: Flag = False  # nothing is changed
+
+
+class JobsReply(Message, code=59):
+    """An encoded map: jobs, a list of maps with the fields given under Jobs, newest first."""
+
+    document: Blob
 
 
 def catalogue() -> list[type[Message]]:

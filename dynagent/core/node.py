@@ -22,18 +22,22 @@ from math import inf
 from dynagent import limits
 from dynagent.core.admission import Admission
 from dynagent.core.answers import Answers
+from dynagent.core.antientropy import AntiEntropy
 from dynagent.core.budget import Budget
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.copies import Copies
+from dynagent.core.counterpart import Counterpart
 from dynagent.core.delivery import Delivery
 from dynagent.core.detector import Detector
 from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
 from dynagent.core.gossip import Gossiper
+from dynagent.core.jobs import Jobs
 from dynagent.core.listing import list_page
 from dynagent.core.look import LookingPut
 from dynagent.core.messages import (
     MODE_OVERWRITE,
+    Compare,
     Error,
     Facts,
     Get,
@@ -42,7 +46,10 @@ from dynagent.core.messages import (
     Inspect,
     Install,
     Installed,
+    JobRequest,
+    LeafKeys,
     List,
+    Look,
     Merge,
     MergeAck,
     Message,
@@ -51,6 +58,7 @@ from dynagent.core.messages import (
     Put,
     Read,
     RingRequest,
+    Roots,
     StatusRequest,
 )
 from dynagent.core.peer import Timing
@@ -59,6 +67,7 @@ from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, To
 from dynagent.core.put import PutOperation
 from dynagent.core.readback import RepairingGet
 from dynagent.core.rebuild import Rebuilder
+from dynagent.core.repair import Repair
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.router import ForwardOperation
@@ -95,6 +104,7 @@ class Node:
         foreground_p99_ms: int = limits.FOREGROUND_P99_MS_DEFAULT,
         hint_bytes_max: int = limits.HINT_BYTES_DEFAULT_MAX,
         owner_hints_max: int = limits.OWNER_HINTS_DEFAULT_MAX,
+        antientropy_interval_s: float = limits.ANTIENTROPY_INTERVAL_S_DEFAULT,
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
@@ -122,10 +132,14 @@ class Node:
         self.delivery: Delivery | None = None
         self.detector: Detector | None = None  # with the coordinator
         self.gossip: Gossiper | None = None  # too
+        self.antientropy: AntiEntropy | None = None  # too
+        self.jobs: Jobs | None = None  # too
         self._probe_dice = probe_dice
         self._gossip_dice = gossip_dice
         self._timing = timing
         self._copies = Copies(self.replica, effects)
+        self._counterpart = Counterpart(self.replica)
+        self._antientropy_interval_s = antientropy_interval_s
         self._reader = reader
         self._effects = effects
         self._wall_ms = wall_ms
@@ -148,6 +162,11 @@ class Node:
             HintOrder: answers.on_hint_order,
             Gossip: answers.on_gossip,
             Facts: answers.on_facts,
+            JobRequest: answers.on_job_request,
+            Compare: self._counterpart.on_compare,
+            LeafKeys: self._counterpart.on_leaf_keys,
+            Look: self._counterpart.on_look,
+            Roots: self._counterpart.on_roots,
         }
         if ring is not None:
             self._serve(ring)
@@ -169,7 +188,7 @@ class Node:
             admission=self.admission,
             count_error=self._count_error,
         )
-        self._copies.coordinator = coordinator
+        self._copies.coordinator = self._counterpart.coordinator = coordinator
         self.delivery = Delivery(coordinator)
         self.detector = Detector(
             names={m.id: m.name for m in ring.members if m.id != self.node_id},
@@ -192,6 +211,18 @@ class Node:
             interval_s=self._timing.gossip_interval_s,
             take_number=coordinator.take_number,
         )
+        self.antientropy = antientropy = AntiEntropy(
+            coordinator,
+            busy=self._counterpart.busy,
+            interval_s=self._antientropy_interval_s,
+            is_draining=lambda: self.draining,
+        )
+        kinds = {
+            "repair": Repair(coordinator, antientropy, moves=True),
+            "verify": Repair(coordinator, antientropy, moves=False),
+        }
+        self.jobs = Jobs(coordinator, self._reader, {**kinds})
+        self.jobs.load()
 
     # --- what the shell feeds --------------------------------------------------------------------
 
@@ -241,6 +272,8 @@ class Node:
         assert self.coordinator is not None and self.delivery is not None
         self.coordinator.up.add(node)
         self.delivery.wake(now, node)
+        if self.antientropy is not None:
+            self.antientropy.wake(now, node)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:
         if self.detector is not None:
@@ -269,7 +302,10 @@ class Node:
         """The disk has no room for the batch that was taken; nothing of it is there."""
         self._turn_to(now)
         error = DiskFull("the disk of this owner is full")
-        for link, request_id in self.replica.on_refused(now):
+        waiters = self.replica.on_refused(now)
+        if self.jobs is not None:
+            self.jobs.on_refused(now)
+        for link, request_id in waiters:
             if link is not None:
                 self._effects.answer(link, request_id, Error(error.code, error.message))
             elif self.coordinator is not None and (
@@ -295,6 +331,9 @@ class Node:
             self.rebuilder.on_tick(now)
             if self.gossip is not None:
                 self.gossip.on_tick(now)
+            if self.antientropy is not None and self.jobs is not None:
+                self.antientropy.on_tick(now)
+                self.jobs.on_tick(now)
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due next; None if nothing waits for time to pass."""
@@ -309,6 +348,10 @@ class Node:
             due = other
         if (other := self.rebuilder.next_deadline()) is not None and other < due:
             due = other
+        if self.antientropy is not None and self.antientropy.due < due:
+            due = self.antientropy.due
+        if self.jobs is not None and self.jobs.due < due:
+            due = self.jobs.due
         return due if due < inf else None
 
     @property

@@ -37,7 +37,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dynagent import limits
 from dynagent.core.cache import StoredCache
 from dynagent.core.crowd import Crowd
-from dynagent.core.entry import ABSENT, Record, decode_stored, encode_sibling, encode_stored
+from dynagent.core.entry import (
+    ABSENT,
+    Record,
+    decode_stored,
+    encode_sibling,
+    encode_stored,
+    stored_digest,
+)
 from dynagent.core.hints import DURABLE, Hints
 from dynagent.core.merkle import UNREADABLE_DIGEST, Change, Forest
 from dynagent.core.messages import Put
@@ -221,6 +228,23 @@ class Replica:
             if token + key > after:
                 yield token, key, self._scanned(key, stored)
 
+    def digests(
+        self, first: Token, last: Token, after: bytes
+    ) -> Iterator[tuple[bytes, bytes, int]]:
+        """As `scan`, but only what is committed: (place, digest, bytes stored); the digest is b""
+        if the copy is unreadable or flagged unknown. What lies where its key does not belong is
+        passed over: no read finds it."""
+        first = max(first, Token(after[: len(first)]))
+        for token, key, stored in self._reader.scan(first, last):
+            place = token + key
+            if place > after and token == token_of(key):
+                try:
+                    digest = stored_digest(stored, cluster_id=self.cluster_id, key=key)
+                except CorruptRecord as exc:
+                    self._effects.note("record.unreadable", key=key, reason=exc.message)
+                    digest = b""
+                yield place, digest, len(stored)
+
     def _scanned(self, key: bytes, stored: bytes) -> Record:
         overlaid = self._overlay.get(key)
         if overlaid is not None:
@@ -248,6 +272,12 @@ class Replica:
         for token, key in unreadable:
             self.hints.add_key(self._open, target, token, key)
         return self.hints.clear(self._open, target, partition, since=since)
+
+    def keep_row(self, name: str, row: bytes) -> int:
+        """Writes a named row of the node itself with the open batch, whose number it returns; the
+        last one of a name counts."""
+        self._open.meta.append((name, row))
+        return self._open.number
 
     def drop(self, key: bytes, token: Token) -> None:
         """Forgets a copy that was kept for others only. Its actor mark goes with it."""
@@ -294,7 +324,7 @@ class Replica:
     @property
     def is_dirty(self) -> bool:
         """Is anything not yet committed?"""
-        return bool(self._overlay) or self.hints.is_dirty
+        return bool(self._overlay or self._open.meta) or self.hints.is_dirty
 
     def when_durable(self, number: int, waiter: Waiter) -> bool:
         """Queues `waiter` behind a batch; False if there is nothing to wait for."""
@@ -307,7 +337,7 @@ class Replica:
         """Everything that has gathered, to be made durable; None if nothing has."""
         batch = self._open
         has_news = self.hints.has_news(batch) or self.forest.has_news
-        if not self._open_keys and not batch.hints and not has_news:
+        if not self._open_keys and not batch.hints and not batch.meta and not has_news:
             return None
         self.hints.seal(batch)
         changes: list[Change] = []

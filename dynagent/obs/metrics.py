@@ -260,6 +260,49 @@ METRICS = (
         read=_summed("dirty"),
     ),
     Metric(
+        name="dynagent_oldest_unverified_seconds",
+        kind=GAUGE,
+        help="Since when the partition waits that was compared with another owner, and found or "
+        "made equal, longest ago.",
+        read=_at("antientropy", "oldest_unverified_s"),
+    ),
+    Metric(
+        name="dynagent_antientropy_rounds_total",
+        kind=COUNTER,
+        help="Comparisons with another owner that it has begun by itself.",
+        read=_at("antientropy", "rounds"),
+    ),
+    Metric(
+        name="dynagent_antientropy_partitions_total",
+        kind=COUNTER,
+        help="Partitions compared with another owner, by itself or for jobs.",
+        read=_at("antientropy", "partitions"),
+    ),
+    Metric(
+        name="dynagent_antientropy_keys_total",
+        kind=COUNTER,
+        help="Keys in which such comparisons have found owners to differ (differing), made them "
+        "equal (healed), or found a copy that cannot be read (unreadable).",
+        labels=("what",),
+        read=lambda status: [
+            ((what,), count)
+            for what in ("differing", "healed", "unreadable")
+            for _, count in _at("antientropy", what)(status)
+        ],
+    ),
+    Metric(
+        name="dynagent_antientropy_bytes_total",
+        kind=COUNTER,
+        help="Hashes, keys, versions and records that such comparisons have exchanged.",
+        read=_at("antientropy", "bytes"),
+    ),
+    Metric(
+        name="dynagent_jobs",
+        kind=GAUGE,
+        help="Jobs under way on this agent.",
+        read=_at("jobs"),
+    ),
+    Metric(
         name="dynagent_background_share",
         kind=GAUGE,
         help="What background work may use of background_bytes_per_s, 0 to 1.",
@@ -420,6 +463,11 @@ ALERTS = (
         "stand-ins run out of room",
         "dynagent_hint_bytes > 0.8 * dynagent_hint_bytes_max",
         "then only owners take writes: bring back who is away",
+    ),
+    (
+        "replicas are not compared",
+        "max(dynagent_oldest_unverified_seconds) > 3600",
+        "an owner is away, a copy is unreadable, or background work gets no room; dynctl verify",
     ),
     (
         "the event loop is blocked",

@@ -150,6 +150,7 @@ class SimNode:
             timing=self._probe_timing,
             hint_bytes_max=self._hint_bytes_max,
             owner_hints_max=self._owner_hints_max,
+            antientropy_interval_s=0.0,
         )
         self._watch_debts(self.node.replica)
         self._network.dial_missing()

@@ -11,13 +11,18 @@ from operator import attrgetter
 
 from dynagent import limits
 from dynagent.core.messages import (
+    Compare,
     Facts,
     GetReply,
     Gossip,
     Hello,
     InspectReply,
     Install,
+    JobsReply,
+    LeafKeys,
     ListReply,
+    Look,
+    LookReply,
     Merge,
     Message,
     PingFor,
@@ -116,6 +121,23 @@ SCHEMAS: dict[str, Schema] = {
         cddl="[* [key: bstr, clock: [* uint], dots: [* uint]]]",
         doc="what an owner holds of each key, without the values",
     ),
+    "Hashes": Schema(
+        list, high=4_096, items=(bytes,), cddl="[* bstr]", doc="32 bytes each; empty: not known"
+    ),
+    "LeafRows": Schema(
+        list,
+        high=4_096,
+        items=(list,),
+        cddl="[* [key: bstr, digest: bstr]]",
+        doc="keys and the digests of their records; empty: unreadable or unknown",
+    ),
+    "Looks": Schema(
+        list,
+        high=4_096,
+        items=(list,),
+        cddl="[* [? digest: bstr, clock: [* uint], dots: [* uint]]]",
+        doc="copies; empty: unreadable or unknown",
+    ),
     "FactBytes": Schema(
         list,
         high=limits.MEMBERS_MAX,
@@ -142,6 +164,8 @@ _LARGE: dict[type[Message], int] = {
     ReadReply: _DATA,
     ListReply: _DATA,  # one row may be that large: a clock has no bound of its own
     InspectReply: _DATA,
+    LookReply: _DATA,
+    JobsReply: limits.RING_BYTES_MAX,  # each job tells of each member
     RingReply: limits.RING_BYTES_MAX + limits.KIB,
     Install: limits.RING_BYTES_MAX + limits.KIB,
     StatusReply: limits.RING_BYTES_MAX,  # it tells of each member
@@ -149,7 +173,7 @@ _LARGE: dict[type[Message], int] = {
 }
 
 PEER_ONLY: frozenset[type[Message]] = frozenset(
-    {Facts, Gossip, Merge, PingFor, Read}
+    {Compare, Facts, Gossip, LeafKeys, Look, Merge, PingFor, Read}
 )  # refused on links of clients
 
 

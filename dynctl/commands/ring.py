@@ -14,7 +14,12 @@ from dynctl.observe import first_ring, observed
 from dynctl.render import default_form, show
 from dynctl.views.hints import hint_rows
 from dynctl.views.nodes import node_rows
-from dynctl.views.ring import PartitionRow, RingDocument, RingStatusDocument
+from dynctl.views.ring import (
+    PartitionRow,
+    RingDocument,
+    RingStatusDocument,
+    oldest_unverified_s,
+)
 
 app = new_app(help="The ring: who owns which part of the key space.")
 
@@ -43,7 +48,7 @@ def status(
         nodes=node_rows(seen),
         unsettled=False,
         hints=sum(row.hints for row in hint_rows(seen)),
-        oldest_unverified_s=None,
+        oldest_unverified_s=oldest_unverified_s(seen),
     )
     show(document, chosen, when)
 

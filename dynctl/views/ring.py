@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
+from dynctl.observe import Observation
 from dynctl.views.base import Document
 from dynctl.views.nodes import RingNodeRow
 
@@ -40,8 +41,22 @@ class RingStatusDocument(Document, frozen=True, kw_only=True):
     hints: Annotated[int, Meta(description="entries kept for nodes that were down")]
     oldest_unverified_s: Annotated[
         float | None,
-        Meta(description="age of the longest unverified replica; null: not measured"),
+        Meta(
+            description="since when the partition waits that was compared between two owners, and "
+            "found or made equal, longest ago (of the agents that answer); null: nobody tells"
+        ),
     ]
+
+
+def oldest_unverified_s(seen: Observation) -> float | None:
+    """The worst that any agent tells."""
+    told = [
+        float(found)
+        for one in seen.members
+        if one.status is not None
+        and (found := one.status.get("antientropy", {}).get("oldest_unverified_s")) is not None
+    ]
+    return round(max(told), 1) if told else None
 
 
 class PartitionRow(msgspec.Struct, frozen=True, kw_only=True):

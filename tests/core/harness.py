@@ -147,6 +147,7 @@ class Cluster:
             run=run,
             hint_bytes_max=self.bounds.get("hint_bytes_max", limits.HINT_BYTES_DEFAULT_MAX),
             owner_hints_max=self.bounds.get("owner_hints_max", limits.OWNER_HINTS_DEFAULT_MAX),
+            antientropy_interval_s=0,
             clean_from_run=self.nodes[id_].replica.clean_from_run if clean else run,
         )
         self.nodes[id_].on_tick(self.now)  # the first one of gossip, which says how the node is

@@ -148,6 +148,7 @@ class SimHost:
             host=self.place,
             probe_interval_s=self._profile.probe_interval_s,
             siblings_max=self._profile.siblings_max,
+            antientropy_interval_s=0.0,
         )
         env = Env(
             monotonic=self._monotonic,

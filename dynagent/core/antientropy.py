@@ -1,0 +1,297 @@
+"""Anti-entropy: all owners of each partition are compared with each other, again and again.
+
+Of each two owners of a partition the one that is earlier in its preference list begins. With each
+peer this node has one **tour** under way at most: a job's (`core.jobs`), or a round of its own once
+in an interval, which takes the partitions in which that peer has missed too much to note
+(`core.hints`), then those that were verified longest ago, as many as fit one message of roots.
+Where nothing differs a round is one small message pair with each peer.
+
+    due, or a job ──▶ Exchange ──▶ verdict by verdict ──▶ done … due again after the interval
+                         │ └─ under comparison with another owner: a little later
+                         └─ the link breaks, no answer, a full disk: pause, doubled each time
+
+What holds:
+
+- A partition counts as verified with a peer since the *beginning* of the exchange that found, or
+  made, all of it equal. What could not be (an unreadable copy) leaves it unverified.
+- Everything it sends is granted by the background budget (design §8): clients come first.
+- It stops while the agent drains.
+
+Nothing of it is kept on disk: after a restart all counts as unverified since the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from dynagent import limits
+from dynagent.core.coordinator import Coordinator
+from dynagent.core.counterpart import Busy
+from dynagent.core.exchange import Exchange
+from dynagent.core.messages import Message
+from dynagent.core.ports import NodeId, PartitionId
+from dynagent.core.ring import Ring
+from dynagent.core.tour import AskOperation, Running, Tour
+from dynagent.core.verdict import FIGURES, Verdict
+from dynagent.errors import DynagentError
+
+
+class _Pair:
+    """This node and a peer."""
+
+    __slots__ = ("due", "mine", "peer", "running", "tours", "verified", "wake_at")
+
+    def __init__(self, peer: NodeId, mine: list[PartitionId]) -> None:
+        self.peer = peer
+        self.mine = mine  # partitions that we compare with it
+        self.verified: dict[PartitionId, float] = {}  # → when
+        self.tours: list[Tour] = []  # of jobs
+        self.running: Running | None = None
+        self.due = inf  # of the next round; until the peer has come up: never
+        self.wake_at = inf  # of the exchange under way
+
+
+class AntiEntropy:
+    """What this node compares with others. `interval_s`: between two rounds; 0: none by itself."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        *,
+        busy: Busy,
+        interval_s: float,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self.due = inf  # when `on_tick` is
+        self.counts = dict.fromkeys(("rounds", "partitions", "failures", *FIGURES), 0)
+        self._coordinator = coordinator
+        self._replica = coordinator.replica
+        self._busy = busy
+        self._interval_s = interval_s
+        self._is_draining = is_draining
+        self._started: float | None = None
+        self._pairs = {
+            peer: _Pair(peer, mine)
+            for peer, mine in compared_partitions(coordinator.ring, coordinator.node_id).items()
+        }
+
+    def mine(self, peer: NodeId) -> list[PartitionId]:
+        """The partitions that this node compares with that peer."""
+        pair = self._pairs.get(peer)
+        return pair.mine if pair is not None else []
+
+    @property
+    def peers(self) -> list[NodeId]:
+        """With whom this node compares partitions."""
+        return sorted(self._pairs)
+
+    # --- what the node feeds ---------------------------------------------------------------------
+
+    def wake(self, now: float, node: NodeId) -> None:
+        """`node` has come up."""
+        if self._started is None:
+            self._started = now
+        if (pair := self._pairs.get(node)) is None:
+            return
+        rest_s = min(self._interval_s, limits.ANTIENTROPY_UP_S)
+        if pair.due == inf:  # the first rounds are spread over the interval
+            place = self.peers.index(node) + 1
+            pair.due = now + self._interval_s * place / len(self._pairs)
+        pair.due = max(pair.due, now + rest_s)
+        self._reckon()
+
+    def on_tick(self, now: float) -> None:
+        if self._is_draining():
+            self.due = inf
+            return
+        if now < self.due:
+            return
+        for pair in self._pairs.values():
+            if pair.running is None:
+                self._begin(now, pair)
+            elif now >= pair.wake_at:
+                self._advance(now, pair)
+        self._reckon()
+
+    def add(self, now: float, tour: Tour) -> None:
+        """A job's tour; it begins after those before it."""
+        self._pairs[tour.peer].tours.append(tour)
+        self._reckon()
+
+    def cancel(self, tour: Tour) -> None:
+        """It goes no further; what it has sent is merged nevertheless."""
+        pair = self._pairs[tour.peer]
+        if tour in pair.tours:
+            pair.tours.remove(tour)
+        if pair.running is not None and pair.running.tour is tour:
+            self._end(pair)
+        self._reckon()
+
+    # --- tours -----------------------------------------------------------------------------------
+
+    def _begin(self, now: float, pair: _Pair) -> None:
+        """The first tour that is due: of jobs, else a round."""
+        if pair.peer not in self._coordinator.up:
+            return
+        tour = next((tour for tour in pair.tours if tour.due <= now), None)
+        if tour is None and self._interval_s and now >= pair.due:
+            pair.due = now + self._interval_s
+            self.counts["rounds"] += 1
+            tour = Tour(pair.peer, self._round(pair), self._on_verdict, patient=False)
+        if tour is None or not tour.left:
+            return
+        tour.began, tour.since = now, self._replica.hints.committed
+        exchange = Exchange(
+            replica=self._replica,
+            ring=self._coordinator.ring,
+            peer=pair.peer,
+            partitions=tour.next_partitions(),
+            on_verdict=tour.tell,
+            busy=self._busy,
+            prefix=tour.prefix,
+            moves=tour.moves,
+        )
+        pair.running = Running(tour, exchange)
+        self._advance(now, pair)
+
+    def _round(self, pair: _Pair) -> list[PartitionId]:
+        dirty = self._replica.hints.dirty.get(pair.peer, ())
+        order = sorted(pair.mine, key=lambda at: (at not in dirty, pair.verified.get(at, -inf), at))
+        return order[: limits.EXCHANGE_PARTITIONS_MAX]
+
+    def _advance(self, now: float, pair: _Pair) -> None:
+        """Sends what the exchange asks next, as far as the budget goes."""
+        running, budget = pair.running, self._coordinator.budget
+        assert running is not None
+        exchange = running.exchange
+        try:
+            while not self._is_draining():
+                if pair.peer not in self._coordinator.up:
+                    self._fail(now, pair, "the peer is down")
+                    return
+                budget.spend(now, *exchange.take_spent())
+                if not budget.grant(now, limits.BACKGROUND_GRANT_BYTES_MIN):
+                    pair.wake_at = budget.next_grant_at(now)
+                    return
+                ask = exchange.take(now)
+                if ask is None:
+                    break
+                operation = AskOperation(self._coordinator, now, pair.peer, ask, self._on_answer)
+                running.operations.add(operation)
+                budget_ms = operation.budget_ms(now)
+                self._coordinator.send(now, [pair.peer], operation.number, budget_ms, ask.message)
+        except DynagentError as exc:
+            self._fail(now, pair, exc.message)
+            return
+        budget.spend(now, *exchange.take_spent())
+        if exchange.is_done:
+            self._end(pair)
+            self._after(now, running.tour)
+        else:
+            pair.wake_at = exchange.due if exchange.due is not None else inf
+
+    def _on_answer(self, now: float, operation: AskOperation, answer: Message | str | None) -> None:
+        pair = self._pairs[operation.peer]
+        running = pair.running
+        if running is None or operation not in running.operations:
+            return
+        if isinstance(answer, str):
+            self._fail(now, pair, answer)
+        else:
+            try:
+                batch = 0
+                if answer is None:
+                    running.exchange.on_durable(now, operation.ask)
+                elif (found := running.exchange.on_reply(now, operation.ask, answer)) is not None:
+                    batch = found
+                    if not self._replica.when_durable(batch, (None, operation.number)):
+                        running.exchange.on_durable(now, operation.ask)
+            except DynagentError as exc:
+                self._fail(now, pair, exc.message)
+            else:
+                if not batch:
+                    running.operations.discard(operation)
+                    operation.finish()
+                self._advance(now, pair)
+        self._reckon()
+
+    def _end(self, pair: _Pair) -> None:
+        """The exchange is over: whatever is still under way finds nobody."""
+        assert pair.running is not None
+        for operation in pair.running.operations:
+            operation.finish()
+        pair.running, pair.wake_at = None, inf
+
+    def _fail(self, now: float, pair: _Pair, problem: str) -> None:
+        assert pair.running is not None
+        tour = pair.running.tour
+        self._end(pair)
+        self.counts["failures"] += 1
+        tour.fail(now, problem)
+        if not tour.patient:
+            pair.due = max(pair.due, now + tour.pause_s)
+
+    def _after(self, now: float, tour: Tour) -> None:
+        """An exchange has ended well: the tour goes on, or has ended."""
+        pair = self._pairs[tour.peer]
+        if not tour.left and tour in pair.tours:
+            pair.tours.remove(tour)
+        elif tour.left and tour.patient:
+            tour.due = now + limits.EXCHANGE_BUSY_S
+        elif tour.left:
+            pair.due = min(pair.due, now + limits.EXCHANGE_BUSY_S)
+
+    # --- verdicts --------------------------------------------------------------------------------
+
+    def _on_verdict(self, now: float, tour: Tour, verdict: Verdict) -> None:
+        self.note(tour, verdict)
+
+    def note(self, tour: Tour, verdict: Verdict) -> None:
+        """Counts a verdict, of a round or of a job."""
+        self.counts["partitions"] += 1
+        for figure in FIGURES:
+            self.counts[figure] += getattr(verdict, figure)
+        if verdict.is_verified and not tour.prefix:
+            self._pairs[tour.peer].verified[verdict.partition] = tour.began
+
+    def oldest_unverified_s(self, now: float) -> float:
+        """How long ago the partition was verified that has waited longest; of those that this node
+        compares."""
+        since = [
+            pair.verified.get(partition, self._started or now)
+            for pair in self._pairs.values()
+            for partition in pair.mine
+        ]
+        return max(0.0, now - min(since, default=now))
+
+    def document(self, now: float) -> dict[str, object]:
+        """For the status of this node."""
+        return {
+            "interval_s": self._interval_s,
+            "oldest_unverified_s": self.oldest_unverified_s(now),
+            "under_way": [pair.peer for pair in self._pairs.values() if pair.running is not None],
+            **self.counts,
+        }
+
+    def _reckon(self) -> None:
+        """When `on_tick` is due: a peer that is down is waited for by `wake`."""
+        due = inf
+        for pair in self._pairs.values():
+            if pair.running is not None:
+                due = min(due, pair.wake_at)
+            elif pair.peer in self._coordinator.up:
+                waiting = [tour.due for tour in pair.tours]
+                due = min(due, *waiting, pair.due if self._interval_s else inf)
+        self.due = due
+
+
+def compared_partitions(ring: Ring, node_id: NodeId) -> dict[NodeId, list[PartitionId]]:
+    """By peer, the partitions that `node_id` compares with it: those of which it is the earlier
+    owner of the two."""
+    found: dict[NodeId, list[PartitionId]] = {}
+    for number, owners in enumerate(ring.lists):
+        if node_id in owners:
+            for peer in owners[owners.index(node_id) + 1 :]:
+                found.setdefault(peer, []).append(PartitionId(number))
+    return found

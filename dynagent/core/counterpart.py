@@ -1,0 +1,247 @@
+"""The other side of an exchange: what a node says of its own trees, leaves and copies.
+
+All of it is a look at what this node holds, bounded in rows and bytes because it is made on the
+event loop. Nothing is kept between two requests: where to go on is the asker's to say. The one
+thing remembered is soft: with whom each partition was compared of late (`Busy`), so that two
+owners do not move the same records to a third at the same time.
+
+The exchange itself (`core.exchange`) looks at its own side through the same functions, so that two
+pages of the same leaves have the same form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dynagent import limits
+from dynagent.core.coordinator import SETTLED, Coordinator
+from dynagent.core.entry import encode_clock, encode_entry, flatten
+from dynagent.core.merkle import ARITY, Forest
+from dynagent.core.messages import (
+    WANT_VALUE,
+    Compare,
+    CompareReply,
+    LeafKeys,
+    LeafKeysReply,
+    Look,
+    LookReply,
+    Message,
+    Roots,
+    RootsReply,
+)
+from dynagent.core.ports import LinkId, NodeId, PartitionId
+from dynagent.core.replica import Replica
+from dynagent.core.ring import token_of
+from dynagent.errors import BadRequest, CorruptRecord, NotReady, Refused, Unhealthy
+
+TOKEN_BYTES = 16
+_PLACE_BYTES_MAX = TOKEN_BYTES + limits.KEY_BYTES_MAX
+_NUMBER_BYTES = 9  # the longest integer in CBOR
+
+# A place and the digest of the copy there: b"" if that is unreadable or unknown.
+Row = tuple[bytes, bytes]
+
+
+class Busy:
+    """Which partitions are under comparison beyond their roots, with whom, and until when: a node
+    that we asked, or a link on which we were."""
+
+    def __init__(self) -> None:
+        self._with: dict[int, tuple[NodeId | LinkId, float]] = {}
+
+    def take(self, now: float, partition: int, peer: NodeId | LinkId) -> bool:
+        """For `peer`, for a while; False if it is another's."""
+        holder, until = self._with.get(partition, (peer, 0.0))
+        if holder != peer and now < until:
+            return False
+        self._with[partition] = (peer, now + limits.EXCHANGE_BUSY_S)
+        return True
+
+    def release(self, partition: int, peer: NodeId | LinkId) -> None:
+        if self._with.get(partition, (peer, 0.0))[0] == peer:
+            self._with.pop(partition, None)
+
+
+class Counterpart:
+    """The node's handlers of `Compare`, `LeafKeys`, `Look` and `Roots`. `coordinator` is None
+    before the bootstrap."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.coordinator: Coordinator | None = None
+        self.busy = Busy()
+        self._replica = replica
+
+    def on_compare(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Compare)
+        coordinator, forest = self._checked(message), self._replica.forest
+        numbers, width = message.nodes, ARITY**message.level
+        if message.level > forest.levels or len(numbers) != len(message.hashes):
+            raise BadRequest("a Compare of no level of the trees, or without a hash for each node")
+        self._check_owned(coordinator, {number // width for number in numbers})
+        ours = hashes(forest, message.level, numbers)
+        differ = [
+            number
+            for number, our, their in zip(numbers, ours, message.hashes, strict=True)
+            if our != their or not our
+        ]
+        later = [at for at in differ if not self.busy.take(now, at // width, link)]
+        if message.level == 0 and later:
+            differ = [number for number in differ if number not in later]
+            coordinator.effects.answer(link, request_id, CompareReply(differ, later))
+        else:
+            coordinator.effects.answer(link, request_id, CompareReply(differ))
+
+    def on_leaf_keys(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, LeafKeys)
+        coordinator, forest = self._checked(message), self._replica.forest
+        leaves, after = message.leaves, message.after
+        if sorted(set(leaves)) != leaves or len(leaves) > limits.EXCHANGE_LEAVES_MAX:
+            raise BadRequest(f"leaves in no order, or over {limits.EXCHANGE_LEAVES_MAX} of them")
+        if after and not TOKEN_BYTES < len(after) <= _PLACE_BYTES_MAX:
+            raise BadRequest("not a place: a token of 16 bytes and a key")
+        partitions = {leaf // forest.leaves for leaf in leaves}
+        self._check_owned(coordinator, partitions)
+        for partition in partitions:
+            self.busy.take(now, partition, link)
+        try:
+            rows, position, size = leaf_page(self._replica, leaves, after)
+        except CorruptRecord as exc:
+            raise Unhealthy(f"the store of this agent cannot be read there: {exc}") from exc
+        coordinator.budget.spend(now, max(size, limits.EXCHANGE_ROW_BYTES * len(rows)))
+        named: list[list[object]] = [[place[TOKEN_BYTES:], digest] for place, digest in rows]
+        coordinator.effects.answer(link, request_id, LeafKeysReply(named, position))
+
+    def on_look(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Look)
+        coordinator = self._checked(message)
+        if not message.keys or len(message.keys) > limits.EXCHANGE_ROWS_MAX:
+            raise BadRequest(f"a Look at 1 to {limits.EXCHANGE_ROWS_MAX} keys was expected")
+        partitions = {coordinator.ring.partition_of(token_of(key)) for key in message.keys}
+        self._check_owned(coordinator, partitions)
+        for partition in partitions:
+            self.busy.take(now, partition, link)
+        if message.want == WANT_VALUE:
+            reply, size = self._records(message.keys)
+            coordinator.budget.spend(now, size, len(reply.entries))
+        else:
+            reply, size = self._versions(message.keys)
+            coordinator.budget.spend(now, max(size, limits.EXCHANGE_ROW_BYTES * reply.looked_at))
+        coordinator.effects.answer(link, request_id, reply)
+
+    def on_roots(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Roots)
+        if self.coordinator is None:
+            raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
+        ring, forest = self.coordinator.ring, self._replica.forest
+        if len(message.partitions) > limits.EXCHANGE_PARTITIONS_MAX:
+            raise BadRequest(f"over {limits.EXCHANGE_PARTITIONS_MAX:,} partitions in one Roots")
+        roots, counts = [], []
+        for number in message.partitions:
+            if not number < ring.partitions:
+                raise BadRequest(f"partition {number} is not in 0..{ring.partitions - 1}")
+            partition = PartitionId(number)
+            is_own = self.coordinator.node_id in ring.lists[partition]
+            roots.append(forest.root(partition) if is_own else b"")
+            counts.append(forest.counts(partition) if is_own else 0)
+        self.coordinator.effects.answer(link, request_id, RootsReply(ring.epoch, roots, counts))
+
+    def _checked(self, message: Compare | LeafKeys | Look) -> Coordinator:
+        """Raises `NotReady`, or `Refused` if the asker's ring is another."""
+        if self.coordinator is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        ours = (self.coordinator.ring.epoch, SETTLED)
+        if (message.stamp_change, message.stamp_phase) != ours:
+            raise Refused(f"the ring of this agent is of epoch {ours[0]}")
+        return self.coordinator
+
+    def _check_owned(self, coordinator: Coordinator, partitions: Iterable[int]) -> None:
+        lists = coordinator.ring.lists
+        for partition in partitions:
+            if partition >= len(lists) or coordinator.node_id not in lists[partition]:
+                raise BadRequest(f"partition {partition} is not of this agent")
+
+    def _versions(self, keys: Sequence[bytes]) -> tuple[LookReply, int]:
+        copies: list[list[object]] = []
+        size = 0
+        for key in keys:
+            record = self._replica.read(key, token_of(key))
+            clock, dots = encode_clock(record.value.clock), flatten(record.value.dots())
+            if record.unknown:
+                copies.append([])
+            else:
+                copies.append([record.digest if clock else b"", clock, dots])
+            size += 32 + _NUMBER_BYTES * (len(clock) + len(dots))
+            if size >= limits.EXCHANGE_ROWS_BYTES_MAX:
+                break
+        return LookReply(len(copies), copies), size
+
+    def _records(self, keys: Sequence[bytes]) -> tuple[LookReply, int]:
+        entries: list[list[object]] = []
+        size = looked_at = 0
+        for key in keys:
+            record = self._replica.read(key, token_of(key))
+            looked_at += 1
+            if is_source(self._replica, key):
+                entries.append(encode_entry(key, record))
+                size += len(record.content)
+            if size >= limits.EXCHANGE_PAGE_BYTES:
+                break
+        return LookReply(looked_at, [], entries), size
+
+
+def is_source(replica: Replica, key: bytes) -> bool:
+    """May our committed copy be given to others? Not one that is absent, unreadable or unknown, or
+    (decision 0010) too large until somebody settles the key."""
+    record = replica.read(key, token_of(key))
+    is_sound = bool(record.value.clock) and not record.unknown
+    return is_sound and len(record.content) <= limits.RECORD_BYTES_MERGED_MAX
+
+
+def hashes(forest: Forest, level: int, numbers: Sequence[int]) -> list[bytes]:
+    """Of these nodes of a level, numbered as in Compare."""
+    if level == 0:
+        return [forest.root(PartitionId(number)) for number in numbers]
+    found: list[bytes] = []
+    parent, children = -1, []
+    for number in numbers:
+        if number // ARITY != parent:
+            parent = number // ARITY
+            partition, index = divmod(parent, ARITY ** (level - 1))
+            children = forest.children(PartitionId(partition), level - 1, index)
+        found.append(children[number % ARITY])
+    return found
+
+
+def leaf_page(
+    replica: Replica, leaves: Sequence[int], after: bytes
+) -> tuple[list[Row], bytes, int]:
+    """The committed copies of these leaves behind a place: rows, the place up to which was looked
+    (b"": to the end), and the bytes that it took. Raises `CorruptRecord` if the engine cannot
+    read on."""
+    forest = replica.forest
+    rows: list[Row] = []
+    looked = size = 0
+    for number in leaves:
+        partition, leaf = divmod(number, forest.leaves)
+        first, last = forest.leaf_range(PartitionId(partition), leaf)
+        if after[:TOKEN_BYTES] > last:
+            continue
+        for place, digest, stored_bytes in replica.digests(first, last, after):
+            rows.append((place, digest))
+            looked += stored_bytes
+            size += len(place) + len(digest)
+            if (
+                len(rows) >= limits.EXCHANGE_ROWS_MAX
+                or looked >= limits.EXCHANGE_LOOK_BYTES_MAX
+                or size >= limits.EXCHANGE_ROWS_BYTES_MAX
+            ):
+                return rows, place, looked
+    return rows, b"", looked

@@ -1,0 +1,397 @@
+"""One exchange between two nodes: what it finds, what it moves, and what it leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dynagent import limits
+from dynagent.core.coordinator import SETTLED
+from dynagent.core.entry import Record, encode_sibling, encode_stored
+from dynagent.core.messages import (
+    Compare,
+    CompareReply,
+    LeafKeys,
+    LeafKeysReply,
+    Look,
+    LookReply,
+    Merge,
+    Message,
+)
+from dynagent.core.ports import NodeId, PartitionId
+from dynagent.core.ring import token_of
+from dynagent.core.siblings import EMPTY
+from dynagent.core.tour import Tour
+from dynagent.core.verdict import Verdict
+from dynagent.errors import BadRequest, Refused
+from dynagent.wire.codec import encode_frame
+from tests.core.harness import CLUSTER_ID, IDS, Cluster, at_once, cluster, is_error
+
+A, B, C = IDS[:3]
+ALL = [PartitionId(number) for number in range(8)]
+
+
+def version(
+    actor: int, counter: int = 1, *, value: bytes = b"v", base: Record | None = None
+) -> Record:
+    """A record with one write more than `base`, which it supersedes."""
+    old = base.value if base is not None else EMPTY
+    sibling = encode_sibling(
+        dot=(actor, counter),
+        wall_ms=1,
+        content=0,
+        expiry_ms=0,
+        op_id=actor.to_bytes(8, "big") + counter.to_bytes(8, "big"),
+        meta={},
+        value=value,
+    )
+    return Record(old.write(old.clock, sibling))
+
+
+def hold(world: Cluster, node: NodeId, key: bytes, record: Record) -> None:
+    """`node` has that copy, durably."""
+    world.nodes[node].replica.merge([(key, record)])
+    world.commit(node)
+
+
+def keys_at(world: Cluster, node: NodeId) -> set[bytes]:
+    return set(world.disks[node].rows)
+
+
+class Watch:
+    """One tour from A to B, and all that went over the wire."""
+
+    def __init__(
+        self,
+        world: Cluster,
+        *,
+        partitions: Iterable[PartitionId] = ALL,
+        prefix: bytes = b"",
+        moves: bool = True,
+    ) -> None:
+        self.world = world
+        self.verdicts: dict[PartitionId, Verdict] = {}
+        self.sent: list[Message] = []
+        self.tour = Tour(B, partitions, self._on_verdict, prefix=prefix, moves=moves)
+        antientropy = world.nodes[A].antientropy
+        assert antientropy is not None
+        self.antientropy = antientropy
+        for node in world.nodes.values():
+            node.budget.grant(world.now, 1)
+        world.now += 10  # the budget fills up
+        antientropy.add(world.now, self.tour)
+
+    def _on_verdict(self, now: float, tour: Tour, verdict: Verdict) -> None:
+        assert verdict.partition not in self.verdicts
+        self.verdicts[verdict.partition] = verdict
+
+    def step(self) -> None:
+        """Everything that can happen now."""
+        self.world.tick(self.world.now)
+        while self.world.wire or any(self.world.commit(node) for node in self.world.nodes):
+            while self.world.wire:
+                packet = self.world.wire[0]
+                self.sent.append(packet.message)
+                self.world.deliver(packet)
+            self.world.tick(self.world.now)
+
+    def run(self) -> Watch:
+        """To the end of the tour."""
+        for _ in range(200):
+            self.step()
+            if not self.tour.left:
+                return self
+            self.world.now += limits.EXCHANGE_REST_S / 2
+        raise AssertionError(f"does not end: {self.tour.left}")
+
+    def of(self, kind: type[Message]) -> list[Message]:
+        return [message for message in self.sent if type(message) is kind]
+
+    def total(self, figure: str) -> int:
+        return sum(getattr(verdict, figure) for verdict in self.verdicts.values())
+
+    @property
+    def moved(self) -> list[bytes]:
+        """Keys of the records that went either way."""
+        entries = [
+            entry
+            for message in self.sent
+            if isinstance(message, Merge | LookReply)
+            for entry in message.entries
+        ]
+        return sorted(entry[0] for entry in entries if isinstance(entry[0], bytes))
+
+
+def roots(world: Cluster, node: NodeId) -> list[bytes]:
+    return [world.nodes[node].replica.forest.root(partition) for partition in ALL]
+
+
+def test_equal_copies_cost_one_message_pair() -> None:
+    world = cluster()
+    for number in range(100):
+        for node in (A, B):
+            hold(world, node, b"k%d" % number, version(number + 1))
+    watch = Watch(world).run()
+    assert [type(message) for message in watch.sent] == [Compare, CompareReply]
+    assert watch.total("keys") == 100
+    assert all(verdict.is_verified for verdict in watch.verdicts.values())
+    assert len(watch.verdicts) == 8
+
+
+def test_what_a_peer_lacks_goes_to_it_and_what_we_lack_comes() -> None:
+    world = cluster()
+    for number in range(200):
+        for node in (A, B):
+            hold(world, node, b"k%d" % number, version(number + 1))
+    hold(world, A, b"only at a", version(1000))
+    hold(world, B, b"only at b", version(1001))
+    watch = Watch(world).run()
+    assert roots(world, A) == roots(world, B)
+    assert b"only at a" in keys_at(world, B) and b"only at b" in keys_at(world, A)
+    assert watch.moved == [b"only at a", b"only at b"]
+    figures = [watch.total(name) for name in ("differing", "sent", "fetched", "healed")]
+    assert figures == [2, 1, 1, 2]
+
+
+def test_where_both_have_news_both_get_all() -> None:
+    world = cluster()
+    hold(world, A, b"k", version(1))
+    hold(world, B, b"k", version(2))
+    watch = Watch(world).run()
+    assert roots(world, A) == roots(world, B) != [b""] * 8
+    assert len(world.disks[B].record(b"k").value.siblings) == 2
+    assert (watch.total("fetched"), watch.total("sent"), watch.total("healed")) == (1, 1, 1)
+
+
+def test_a_newer_version_goes_one_way() -> None:
+    world = cluster()
+    old = version(1)
+    hold(world, A, b"k", old)
+    hold(world, B, b"k", version(1, 2, base=old))
+    hold(world, B, b"j", old)
+    hold(world, A, b"j", version(1, 2, base=old))
+    watch = Watch(world).run()
+    assert roots(world, A) == roots(world, B)
+    assert (watch.total("fetched"), watch.total("sent")) == (1, 1)
+
+
+def test_a_delete_is_news() -> None:
+    world = cluster()
+    old = version(1)
+    hold(world, A, b"k", Record(old.value.delete(old.value.clock)))
+    hold(world, B, b"k", old)
+    watch = Watch(world).run()
+    assert not world.disks[B].record(b"k").value.siblings
+    assert (watch.total("fetched"), watch.total("sent")) == (0, 1)
+
+
+def test_the_same_dots_in_other_bytes_come_together() -> None:
+    world = cluster()
+    hold(world, A, b"k", version(1, value=b"one"))
+    hold(world, B, b"k", version(1, value=b"other"))
+    Watch(world).run()
+    assert roots(world, A) == roots(world, B)
+    assert len(world.disks[A].record(b"k").value.siblings) == 2
+
+
+def test_a_write_in_flight_is_not_moved() -> None:
+    world = cluster()
+    hold(world, A, b"k", version(1))
+    watch = Watch(world)
+    watch.step()
+    assert watch.of(LeafKeysReply)
+    hold(world, B, b"k", version(1))  # its own Merge has arrived
+    watch.run()
+    assert watch.moved == []
+    assert watch.total("changed") == 1
+    assert all(verdict.is_verified for verdict in watch.verdicts.values())
+
+
+def test_a_key_that_is_being_written_is_left_alone() -> None:
+    world = cluster()
+    old = version(1)
+    hold(world, A, b"k", old)
+    watch = Watch(world)
+    watch.step()
+    hold(world, A, b"k", version(1, 2, base=old))
+    watch.run()
+    assert (watch.moved, watch.total("changed"), watch.total("differing")) == ([], 1, 0)
+
+
+def test_a_preview_moves_nothing() -> None:
+    world = cluster()
+    hold(world, A, b"k", version(1))
+    hold(world, B, b"j", version(2))
+    watch = Watch(world, moves=False).run()
+    assert (watch.moved, watch.total("differing"), watch.total("healed")) == ([], 2, 0)
+    assert sum(verdict.is_verified for verdict in watch.verdicts.values()) >= 6
+
+
+def test_only_keys_with_the_prefix() -> None:
+    world = cluster()
+    hold(world, A, b"cart/1", version(1))
+    hold(world, A, b"user/1", version(2))
+    watch = Watch(world, prefix=b"cart/").run()
+    assert watch.moved == [b"cart/1"]
+    assert watch.total("differing") == 1
+
+
+def test_only_some_partitions() -> None:
+    world = cluster()
+    for number in range(50):
+        hold(world, A, b"k%d" % number, version(1))
+    ring = world.ring
+    assert ring is not None
+    watch = Watch(world, partitions=[PartitionId(3)]).run()
+    assert {ring.partition_of(token_of(key)) for key in watch.moved} == {3}
+    assert list(watch.verdicts) == [3]
+
+
+def test_an_unreadable_copy_is_no_source_and_no_difference() -> None:
+    world = cluster()
+    hold(world, A, b"k", version(1))
+    hold(world, B, b"k", version(1))
+    world.disks[B].rows[b"k"] = b"rotten" + world.disks[B].rows[b"k"]
+    world.nodes[B].replica.forget(b"k")
+    partition = PartitionId(world.ring.partition_of(token_of(b"k")))  # type: ignore[union-attr]
+    forest = world.nodes[B].replica.forest
+    forest.rebuild(partition, forest.leaf_of(token_of(b"k")))
+    assert forest.root(partition) == b""
+    watch = Watch(world).run()
+    assert (watch.moved, watch.total("unreadable"), watch.total("differing")) == ([], 1, 0)
+    assert not watch.verdicts[partition].is_verified
+
+
+def test_an_unknown_leaf_is_compared_by_its_keys() -> None:
+    world = cluster()
+    for node in (A, B):
+        hold(world, node, b"k", version(1))
+    hold(world, A, b"only at a", version(2))
+    # As a forest that cannot know what was there before.
+    world.restart(B)
+    assert world.nodes[B].replica.forest.unknown
+    watch = Watch(world).run()
+    assert watch.moved == [b"only at a"]
+
+
+def test_many_keys_come_in_pages_and_none_twice() -> None:
+    world = cluster()
+    for number in range(700):
+        world.nodes[A].replica.merge([(b"k%d" % number, version(number + 1))])
+        if number % 50 == 0:
+            world.commit(A)
+    world.commit(A)
+    watch = Watch(world).run()
+    assert roots(world, A) == roots(world, B)
+    assert len(watch.moved) == len(set(watch.moved)) == 700
+    for message in watch.sent:
+        bound = (
+            2 * limits.EXCHANGE_PAGE_BYTES
+            if isinstance(message, Merge | LookReply)
+            else limits.CONTROL_FRAME_BYTES_MAX
+        )
+        assert len(encode_frame(message, request_id=1, budget_ms=1)) <= bound
+
+
+def test_large_records_are_moved_in_bounded_frames() -> None:
+    world = cluster()
+    for number in range(12):
+        hold(world, B, b"k%d" % number, version(number + 1, value=bytes(100_000)))
+    watch = Watch(world).run()
+    assert roots(world, A) == roots(world, B)
+    sizes = [
+        len(encode_frame(message, request_id=1, budget_ms=1)) for message in watch.of(LookReply)
+    ]
+    assert max(sizes) < limits.EXCHANGE_PAGE_BYTES + 110_000
+
+
+def test_a_lost_answer_ends_the_exchange_and_the_tour_goes_on() -> None:
+    world = cluster()
+    for number in range(40):
+        hold(world, A, b"k%d" % number, version(number + 1))
+    watch = Watch(world)
+    world.tick(world.now)
+    [packet] = world.wire
+    world.wire.clear()  # the first Compare is lost
+    world.now += limits.EXCHANGE_ANSWER_S + 0.1
+    watch.step()
+    assert watch.tour.problem == "no answer in time"
+    watch.run()
+    assert roots(world, A) == roots(world, B)
+    assert packet.message not in watch.sent[1:] or len(watch.moved) == 40
+
+
+def test_a_peer_that_goes_down_ends_it_and_one_that_comes_up_resumes_it() -> None:
+    world = cluster()
+    for number in range(40):
+        hold(world, A, b"k%d" % number, version(number + 1))
+    watch = Watch(world)
+    watch.step()
+    world.nodes[A].on_peer_down(world.now, B)
+    world.now += 60
+    watch.step()
+    assert watch.antientropy.document(world.now)["under_way"] == []
+    assert watch.tour.left
+    world.nodes[A].on_peer_up(world.now, B)
+    watch.run()
+    assert roots(world, A) == roots(world, B)
+
+
+def test_what_is_under_comparison_with_another_waits() -> None:
+    world = cluster()
+    hold(world, C, b"k", version(1))
+    hold(world, B, b"k", version(1))
+    watch = Watch(world)
+    watch.step()  # A and B are at it now
+    other = world.nodes[C].antientropy
+    assert other is not None
+    verdicts: list[Verdict] = []
+    tour = Tour(A, ALL, lambda now, tour, verdict: verdicts.append(verdict))
+    other._pairs[A] = type(watch.antientropy._pairs[B])(A, ALL)
+    other.add(world.now, tour)
+    watch.step()
+    partition = PartitionId(world.ring.partition_of(token_of(b"k")))  # type: ignore[union-attr]
+    assert list(tour.left) == [partition]
+    assert len(verdicts) == 7
+    watch.run()
+    assert watch.moved == [b"k"]
+
+
+def test_cancelled_tours_stop() -> None:
+    world = cluster()
+    hold(world, A, b"k", version(1))
+    watch = Watch(world)
+    watch.step()
+    watch.antientropy.cancel(watch.tour)
+    world.now += 5
+    watch.step()
+    assert b"k" not in keys_at(world, B)
+    assert not world.nodes[A].coordinator.operations  # type: ignore[union-attr]
+
+
+def test_what_a_counterpart_refuses() -> None:
+    world = cluster(n=2, others=1)
+    epoch = world.ring.epoch  # type: ignore[union-attr]
+    stamp = (epoch, SETTLED)
+    refused = [
+        (Compare(epoch + 1, SETTLED, 0, [0], [b""]), Refused),
+        (Look(epoch, 1, [b"k"], 0), Refused),
+        (Compare(*stamp, 3, [0], [b""]), BadRequest),
+        (Compare(*stamp, 0, [0, 1], [b""]), BadRequest),
+        (Compare(*stamp, 0, [8], [b""]), BadRequest),
+        (LeafKeys(*stamp, [2, 1]), BadRequest),
+        (LeafKeys(*stamp, [1], b"short"), BadRequest),
+        (LeafKeys(*stamp, list(range(limits.EXCHANGE_LEAVES_MAX + 1))), BadRequest),
+        (Look(*stamp, [], 0), BadRequest),
+    ]
+    for message, error in refused:
+        assert is_error(at_once(world, A, message), error), message
+    assert is_error(at_once(world, C, Compare(*stamp, 0, [0], [b""])), BadRequest)
+
+
+def test_a_stored_record_has_its_digest() -> None:
+    world = cluster()
+    record = version(1)
+    world.disks[A].rows[b"k"] = encode_stored(record, cluster_id=CLUSTER_ID, key=b"k")
+    token = token_of(b"k")
+    rows = list(world.nodes[A].replica.digests(token, token, b""))
+    assert [(place, digest) for place, digest, _ in rows] == [(token + b"k", record.digest)]
