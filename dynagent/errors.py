@@ -179,6 +179,12 @@ class Unhealthy(DynagentError):
     exit_status = 8
 
 
+class StaleBarrier(Refused):
+    """This content was read before tombstones were purged here, and must be read again."""
+
+    code = 21
+
+
 class DiskFull(Overloaded):
     """The disk of an agent is full: no writes until there is room; nothing was done."""
 

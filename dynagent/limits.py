@@ -92,6 +92,16 @@ JOBS_RUNNING_MAX = 8  # people start them by hand
 JOB_SAVE_S = 1.0  # so much of its progress a crash may cost: it is done again
 JOB_PATIENCE_S = 60.0  # for a peer that is down: a restart takes less
 
+# --- tombstones (core.purge) ---------------------------------------------------------------------
+# How long a tombstone stays at least, so that a client's retry finds its op-id beside it. Nothing
+# about deletes depends on it. No request lives longer than BUDGET_MS_MAX.
+TOMBSTONE_REST_S_DEFAULT = 600.0
+TOMBSTONE_PAGE_ROWS = 256  # of one question or order: a millisecond on each owner's event loop
+TOMBSTONE_PAGE_BYTES = 32 * KIB  # of their keys and digests: below a control frame
+BARRIER_PARTITIONS_MAX = 256  # that one question tells of, or one order moves
+BARRIER_ANSWER_S = 10.0  # until a question without an answer has failed: as for hints
+PURGE_PAUSE_S = 1.0  # between two looks at whether something can be purged
+
 # --- the agent -----------------------------------------------------------------------------------
 CONNECTIONS_MAX = 4_096  # file descriptors: the usual soft limit minus room for the store
 LINK_SILENT_S_MAX = 10.0  # a peer that was asked and says nothing for so long is dialled anew

@@ -99,8 +99,16 @@ class _Kind(NamedTuple):
 def _pack_merges(ids: list[int], merges: list[Merge]) -> Merge:
     first = merges[0]
     entries = [entry for merge in merges for entry in merge.entries]
-    stamps = (first.stamp_change, first.stamp_phase, first.barrier)
-    return Merge(*stamps, entries, ids[1:], first.hint_for)
+    each = [
+        barrier
+        for merge in merges
+        for barrier in (merge.barriers or [merge.barrier] * len(merge.entries))
+    ]
+    least = min(each, default=0)
+    stamps = (first.stamp_change, first.stamp_phase, least)
+    if each.count(least) == len(each):
+        return Merge(*stamps, entries, ids[1:], first.hint_for)
+    return Merge(*stamps, entries, ids[1:], first.hint_for, each)
 
 
 def _merge_size(merge: Merge) -> int:
@@ -114,11 +122,15 @@ def _pack_reads(ids: list[int], reads: list[Read]) -> Read:
 
 def _pack_replies(ids: list[int], replies: list[ReadReply]) -> ReadReply:
     first = replies[0]
-    also: list[list[object]] = [
-        [number, reply.state, reply.digest, reply.clock, reply.dots, None]
-        for number, reply in zip(ids[1:], replies[1:], strict=True)
-    ]
-    return ReadReply(first.state, first.digest, first.clock, first.dots, None, OP_NOT_ASKED, also)
+    also: list[list[object]] = []
+    for number, reply in zip(ids[1:], replies[1:], strict=True):
+        row: list[object] = [number, reply.state, reply.digest, reply.clock, reply.dots, None]
+        if reply.barrier:
+            row += [OP_NOT_ASKED, [], reply.barrier]
+        also.append(row)
+    return ReadReply(
+        first.state, first.digest, first.clock, first.dots, None, OP_NOT_ASKED, also, first.barrier
+    )
 
 
 _KINDS: dict[type[Message], _Kind] = {
@@ -126,7 +138,6 @@ _KINDS: dict[type[Message], _Kind] = {
         common=lambda merge: (
             merge.stamp_change,
             merge.stamp_phase,
-            merge.barrier,
             merge.hint_for,
         ),
         size=_merge_size,

@@ -21,7 +21,7 @@ from dynagent import limits
 from dynagent.core.admission import MEMORY, TABLE, Admission, Gate
 from dynagent.core.budget import Budget
 from dynagent.core.crowd import record_bytes_max
-from dynagent.core.messages import Error, GetReply, Message, PutReply, Read
+from dynagent.core.messages import Error, GetReply, Merge, Message, PutReply, Read
 from dynagent.core.peer import Peer
 from dynagent.core.ports import Effects, LinkId, NodeId, Token
 from dynagent.core.preference import active, next_stand_in
@@ -271,6 +271,15 @@ class Coordinator:
         for target in targets:
             self.peers[target].expect(now)
         self.effects.send(targets, number, budget_ms, message)
+
+    def make_merge(
+        self, entries: list[list[object]], barriers: Sequence[int], hint_for: NodeId | str = ""
+    ) -> Merge:
+        """Whole records, each with the barrier under which it was read (`Barriers.read_under`, in
+        the same call as the record itself)."""
+        least = min(barriers, default=0)
+        each = [] if least == max(barriers, default=0) else list(barriers)
+        return Merge(self.ring.epoch, SETTLED, least, entries, [], hint_for, each)
 
     # --- how long an owner takes -----------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from dynagent.core.messages import (
     ReadReply,
 )
 from dynagent.core.ports import Effects, LinkId, NodeId
+from dynagent.core.preference import fallbacks
 from dynagent.core.put import op_state
 from dynagent.core.replica import Replica
 from dynagent.core.ring import token_of
@@ -42,10 +43,12 @@ class Copies:
                 raise NotReady("this agent belongs to no cluster yet")
             replica.check_room(now)
             entries = [decode_entry(entry) for entry in message.entries]
+            if message.barriers and len(message.barriers) != len(entries):
+                raise BadRequest("a Merge whose entries and barriers differ in number")
             if message.hint_for:
                 self._check_hint(self.coordinator, NodeId(message.hint_for), entries)
                 replica.check_hint_room(entries)
-            number = replica.merge(entries)
+            number = replica.merge(entries, barrier=message.barrier, barriers=message.barriers)
             if message.hint_for:
                 for key, _ in entries:
                     owed = replica.owe([NodeId(message.hint_for)], key, token_of(key))
@@ -62,11 +65,13 @@ class Copies:
     def _check_hint(
         self, coordinator: Coordinator, owner: NodeId, entries: list[tuple[bytes, Record]]
     ) -> None:
-        """May we keep these for that owner?"""
+        """May we keep these for that owner? Only a fallback may: whoever else held a copy would not
+        be asked before its tombstone is purged."""
+        own, ring = coordinator.node_id, coordinator.ring
         for key, _ in entries:
-            owners = coordinator.owners_of(token_of(key))
-            if owner not in owners or coordinator.node_id in owners:
-                raise Refused(f"{owner} is owed no copy of {key[:64]!r} by a stand-in")
+            partition = ring.partition_of(token_of(key))
+            if owner not in ring.lists[partition] or own not in fallbacks(ring, partition):
+                raise Refused(f"{owner} is owed no copy of {key[:64]!r} by this node")
 
     def on_read(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
@@ -92,7 +97,8 @@ class Copies:
             self._effects.answer(link, request_id, Error(refusal.code, refusal.message))
 
     def _reply(self, read: Read, key: bytes) -> ReadReply:
-        record = self._replica.read(key, token_of(key))
+        token = token_of(key)
+        record = self._replica.read(key, token)
         op = op_state(record, read.op_id)
         value = record.value
         if record.unknown:
@@ -101,4 +107,6 @@ class Copies:
             return ReadReply(STATE_ABSENT, b"", [], [], None, op)
         entry = encode_entry(key, record) if read.want == WANT_VALUE else None
         clock, dots = encode_clock(value.clock), flatten(value.dots())
-        return ReadReply(STATE_PRESENT, record.digest, clock, dots, entry, op)
+        barriers = self._replica.barriers
+        barrier = barriers.read_under(token) if barriers.has_moved else 0
+        return ReadReply(STATE_PRESENT, record.digest, clock, dots, entry, op, [], barrier)

@@ -194,7 +194,9 @@ class Counterpart:
                 size += len(record.content)
             if size >= limits.EXCHANGE_PAGE_BYTES:
                 break
-        return LookReply(looked_at, [], entries), size
+        # All of one partition, and read in this call.
+        barrier = self._replica.barriers.read_under(token_of(keys[0])) if keys else 0
+        return LookReply(looked_at, [], entries, barrier), size
 
 
 def is_source(replica: Replica, key: bytes) -> bool:

@@ -27,13 +27,12 @@ from __future__ import annotations
 
 from dynagent import limits
 from dynagent.core.admission import Gate
-from dynagent.core.coordinator import SETTLED, Coordinator, Operation
+from dynagent.core.coordinator import Coordinator, Operation
 from dynagent.core.entry import encode_entry
 from dynagent.core.messages import (
     HINTS_NOW,
     HINTS_PAUSE,
     HINTS_RESUME,
-    Merge,
     MergeAck,
     Message,
 )
@@ -155,9 +154,9 @@ class Delivery:
 
     def _send_hints(self, now: float, node: NodeId, target: _Target, room: int) -> None:
         rows = self._hints.page(node, target.after, limits.HINT_PAGE_ROWS)
-        sent, entries = self._page(node, target, rows, room)
+        sent, entries, barriers = self._page(node, target, rows, room)
         if rows and entries:
-            self._send(now, node, target, sent, entries)
+            self._send(now, node, target, sent, entries, barriers)
         elif rows:
             self._settle(node, sent)
             target.due = now
@@ -169,9 +168,9 @@ class Delivery:
                 target.due = now
 
     def _send_partition(self, now: float, target: _Target, walk: Walk, room: int) -> None:
-        entries = walk.page(self.coordinator.ring.partitions, room)
+        entries, barriers = walk.page(self.coordinator.ring.partitions, room)
         if entries:
-            self._send(now, walk.target, target, [], entries)
+            self._send(now, walk.target, target, [], entries, barriers)
             return
         target.walk = None
         if walk.finish():
@@ -187,21 +186,23 @@ class Delivery:
         target: _Target,
         sent: list[_Sent],
         entries: list[list[object]],
+        barriers: list[int],
     ) -> None:
         size = sum(len(entry[1]) for entry in entries if isinstance(entry[1], bytes))
         self.coordinator.budget.spend(now, size, len(entries))
         target.operation = PageOperation(self, now, node, sent)
-        merge = Merge(self.coordinator.ring.epoch, SETTLED, 0, entries)
+        merge = self.coordinator.make_merge(entries, barriers)
         budget_ms = target.operation.budget_ms(now)
         self.coordinator.send(now, [node], target.operation.number, budget_ms, merge)
 
     def _page(
         self, node: NodeId, target: _Target, rows: list[tuple[Token, bytes]], room: int
-    ) -> tuple[list[_Sent], list[list[object]]]:
-        """What of these rows goes into the next Merge, and the entries of it."""
+    ) -> tuple[list[_Sent], list[list[object]], list[int]]:
+        """What of these rows goes into the next Merge, the entries of it, and their barriers."""
         replica = self.coordinator.replica
         sent: list[_Sent] = []
         entries: list[list[object]] = []
+        barriers: list[int] = []
         size = 0
         for token, key in rows:
             target.after = token + key
@@ -215,10 +216,11 @@ class Delivery:
                 continue
             sent.append((token, key, record.digest))
             entries.append(encode_entry(key, record))
+            barriers.append(replica.barriers.read_under(token))
             size += len(record.content)
             if size >= room:
                 break
-        return sent, entries
+        return sent, entries, barriers
 
     def on_ack(self, now: float, node: NodeId, sent: list[_Sent]) -> None:
         """The page is durable there."""

@@ -135,7 +135,8 @@ class Exchange:
     def on_reply(self, now: float, ask: Ask, reply: Message) -> int | None:
         """An answer. Returns the batch that it waits for: then `on_durable` is to be called, at
         once if that is 0. Raises `ProtocolError`, `CorruptRecord`, or, if records that have come
-        cannot be taken now, `Overloaded` and `DiskFull`: then this exchange is over."""
+        cannot be taken now, `Overloaded` and `DiskFull`, or `StaleBarrier` if tombstones have been
+        purged since they were read: then this exchange is over."""
         match ask.kind, reply:
             case "compare", CompareReply() if isinstance(ask.message, Compare):
                 self._descent.on_compared(now, ask.message, reply)
@@ -148,7 +149,7 @@ class Exchange:
             case "fetch", LookReply():
                 self._replica.check_room(now)
                 ask.suspects, entries = self._suspects.on_fetched(now, ask.suspects, reply)
-                return self._replica.merge(entries)
+                return self._replica.merge(entries, barrier=reply.barrier)
             case _:
                 raise ProtocolError(f"{type(reply).__name__} is no answer to {ask.kind}")
         self._under_way[ask.kind] -= 1

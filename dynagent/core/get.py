@@ -15,7 +15,7 @@ that shall repair before it answers is `RepairingGet` in readback.py.
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.core.coordinator import SETTLED, Coordinator, Operation
+from dynagent.core.coordinator import Coordinator, Operation
 from dynagent.core.entry import encode_context, encode_entry
 from dynagent.core.messages import (
     STATE_ABSENT,
@@ -23,7 +23,6 @@ from dynagent.core.messages import (
     WANT_VALUE,
     Get,
     GetReply,
-    Merge,
     Message,
     ReadReply,
 )
@@ -32,7 +31,7 @@ from dynagent.core.quorum import DONE, MISSED, GetQuorum
 from dynagent.core.siblings import Siblings
 from dynagent.core.trace import copy_words, reply_words
 from dynagent.core.version import Version
-from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet
+from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet, StaleBarrier
 
 
 class GetOperation(Operation):
@@ -98,7 +97,9 @@ class GetOperation(Operation):
         if coordinator.node_id not in self.owners and not own.value.clock:
             self.tally.add_failure(coordinator.node_id)  # a stand-in that has never heard of it
         else:
-            self.tally.add_own(coordinator.node_id, own)
+            barriers = coordinator.replica.barriers
+            barrier = barriers.read_under(self.token) if barriers.has_moved else 0
+            self.tally.add_own(coordinator.node_id, own, barrier)
         self._conclude(now)
 
     def _ask(self, now: float, targets: list[NodeId], want: int) -> None:
@@ -183,21 +184,20 @@ class GetOperation(Operation):
         if not behind or coordinator.node_id not in self.owners:
             return
         replica = coordinator.replica
+        merged = self.tally.record()
         try:
             replica.check_room(self.asked_at)
-        except Overloaded:
+            replica.merge([(self.get.key, merged)], barrier=self.tally.barrier)
+        except (Overloaded, StaleBarrier):
             return  # another read will find them again
-        merged = self.tally.record()
-        replica.merge([(self.get.key, merged)])
         own = coordinator.node_id
         targets = [node for node in behind if node in self.owners and node != own]
         targets = [node for node in targets if node in coordinator.up]
         coordinator.repaired += len(targets)
         record = replica.newest(self.get.key, self.token)
-        if targets and not record.unknown:
-            merge = Merge(
-                coordinator.ring.epoch, SETTLED, record.since, [encode_entry(self.get.key, record)]
-            )
+        if targets and record.value.clock and not record.unknown:
+            barrier = replica.barriers.read_under(self.token)
+            merge = coordinator.make_merge([encode_entry(self.get.key, record)], [barrier])
             number = coordinator.take_number()
             coordinator.effects.send(targets, number, limits.REPAIR_BUDGET_MS, merge)
 

@@ -32,6 +32,7 @@ from dynagent import limits
 from dynagent.core.encoding import decode, encode
 from dynagent.core.ports import Batch, NodeId, PartitionId, Reader, Token
 from dynagent.core.ring import Ring
+from dynagent.core.tombstones import TOMBSTONES
 from dynagent.errors import CorruptRecord, Overloaded, ProtocolError
 
 TYPE_CHECKING = False
@@ -79,6 +80,10 @@ class Hints:
         self._mine = frozenset(
             PartitionId(at) for at, owners in enumerate(ring.lists) if node_id in owners
         )
+
+    @property
+    def owned(self) -> frozenset[PartitionId]:
+        return self._mine if self._mine is not None else frozenset()
 
     def owns(self, token: Token) -> bool:
         return self._mine is None or self._partition_of(token) in self._mine
@@ -235,6 +240,7 @@ class Hints:
 
     def _recount(self) -> None:
         counts = self._reader.hint_counts()
+        counts.pop(TOMBSTONES, None)  # markers too, but nobody is owed them
         self.counts = {target: count for target, count in counts.items() if count}
         copy_bytes, own, self.dirty = decode_row(self._reader.get_meta(ROW))
         self.copy_bytes, self.own = (copy_bytes, own) if self.counts else (0, 0)

@@ -53,7 +53,7 @@ from dynagent.core.put import PutOperation, op_state
 from dynagent.core.quorum import DONE, MISSED, ContextQuorum
 from dynagent.core.siblings import Clock, join
 from dynagent.core.trace import copy_words
-from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet
+from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet, StaleBarrier
 
 
 class LookingPut(PutOperation):
@@ -103,7 +103,7 @@ class LookingPut(PutOperation):
             self._tell_reply(now, source, message)
         match message:
             case ReadReply() if message.entry is not None:
-                self._take_over(now, source, message.entry)
+                self._take_over(now, source, message.entry, message.barrier)
             case ReadReply():
                 self._on_look(now, source, message)
             case _:
@@ -236,7 +236,7 @@ class LookingPut(PutOperation):
             )
         )
 
-    def _take_over(self, now: float, source: NodeId, entry: list[object]) -> None:
+    def _take_over(self, now: float, source: NodeId, entry: list[object], barrier: int) -> None:
         """The record with the write that this retry repeats has come: from here it is a Merge."""
         try:
             key, record = decode_entry(entry)
@@ -248,11 +248,14 @@ class LookingPut(PutOperation):
             if key != self.put.key:
                 raise Overloaded(f"{self.coordinator.names([source])} sent another key's record")
             self.coordinator.replica.check_room(now)
+            self.coordinator.replica.merge([(key, record)], barrier=barrier)
+        except StaleBarrier:  # it has purged since: by now it reads under a later one
+            self._ask(now, [source], WANT_VALUE)
+            return
         except Overloaded as refusal:
             self._unknown(refusal.message)
             self.finish()
             return
-        self.coordinator.replica.merge([(key, record)])
         self._complete(now)
 
     def _complete_own(self, now: float) -> None:

@@ -275,8 +275,10 @@ class Merge(Message, code=20):
     """Whole records to be merged (replication, repair, hints, transfer). Answered by MergeAck.
 
     `stamp_change`, `stamp_phase` and `barrier` say under which ring change and purge barrier the
-    content was read (design §6, §7). A frame may carry the merges of several requests; `also` are
-    the ids of the others, each of which is answered.
+    content was read (design §6, §7); where the entries differ in their barrier, `barriers` has that
+    of each, and `barrier` the least. What has become too old is refused with StaleBarrier: read it
+    again, and send that. A frame may carry the merges of several requests; `also` are the ids of
+    the others, each of which is answered.
     """
 
     stamp_change: Uint
@@ -285,6 +287,7 @@ class Merge(Message, code=20):
     entries: Entries
     also: RequestIds = []  # noqa: RUF012 - never changed
     hint_for: Text = ""  # keep them for this owner, who is down, and hand them over when it is back
+    barriers: Uints = []  # noqa: RUF012 - never changed; empty: `barrier` is that of each entry
 
 
 class MergeAck(Message, code=21):
@@ -330,6 +333,7 @@ class ReadReply(Message, code=23):
     entry: MaybeEntry
     op: Small = 0
     also: Replies = []  # noqa: RUF012 - never changed
+    barrier: Uint = 0  # under which this copy was read: it goes with its content, see Merge
 
 
 # --- the ring and the state of a node ------------------------------------------------------------

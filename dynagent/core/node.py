@@ -173,9 +173,7 @@ class Node:
 
     def _serve(self, ring: Ring) -> None:
         self.ring = ring
-        self.replica.cluster_id = ring.cluster_id
-        self.replica.hints.serve(ring, self.node_id)
-        self.replica.forest.serve(ring, self.node_id)
+        self.replica.serve(ring, self.node_id)
         self.coordinator = coordinator = Coordinator(
             node_id=self.node_id,
             ring=ring,

@@ -7,7 +7,9 @@ still reaches N nodes: the sloppy quorum. The N nodes that a request is sent to 
 Fallbacks are found by walking clockwise: through the owners of the following partitions, each node
 with capacity once. Those on hosts that the partition does not use yet come first. So a node's
 stand-ins differ from partition to partition, and the load of a dead node is spread. A node that
-owns nothing anywhere (its capacity is tiny) is met by no walk and comes last.
+owns nothing anywhere (its capacity is tiny) is met by no walk and comes last. The first N are all
+there are: whoever may hold a copy has a say in when its tombstone goes (`core.tombstones`), and in
+a large cluster that must not be everybody. So a partition has 2N nodes that may serve it.
 
 A stand-in never shares a host with another node of the active list, for two copies on one machine
 would be counted as two. Only where the owners themselves do (`--allow-colocated`) may it.
@@ -46,7 +48,7 @@ def owners(ring: Ring, partition: PartitionId) -> tuple[NodeId, ...]:
 
 
 def fallbacks(ring: Ring, partition: PartitionId) -> tuple[NodeId, ...]:
-    """Who may stand in for an owner, in order: every other node with capacity, once.
+    """Who may stand in for an owner, in order: N other nodes with capacity, if there are so many.
 
     First one node of each host that has no owner of the partition, then all the rest.
     """
@@ -60,7 +62,7 @@ def fallbacks(ring: Ring, partition: PartitionId) -> tuple[NodeId, ...]:
         else:
             used.add(host_of[node])
             first.append(node)
-    return (*first, *rest)
+    return (*first, *rest)[: ring.n]
 
 
 def active(

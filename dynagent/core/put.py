@@ -23,6 +23,8 @@ What holds:
 - Only owners count for a strict put. No two nodes that count share a host, unless owners do.
 - If we are a stand-in ourselves, the hint is in the same batch as our copy.
 - The whole record travels: every sibling that its clock claims.
+- With it goes the purge barrier under which it was read (core.tombstones). Who has purged since
+  refuses it; then our copy is read again, and sent again (`_send_anew`).
 - The reply has a context only where it claims no sibling that this writer has not seen.
 
 Example, W=2: A mints, and sends its record to B and C. B acknowledges before A's own fsync: 1 of 2.
@@ -36,7 +38,7 @@ from contextlib import suppress
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED, Coordinator, Operation
 from dynagent.core.crowd import check_crowd
-from dynagent.core.entry import Record, decode_context, encode_context, encode_entry
+from dynagent.core.entry import ABSENT, Record, decode_context, encode_context, encode_entry
 from dynagent.core.hints import DURABLE
 from dynagent.core.messages import (
     MODE_BLIND,
@@ -47,6 +49,7 @@ from dynagent.core.messages import (
     OP_PRESENT,
     OP_SUPERSEDED,
     OP_UNKNOWN,
+    Error,
     Merge,
     MergeAck,
     Message,
@@ -63,6 +66,7 @@ from dynagent.errors import (
     NotReady,
     Overloaded,
     QuorumNotMet,
+    StaleBarrier,
     TooLarge,
     TooManySiblings,
     WriteOutcomeUnknown,
@@ -74,7 +78,9 @@ class PutOperation(Operation):
     creation, when nothing has been done."""
 
     __slots__ = (
+        "anew",
         "asked",
+        "barrier",
         "context",
         "is_careful",
         "owners",
@@ -108,6 +114,8 @@ class PutOperation(Operation):
         self.is_careful = False  # an overwrite that must not supersede even our own copy
         self.tally: PutQuorum | None = None  # from the moment at which the write has begun
         self.reply: PutReply | None = None
+        self.barrier = 0  # under which `record` was read
+        self.anew: tuple[NodeId, ...] = ()  # to whom it was sent a second time, read again
 
     def _check(self, coordinator: Coordinator, now: float) -> float:
         """Refuses what no owner would take, and what too few nodes are up for; says when to wake
@@ -160,6 +168,8 @@ class PutOperation(Operation):
             case MergeAck():
                 self.tally.add_result(source)
                 self._conclude_write()
+            case Error() if message.error == StaleBarrier.code:
+                self._send_anew(now, source)
             case ReadReply():
                 pass  # a straggler of the look; the write is under way
             case _:
@@ -244,6 +254,8 @@ class PutOperation(Operation):
     def _replicate(self, now: float, record: Record, number: int) -> None:
         coordinator, asked = self.coordinator, self.asked
         self.record = record
+        barriers = coordinator.replica.barriers
+        self.barrier = barriers.read_under(self.token) if barriers.has_moved else 0
         self.reply = self._reply_of(record)
         self.tally = PutQuorum(asked, self.w)
         if len(asked) < len(self.owners) or self.stand_ins:
@@ -268,10 +280,26 @@ class PutOperation(Operation):
         self._conclude_write()
 
     def _send(self, now: float, targets: list[NodeId], hint_for: str = "") -> None:
-        coordinator, record = self.coordinator, self.record
-        entry = encode_entry(self.put.key, record)
-        merge = Merge(coordinator.ring.epoch, SETTLED, record.since, [entry], [], hint_for)
+        coordinator = self.coordinator
+        entry = encode_entry(self.put.key, self.record)
+        merge = Merge(coordinator.ring.epoch, SETTLED, self.barrier, [entry], [], hint_for)
         coordinator.send(now, targets, self.number, self.budget_ms(now), merge)
+
+    def _send_anew(self, now: float, source: NodeId) -> None:
+        """`source` has purged tombstones since our copy was read: reads it again, once."""
+        replica, tally = self.coordinator.replica, self.tally
+        assert tally is not None
+        newest = replica.newest(self.put.key, self.token)
+        if newest is ABSENT and self.coordinator.node_id in self.owners:
+            # Purged: so all owners, this one too, have had on disk what superseded our write.
+            tally.add_result(source)
+            self._conclude_write()
+        elif source in self.anew or newest.unknown or not newest.value.clock:
+            self.on_failure(now, source)
+        else:
+            self.anew += (source,)
+            self.record, self.barrier = newest, replica.barriers.read_under(self.token)
+            self._send(now, [source], hint_for=self.stand_ins.get(source, ""))
 
     # --- those who are not there -----------------------------------------------------------------
 

@@ -104,27 +104,30 @@ class GetQuorum(Quorum):
     """What the owners hold, merged; `needed` is R.
 
     `merged` holds the values of all counted copies, so its clock is the context that may be handed
-    out: a context joins only clocks whose siblings were all returned (design §3).
+    out: a context joins only clocks whose siblings were all returned (design §3). `barrier` is the
+    least under which any of it was read, and goes with it wherever it goes (core.tombstones).
     """
 
-    __slots__ = ("_digests", "_known", "_op_ids", "fetching", "merged")
+    __slots__ = ("_digests", "_known", "_op_ids", "barrier", "fetching", "merged")
 
     def __init__(
         self, asked: Sequence[NodeId], needed: int, reserve: Sequence[NodeId] = ()
     ) -> None:
         super().__init__(asked, needed, reserve)
         self.merged = EMPTY
+        self.barrier = 0
         self.fetching: set[NodeId] = set()
         self._known: set[bytes] = set()  # digests of copies that are merged already
         self._digests: dict[NodeId, bytes] = {}  # of counted copies; empty: it has nothing
         self._op_ids: tuple[bytes, ...] = ()
 
-    def add_own(self, node: NodeId, record: Record) -> None:
-        """The coordinator's own committed copy, in full."""
+    def add_own(self, node: NodeId, record: Record, barrier: int = 0) -> None:
+        """The coordinator's own committed copy, in full; `barrier`: under which it was read."""
         if record.unknown:
             self.add_failure(node)
             return
         self.merged = record.value
+        self.barrier = barrier
         self._op_ids = record.op_ids
         self._known.add(record.digest)
         self._digests[node] = record.digest if record.value.clock else b""
@@ -141,6 +144,7 @@ class GetQuorum(Quorum):
             self._count(node)
         elif reply.entry is not None:
             record = decode_entry(reply.entry)[1]
+            self._lower(reply.barrier)
             self.merged = self.merged.merge(record.value)
             self._op_ids = (*self._op_ids, *record.op_ids)
             self._digests[node] = reply.digest
@@ -184,8 +188,14 @@ class GetQuorum(Quorum):
         merged = self.merged.merge_known(clock, dots)
         if merged is None:
             return False
+        self._lower(reply.barrier)
         self.merged = merged
         return True
+
+    def _lower(self, barrier: int) -> None:
+        """Something that was read under that barrier is about to be merged."""
+        if not self.merged.clock or barrier < self.barrier:
+            self.barrier = barrier
 
 
 class ContextQuorum(Quorum):

@@ -30,20 +30,20 @@ What holds:
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.core.coordinator import SETTLED, Coordinator
+from dynagent.core.coordinator import Coordinator
 from dynagent.core.entry import Record, encode_entry
 from dynagent.core.get import GetOperation
-from dynagent.core.messages import Get, GetReply, Merge, MergeAck, Message
+from dynagent.core.messages import Error, Get, GetReply, MergeAck, Message
 from dynagent.core.ports import LinkId, NodeId, Token
-from dynagent.core.quorum import DONE, MISSED, PutQuorum
+from dynagent.core.quorum import DONE, MISSED, GetQuorum, PutQuorum
 from dynagent.core.trace import merge_words, reply_words
-from dynagent.errors import Overloaded, QuorumNotMet
+from dynagent.errors import Overloaded, QuorumNotMet, StaleBarrier
 
 
 class RepairingGet(GetOperation):
     """One get with `repair`; raises `QuorumNotMet` on creation if too few owners are up."""
 
-    __slots__ = ("held", "record", "reply")
+    __slots__ = ("anew", "barrier", "held", "record", "reply")
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class RepairingGet(GetOperation):
         self.held: PutQuorum | None = None  # who has it on disk, from the moment writing begins
         self.reply: GetReply | None = None  # to be given then
         self.record: Record | None = None  # what is written
+        self.barrier = 0  # under which it was read
+        self.anew: set[NodeId] = set()  # to whom it was sent a second time, read again
 
     def _on_read(self, now: float) -> None:
         w, merged = self.coordinator.ring.w, self.tally.record()
@@ -82,13 +84,21 @@ class RepairingGet(GetOperation):
         if own not in holders:
             try:
                 replica.check_room(now)
+                number = replica.merge([(self.get.key, merged)], barrier=self.tally.barrier)
+            except StaleBarrier:
+                self._read_again(now)
+                return
             except Overloaded as refusal:
                 self.fail(refusal)
                 self.finish()
                 return
-            number = replica.merge([(self.get.key, merged)])
         newest = replica.newest(self.get.key, self.token)
-        self.record = merged if newest.unknown else newest
+        if not newest.unknown and not newest.value.clock:
+            self._read_again(now)  # what we had read has been deleted, and purged, meanwhile
+            return
+        self.record, self.barrier = newest, replica.barriers.read_under(self.token)
+        if newest.unknown:
+            self.record, self.barrier = merged, self.tally.barrier
         rest = [node for node in self.owners if node != own and node not in holders]
         behind = [node for node in rest if node in self.tally.counted]
         others = [node for node in rest if node not in behind]
@@ -116,14 +126,37 @@ class RepairingGet(GetOperation):
             words = merge_words(coordinator.in_order(targets), has_news=True)
             self.tell(now, coordinator.node_id, f"repairs before it answers: {words}")
         entry = encode_entry(self.get.key, record)
-        merge = Merge(coordinator.ring.epoch, SETTLED, record.since, [entry])
+        merge = coordinator.make_merge([entry], [self.barrier])
         coordinator.send(now, targets, self.number, self.budget_ms(now), merge)
+
+    def _send_anew(self, now: float, source: NodeId) -> None:
+        """`source` has purged tombstones since our copy was read: reads it again, once."""
+        replica = self.coordinator.replica
+        newest = replica.newest(self.get.key, self.token)
+        if source in self.anew or newest.unknown or not newest.value.clock:
+            self.on_failure(now, source)
+            return
+        self.anew.add(source)
+        self.record, self.barrier = newest, replica.barriers.read_under(self.token)
+        self._send(now, [source])
+
+    def _read_again(self, now: float) -> None:
+        """Tombstones have been purged here since the first copy was read: all of it is too old."""
+        coordinator = self.coordinator
+        own, *others = coordinator.owners_up(self.owners)
+        self.tally = GetQuorum([own], self.tally.needed, others)
+        self.reply = None
+        coordinator.renumber(self)  # what still answers the first read must not count here
+        self.start(now)
 
     # --- what the coordinator feeds; a get's own until writing has begun -------------------------
 
     def on_reply(self, now: float, source: NodeId, message: Message) -> None:
         if self.held is None:
             super().on_reply(now, source, message)
+            return
+        if isinstance(message, Error) and message.error == StaleBarrier.code:
+            self._send_anew(now, source)
             return
         if not isinstance(message, MergeAck):
             self.on_failure(now, source)

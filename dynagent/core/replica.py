@@ -35,6 +35,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from dynagent import limits
+from dynagent.core.barriers import Barriers
 from dynagent.core.cache import StoredCache
 from dynagent.core.crowd import Crowd
 from dynagent.core.entry import (
@@ -49,11 +50,13 @@ from dynagent.core.hints import DURABLE, Hints
 from dynagent.core.merkle import UNREADABLE_DIGEST, Change, Forest
 from dynagent.core.messages import Put
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, PartitionId, Reader, Token
-from dynagent.core.ring import token_of
+from dynagent.core.ring import Ring, token_of
 from dynagent.core.siblings import EMPTY, Clock, Dot, Siblings
+from dynagent.core.tombstones import Tombstones, is_settled, is_tombstone
 from dynagent.errors import CorruptRecord, DiskFull, Overloaded
 
 UNREADABLE = Record(EMPTY, unknown=True)
+_FOUND = (UNREADABLE, DURABLE)  # a row that nothing newer covers
 
 # Whom to answer when a batch is durable: a link and its request, or None and our own operation.
 Waiter = tuple[LinkId | None, int]
@@ -83,6 +86,8 @@ class Replica:
         self._dice = dice
         self.hints = Hints(reader, bytes_max=hint_bytes_max, own_max=owner_hints_max)
         self.forest = Forest(reader)
+        self.barriers = Barriers(reader)
+        self.tombstones = Tombstones(reader)
         self.crowd = Crowd()
         self._cache = StoredCache(cache_bytes)
         self._overlay: dict[bytes, tuple[Record, int]] = {}  # key → newest copy, its batch
@@ -93,6 +98,14 @@ class Replica:
         self._waiters: dict[int, list[Waiter]] = {}
         self._full_until = 0.0  # the disk was full; until then changes are refused
         self._burnt: set[int] = set()  # actors of dots that went out, but not to our disk
+
+    def serve(self, ring: Ring, node_id: NodeId) -> None:
+        """Learns the ring and our place in it: before anything is read or changed."""
+        self.cluster_id = ring.cluster_id
+        self.hints.serve(ring, node_id)
+        self.forest.serve(ring, node_id)
+        self.barriers.serve(ring, self.hints.owned)
+        self.tombstones.serve(ring)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -129,8 +142,23 @@ class Replica:
 
     # --- changing --------------------------------------------------------------------------------
 
-    def merge(self, entries: Iterable[tuple[bytes, Record]]) -> int:
-        """Merges whole records; returns the number of the batch that makes all of it durable."""
+    def merge(
+        self,
+        entries: Sequence[tuple[bytes, Record]],
+        *,
+        barrier: int,
+        barriers: Sequence[int] = (),
+    ) -> int:
+        """Merges whole records; returns the number of the batch that makes all of it durable.
+
+        `barrier`: under which they were read, wherever that was (`Barriers.read_under`), or the
+        least of `barriers`, which has that of each. Raises `StaleBarrier` if it is too old for one
+        of them: then none is merged, and all must be read again.
+        """
+        if barrier < self.barriers.highest_least:
+            for place, (key, _) in enumerate(entries):
+                read_under = barriers[place] if barriers else barrier
+                self.barriers.check(token_of(key), read_under)
         wait_for = DURABLE
         for key, incoming in entries:
             wait_for = max(wait_for, self._merge_one(key, incoming))
@@ -148,6 +176,7 @@ class Replica:
             gone = _superseded(value, old.value, incoming.value)
             if clashes := old.value.clashes(incoming.value):
                 self._effects.note("record.clash", key=key, dots=clashes)
+        barriers = self.barriers
         op_ids = _newest_op_ids(old.op_ids, incoming.op_ids, gone)
         if op_ids == old.op_ids and value == old.value:
             return self.batch_of(key)
@@ -159,7 +188,7 @@ class Replica:
                 value,
                 op_ids=op_ids,
                 mark=old.mark,
-                since=old.since,
+                since=barriers.since(token) if barriers.has_moved else 0,
                 unknown=old.unknown,
                 content=content,
             ),
@@ -194,7 +223,8 @@ class Replica:
             value = old.value.write(context, sibling)
             own_op_id = []
         op_ids = _newest_op_ids(old.op_ids, _superseded(value, old.value), own_op_id)
-        new = Record(value, op_ids=op_ids, mark=mark, since=old.since, unknown=old.unknown)
+        since = self.barriers.since(token) if self.barriers.has_moved else 0
+        new = Record(value, op_ids=op_ids, mark=mark, since=since, unknown=old.unknown)
         return new, self._keep(put.key, token, old, new)
 
     def owe(self, targets: Iterable[NodeId], key: bytes, token: Token) -> int:
@@ -283,6 +313,44 @@ class Replica:
         """Forgets a copy that was kept for others only. Its actor mark goes with it."""
         self._keep(key, token, self.newest(key, token), ABSENT)
 
+    def purge(self, key: bytes, token: Token, digest: bytes, barrier: int) -> bool:
+        """Drops a tombstone that all owners hold, and refuses from now on what was read before
+        `barrier`; False, and nothing is changed, if it is not the one that was asked about."""
+        old = self.newest(key, token)
+        if old.digest != digest or not self.is_settled(old, barrier):
+            return False
+        partition = self.barriers.partition_of(token)
+        self.barriers.on_drop(self._open, partition, barrier)
+        self._keep(key, token, old, ABSENT)
+        self.tombstones.purged += 1
+        return True
+
+    def is_settled(self, record: Record, barrier: int) -> bool:
+        """A copy of ours is a tombstone, and was that when we moved to `barrier`."""
+        return is_settled(is_tombstone=is_tombstone(record), since=record.since, barrier=barrier)
+
+    def move(self, partition: PartitionId, to: int) -> int:
+        """Moves to a barrier; returns the batch that makes it durable."""
+        self.barriers.move(self._open, partition, to)
+        return self._open.number
+
+    def holding(self, partitions: Iterable[PartitionId]) -> set[PartitionId]:
+        """Of which of these there is any copy, on the disk or on its way there; one that cannot be
+        read is one."""
+        of = self.barriers.partition_of
+        fresh = {
+            of(token_of(key)) for key, (copy, _) in self._overlay.items() if copy is not ABSENT
+        }
+        return {at for at in partitions if at in fresh or self._holds_on_disk(at)}
+
+    def _holds_on_disk(self, partition: PartitionId) -> bool:
+        first, last = self.barriers.range_of(partition)
+        try:
+            rows = self._reader.scan(first, last)
+            return any(self._overlay.get(key, _FOUND)[0] is not ABSENT for _, key, _ in rows)
+        except CorruptRecord:
+            return True
+
     def _mint(self, old: Record, context: Clock) -> Dot:
         actor, counter, run = old.mark
         seen = max(old.value.clock.get(actor, 0), context.get(actor, 0))
@@ -295,6 +363,9 @@ class Replica:
         number = self._open.number
         if not self.hints.owns(token):
             self.hints.resize(self._open, _size(record) - _size(old))
+        elif not record.value.siblings or (old.value.clock and not old.value.siblings):
+            was, is_ = is_tombstone(old), is_tombstone(record)
+            self.tombstones.note(self._open, token, key, was_there=was, is_there=is_)
         self._overlay[key] = (record, number)
         if key not in self._open_keys:
             self._open_keys[key] = (token, _digest_before(old))
@@ -324,7 +395,9 @@ class Replica:
     @property
     def is_dirty(self) -> bool:
         """Is anything not yet committed?"""
-        return bool(self._overlay or self._open.meta) or self.hints.is_dirty
+        if self._overlay or self._open.meta:
+            return True
+        return self.hints.is_dirty or self.barriers.is_dirty
 
     def when_durable(self, number: int, waiter: Waiter) -> bool:
         """Queues `waiter` behind a batch; False if there is nothing to wait for."""
@@ -336,10 +409,11 @@ class Replica:
     def take_batch(self) -> Batch | None:
         """Everything that has gathered, to be made durable; None if nothing has."""
         batch = self._open
-        has_news = self.hints.has_news(batch) or self.forest.has_news
-        if not self._open_keys and not batch.hints and not batch.meta and not has_news:
+        parts = (self.hints.has_news(batch), self.barriers.has_news(batch), self.forest.has_news)
+        if not self._open_keys and not batch.hints and not batch.meta and not any(parts):
             return None
         self.hints.seal(batch)
+        self.barriers.seal(batch)
         changes: list[Change] = []
         for key, (token, before) in self._open_keys.items():
             record = self._overlay[key][0]
@@ -364,6 +438,7 @@ class Replica:
                 del self._overlay[key]
         self.hints.on_committed(batch)
         self.forest.on_committed()
+        self.barriers.on_committed(batch)
         return self._waiters.pop(batch.number, [])
 
     def on_refused(self, now: float) -> list[Waiter]:
@@ -374,6 +449,8 @@ class Replica:
         self._waiters.clear()
         self.hints.on_refused()
         self.forest.on_refused()
+        self.barriers.on_refused()
+        self.tombstones.recount()
         self._open = Batch(self._open.number + 1)
         self._open_keys = {}
         self._open_bytes = 0

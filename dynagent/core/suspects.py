@@ -177,7 +177,8 @@ class Suspects:
             if entries:
                 self._busy.take(now, partition, self._peer)
                 self._progress.spend(partition, size, len(entries))
-                return Merge(*self._stamp, 0, entries), page
+                barrier = self._replica.barriers.read_under(token_of(page[0].key))
+                return Merge(*self._stamp, barrier, entries), page
         return None
 
     def on_sent(self, now: float, page: list[Suspect]) -> None:

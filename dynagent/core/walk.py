@@ -39,11 +39,12 @@ class Walk:
         self._after = b""  # the place up to which the target has everything
         self._up_to = b""  # the end of the page under way
 
-    def page(self, partitions: int, room: int) -> list[list[object]]:
-        """The entries of the next Merge; none at the end. Raises `CorruptRecord` if the engine
-        cannot read on."""
+    def page(self, partitions: int, room: int) -> tuple[list[list[object]], list[int]]:
+        """The entries of the next Merge and their barriers; none at the end. Raises `CorruptRecord`
+        if the engine cannot read on."""
         first, last = partition_range(partitions, self.partition)
         entries: list[list[object]] = []
+        barrier = self._replica.barriers.read_under(first)  # all of it is read in this call
         size = 0
         for token, key, record in self._replica.scan(first, last, self._after):
             if record.unknown:
@@ -54,7 +55,7 @@ class Walk:
             self._up_to = token + key
             if size >= room or len(entries) >= limits.HINT_PAGE_ROWS:
                 break
-        return entries
+        return entries, [barrier] * len(entries)
 
     def advance(self) -> None:
         self._after = self._up_to

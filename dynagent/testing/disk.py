@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dynagent.core.entry import Record, decode_stored
 from dynagent.core.ports import Batch, NodeId, Reader, Token
 from dynagent.core.ring import Ring, token_of
+from dynagent.core.tombstones import TOMBSTONES
 from dynagent.store.memory import MemoryStore
-from dynagent.testing.debts import Debts
+from dynagent.testing.debts import Debts, owed_targets
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.world import Stream, World
 
@@ -83,7 +84,7 @@ class Disk:
         self._under_way = None
         self.store.write(batch)
         self._world.log(f"{self._node[:2]} disk: batch {batch.number} is durable")
-        for target, _token, key, is_owed in batch.hints:
+        for target, _token, key, is_owed in hints_of(batch):
             if is_owed:
                 self._world.faults["hint"] += 1
             else:
@@ -129,10 +130,15 @@ class Disk:
 def may_be_anew(batch: Batch, ring: Ring, node: NodeId) -> set[bytes]:
     """Keys whose copy `node` may have dropped in this batch, and been given again in it: it has
     settled a hint of them, and does not own them."""
-    settled = {key for _, _, key, is_owed in batch.hints if not is_owed}
+    settled = {key for _, _, key, is_owed in hints_of(batch) if not is_owed}
     return {key for key in settled if node not in ring.lists[ring.partition_of(token_of(key))]}
 
 
 def owes_any(store: Reader, token: Token, key: bytes) -> bool:
     """Is that key owed to anybody?"""
-    return any(store.has_hint(target, token, key) for target in store.hint_counts())
+    return any(store.has_hint(target, token, key) for target in owed_targets(store))
+
+
+def hints_of(batch: Batch) -> list[tuple[NodeId, Token, bytes, bool]]:
+    """Those among its markers that are hints."""
+    return [hint for hint in batch.hints if hint[0] != TOMBSTONES]

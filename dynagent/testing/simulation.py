@@ -24,6 +24,7 @@ from dynagent.core.siblings import Dot
 from dynagent.errors import CorruptRecord
 from dynagent.testing.checkers import Copy, Judge, merge_copies
 from dynagent.testing.clients import SimClient
+from dynagent.testing.debts import owed_targets
 from dynagent.testing.grapevine import TRIPS_S, Grapevine
 from dynagent.testing.hangs import Hangs
 from dynagent.testing.history import GET, PUT, History, Operation
@@ -223,7 +224,7 @@ class Simulation:
         dirty = decode_row(store.get_meta(ROW))[2]
         return [*dirty.items()] + [
             (target, key)
-            for target in store.hint_counts()
+            for target in owed_targets(store)
             for _, key in store.hints(target, b"", 1_000)
             if (node.id, key) not in self.ledger.rotten
         ]

@@ -56,12 +56,29 @@ def test_merges_to_the_same_owners_share_a_frame_with_the_longest_budget() -> No
     assert len(first.entries) == 1 and first.also == []  # what was handed over is left as it was
 
 
-def test_merges_read_under_different_barriers_do_not_share_a_frame() -> None:
+def test_merges_read_under_different_barriers_share_a_frame_that_has_each() -> None:
     wire = Wire()
-    wire.packer.add([B], 1, 500, merge(1))
-    wire.packer.add([B], 2, 500, merge(2, barrier=1))
+    wire.packer.add([B], 1, 500, merge(1, barrier=7))
+    wire.packer.add([B], 2, 500, merge(2, barrier=4))
+    wire.packer.add([B], 3, 500, Merge(1, 2, 3, merge(3).entries * 2, [], "", [5, 3]))
+    wire.packer.add([C], 4, 500, merge(4, barrier=6))
+    wire.packer.add([C], 5, 500, merge(5, barrier=6))
     wire.packer.flush()
-    assert wire.told() == [(B, 1, [], 1), (B, 2, [], 1)]
+    assert wire.told() == [(B, 1, [2, 3], 4), (C, 4, [5], 2)]
+    packed = [frame.message for _, frame in wire.sent if isinstance(frame.message, Merge)]
+    assert [(merge.barrier, merge.barriers) for merge in packed] == [(3, [7, 4, 5, 3]), (6, [])]
+
+
+def test_replies_to_reads_keep_their_barriers_in_one_frame() -> None:
+    wire = Wire()
+    for number, barrier in ((1, 4), (2, 0), (3, 9)):
+        reply = ReadReply(1, b"d" * 32, [7, 1], [7, 1], None, 0, [], barrier)
+        wire.packer.add([B], number, 0, reply)
+    wire.packer.flush()
+    [(_, frame)] = wire.sent
+    assert isinstance(frame.message, ReadReply)
+    further = [reply for _, reply in unpack(frame.message) if isinstance(reply, ReadReply)]
+    assert [frame.message.barrier, *(reply.barrier for reply in further)] == [4, 0, 9]
 
 
 @pytest.mark.parametrize(("size", "fit"), [(limits.MIB // 2, 2), (limits.MIB // 4, 4), (1, 1_024)])

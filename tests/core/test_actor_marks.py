@@ -209,7 +209,7 @@ class Model:
             replica = self.replica(self.copies[base[0]], self.copies[base[1]], About(0, 1, 1, 0, 0))
             copy = self.copies[incoming]
             assert copy is not None
-            replica.merge([(KEY, thaw(copy))])
+            replica.merge([(KEY, thaw(copy))], barrier=0)
             self.done[step] = (self.number(replica.frozen_overlay()),)
         return self.done[step][0]
 

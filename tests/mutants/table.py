@@ -409,8 +409,8 @@ MUTANTS = (
         "a dirty partition is cleared when its walk begins, not when it has ended",
         (
             "core/delivery.py",
-            "            self._send(now, walk.target, target, [], entries)\n",
-            "            self._send(now, walk.target, target, [], entries)\n"
+            "            self._send(now, walk.target, target, [], entries, barriers)\n",
+            "            self._send(now, walk.target, target, [], entries, barriers)\n"
             "            walk.finish()\n",
         ),
         seeds=(81, 119),
@@ -582,12 +582,12 @@ MUTANTS = (
         "a merge over the bound on siblings is refused: copies stay apart",
         (
             "core/copies.py",
-            "            number = replica.merge(entries)\n",
+            "            number = replica.merge(entries, barrier=",
             "            for key, record in entries:\n"
             "                both = replica.newest(key, token_of(key)).value.merge(record.value)\n"
             "                if len(both.siblings) > self.coordinator.siblings_max:\n"
             '                    raise Refused("too many siblings")\n'
-            "            number = replica.merge(entries)\n",
+            "            number = replica.merge(entries, barrier=",
         ),
         seeds=(10, 26, 44),
     ),

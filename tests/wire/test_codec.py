@@ -178,10 +178,10 @@ def _decode(body: bytes) -> None:
 
 
 def test_packed_replies_come_apart() -> None:
-    rows = [[8, 1, b"d", [5, 1], [5, 1], None], [9, 0, b"", [], [], None, 1, [], "a newer field"]]
+    rows = [[8, 1, b"d", [5, 1], [5, 1], None], [9, 0, b"", [], [], None, 1, [], 5, "newer"]]
     assert unpack(ReadReply(0, b"", [], [], None, 0, rows)) == [
         (8, ReadReply(1, b"d", [5, 1], [5, 1], None)),
-        (9, ReadReply(0, b"", [], [], None, 1)),
+        (9, ReadReply(0, b"", [], [], None, 1, [], 5)),
     ]
     assert unpack(ReadReply(0, b"", [], [], None)) == []
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
+from dynagent.agent.agent import RING_ROW
 from dynagent.core.entry import ABSENT, decode_context, decode_stored
-from dynagent.core.hints import ROW
 from dynagent.core.messages import (
     STATE_UNREADABLE,
     Error,
@@ -38,7 +38,7 @@ from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.limits import FRAME_HEADER_BYTES
 from dynagent.testing.brief import brief
-from dynagent.testing.disk import may_be_anew, owes_any
+from dynagent.testing.disk import hints_of, may_be_anew, owes_any
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.level2.disk import SimDisk
 from dynagent.testing.level2.logstore import LogStore
@@ -244,7 +244,7 @@ class Watch:
 
     def on_hints(self, node: NodeId, store: LogStore, batch: Batch) -> None:
         """A batch is durable: what it settles and drops must be safe elsewhere."""
-        for target, _token, key, is_owed in batch.hints:
+        for target, _token, key, is_owed in hints_of(batch):
             if is_owed:
                 self.world.faults["hint"] += 1
             elif key in self.keys:
@@ -283,7 +283,7 @@ class WatchedStore(LogStore):
         watch.on_recovered(node, self)
 
     def write(self, batch: Batch) -> None:
-        adopts = any(name != ROW for name, _ in batch.meta)
+        adopts = any(name == RING_ROW for name, _ in batch.meta)
         if adopts:
             self._disk.point("adoption.before")
         self._watch.see(self._node, batch)

@@ -1,0 +1,155 @@
+"""The end of deletes: when a tombstone may go (design §7), and where this node's tombstones are.
+
+"Every owner has it" is not enough to drop a tombstone: a Merge that was on its way for a week, a
+late read repair, or a stand-in's hint could bring back what it had superseded. No grace period
+helps, because nothing bounds a delay. So each node keeps a number for each partition P, its
+**barrier** (`core.barriers`), and whatever content travels carries the barrier under which it was
+*read*. The members that may hold content of P are S_P: its owners and its fallbacks (`held_by`).
+
+    all of S_P stand at b−1
+       │  each moves to b: an owner at any time, a stand-in once it holds nothing of P; from then
+       │  on a stand-in refuses what was read under less than b
+    all of S_P stand at b
+       │  every owner holds the same tombstone, on disk, last changed before its own move to b
+    purge: each owner, in one batch, drops it and refuses what was read under less than b; one whose
+           copy has changed meanwhile keeps it
+
+Why that is safe. Let v be superseded by a tombstone t that is purged under b.
+
+- At its move to b each owner held t already (it has not changed since). Copies only grow, so what
+  is read at an owner under b or later has seen t, or comes from after the drop.
+- A stand-in held nothing when it moved, and takes only what was read under b or later.
+- So v travels under less than b, or not at all; and who has dropped t refuses that.
+
+An owner that has not dropped yet may take v: it holds t, and a merge of both is t. Nothing depends
+on time, on order, or on who asks (`core.purge`): barriers only grow, and so does "has moved".
+Each clause is needed; `tests/core/test_purge_model.py` searches every order of everything on the
+functions below, and finds a way back for v as soon as one of them forgets a clause.
+
+Example, N=3. A client deletes k: a, b, c hold the tombstone, changed under 4. All of S_P move to 5.
+The owners say: the same, since 4. All drop it and refuse less than 5. The Merge with k's old value
+that has been stuck since Monday says "read under 4": refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from dynagent import limits
+from dynagent.core.ports import Batch, NodeId, PartitionId, Reader, Token
+from dynagent.core.preference import fallbacks
+from dynagent.core.ring import Ring
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dynagent.core.entry import Record
+
+# The target of the markers that tell where tombstones are: they lie among the hints (no node has
+# such an id), in the batch that makes or drops the tombstone.
+TOMBSTONES = NodeId("tombstones")
+
+
+# --- the rules: pure, and all that the exhaustive model needs ------------------------------------
+
+
+def held_by(rings: Iterable[Ring], partition: PartitionId) -> tuple[NodeId, ...]:
+    """S_P: whoever was an owner or a fallback of the partition in one of these rings."""
+    members: dict[NodeId, None] = {}
+    for ring in rings:
+        members.update(dict.fromkeys(ring.lists[partition]))
+        members.update(dict.fromkeys(fallbacks(ring, partition)))
+    return tuple(members)
+
+
+def must_refuse(least: int, read_under: int) -> bool:
+    """Whether content that was read under that barrier may bring back what has been purged here."""
+    return read_under < least
+
+
+def next_barrier(standings: Collection[int]) -> int:
+    """The barrier to move to, given where each of S_P stands: all of them stand just before it, or
+    some have moved already."""
+    return min(standings) + 1
+
+
+def may_move(barrier: int, to: int, *, owns: bool, holds: bool) -> bool:
+    """Whether a node may move to the next barrier. `holds`: any copy of that partition."""
+    return barrier == to - 1 and (owns or not holds)
+
+
+def least_after_move(least: int, to: int, *, owns: bool) -> int:
+    """What a node that has moved refuses from then on: a stand-in all that is older."""
+    return least if owns else to
+
+
+def since_after(barrier: int) -> int:
+    """What a copy that changes now says about when it has last changed."""
+    return barrier
+
+
+def is_settled(*, is_tombstone: bool, since: int, barrier: int) -> bool:
+    """Whether an owner that has moved to `barrier` held just that already when it did."""
+    return is_tombstone and since < barrier
+
+
+def may_purge(standings: Collection[int], settled: Collection[bool], barrier: int) -> bool:
+    """Whether the owners may drop a tombstone. `standings`: of all of S_P; `settled`: whether each
+    owner holds that very one, settled, on its disk."""
+    return min(standings) >= barrier and all(settled)
+
+
+def least_after_drop(least: int, barrier: int) -> int:
+    """What an owner refuses from its drop on."""
+    return max(least, barrier)
+
+
+# --- this node's tombstones ----------------------------------------------------------------------
+
+
+def is_tombstone(record: Record) -> bool:
+    """A record whose values are all superseded, and that can be read."""
+    return bool(record.value.clock) and not record.value.siblings and not record.unknown
+
+
+class Tombstones:
+    """Where the tombstones of this node are: a count for each partition that it owns, and pages of
+    their keys. Not those that it keeps for others: these go when they are delivered."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.counts: dict[PartitionId, int] = {}  # those on their way to the disk included
+        self.purged = 0  # since the start
+        self._reader = reader
+        self._shift = 0
+
+    def serve(self, ring: Ring) -> None:
+        self._shift = 33 - ring.partitions.bit_length()
+        self.recount()
+
+    def note(
+        self, batch: Batch, token: Token, key: bytes, *, was_there: bool, is_there: bool
+    ) -> None:
+        """A copy of ours has become a tombstone, or is none any more."""
+        if was_there == is_there:
+            return
+        partition = PartitionId(int.from_bytes(token[:4], "big") >> self._shift)
+        batch.hints.append((TOMBSTONES, token, key, is_there))
+        count = self.counts.get(partition, 0) + (1 if is_there else -1)
+        if count > 0:
+            self.counts[partition] = count
+        else:
+            self.counts.pop(partition, None)
+
+    def page(self, after: bytes, count: int) -> list[tuple[Token, bytes]]:
+        """The committed tombstones behind a place (token and key), in that order; some may have
+        changed since. Raises `CorruptRecord` if the engine cannot read them."""
+        return self._reader.hints(TOMBSTONES, after, count)
+
+    def recount(self) -> None:
+        """What is committed is all there is: at the start, and when a batch was refused."""
+        self.counts = {}
+        after = b""
+        while rows := self.page(after, limits.TOMBSTONE_PAGE_ROWS):
+            for token, key in rows:
+                partition = PartitionId(int.from_bytes(token[:4], "big") >> self._shift)
+                self.counts[partition] = self.counts.get(partition, 0) + 1
+                after = token + key
