@@ -201,6 +201,13 @@ class Partial(DynagentError):
     exit_status = 11
 
 
+class Different(DynagentError):
+    """Replicas differ, or what was checked again is no longer as it was."""
+
+    code = 0
+    exit_status = 12
+
+
 # --- the node's own disk and configuration (never sent) ------------------------------------------
 
 

@@ -14,7 +14,7 @@ from dynagent.errors import DynagentError
 from dynctl import fastpath
 from dynctl.faults import LocalFailure, NothingSent, ReaderGone, report, say
 
-NOUNS = ("ring", "node", "hints", "wait")  # verbs of two words
+NOUNS = ("ring", "node", "hints", "jobs", "wait")  # verbs of two words
 
 
 def main() -> int:

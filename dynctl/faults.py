@@ -15,6 +15,7 @@ from dynagent.errors import (
     Conflict,
     ConnectionLost,
     DataDirError,
+    Different,
     DynagentError,
     NotFound,
     NotReady,
@@ -75,6 +76,7 @@ _TOLD: dict[type[DynagentError], tuple[str, str]] = {
     WrongCluster: ("refused: ", "name endpoints of one cluster"),
     Unhealthy: ("unhealthy: ", ""),
     Partial: ("", "see the records that are not ok"),
+    Different: ("", "see: dynctl repair"),
     ProtocolError: ("", "is that address an agent of this version?"),
     UnsupportedVersion: ("", ""),
 }

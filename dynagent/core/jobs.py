@@ -276,7 +276,7 @@ class Jobs:
         free = next((slot for slot in range(limits.JOBS_KEPT) if slot not in used), None)
         if free is None:
             ended = [job for job in self.jobs.values() if not job.is_running]
-            oldest = min(ended, key=lambda job: (job.ended_ms, job.slot))
+            oldest = min(ended, key=lambda job: job.ended_ms)
             free = oldest.slot
             del self.jobs[oldest.id]
         return free

@@ -8,6 +8,7 @@ from dynctl.views.base import Document
 from dynctl.views.bench import BenchDocument
 from dynctl.views.demo import DemoDocument
 from dynctl.views.hints import HintsDocument
+from dynctl.views.jobs import JobDocument, JobsDocument, RecheckDocument
 from dynctl.views.keys import ExplainDocument, KeysDocument
 from dynctl.views.nodes import HealthDocument, NodesDocument
 from dynctl.views.ring import BootstrapDocument, RingDocument, RingStatusDocument
@@ -28,6 +29,12 @@ DOCUMENTS: dict[str, type[Document]] = {
     "ring show": RingDocument,
     "node ls": NodesDocument,
     "hints ls": HintsDocument,
+    "repair": JobDocument,
+    "verify": JobDocument,
+    "recheck": RecheckDocument,
+    "jobs ls": JobsDocument,
+    "jobs status": JobDocument,
+    "jobs wait": JobDocument,
     "health": HealthDocument,
     "stats": StatsDocument,
     "bench": BenchDocument,
