@@ -23,27 +23,26 @@ its range on the disk (`rebuild`; `core.rebuild` does so under the background bu
 all of that can be read. A record that rots without being touched changes no leaf: that is for the
 scrub to find, which compares `recompute` with `leaf`.
 
-Sums are kept as they are hashed, 40 bytes a leaf: 2.5 MiB for 256 partitions of 256 leaves.
+The sums themselves, and how they outlive this process: `core.sums`. They are kept as they are
+hashed, 40 bytes a leaf: 2.5 MiB for 256 partitions of 256 leaves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
+from struct import Struct
 
 from dynagent import limits
 from dynagent.core.entry import decode_stored
 from dynagent.core.ports import Batch, NodeId, PartitionId, Reader, Token
-from dynagent.core.ring import Ring
+from dynagent.core.ring import Ring, token_of
+from dynagent.core.sums import ENTRY, UNKNOWN, UNKNOWN_COUNT, Shape, Sums
 from dynagent.errors import CorruptRecord
 
 ARITY = 16
-_ENTRY = 40  # bytes of a leaf: count, sum
-_SUM = 32
-_MODULUS = 1 << 8 * _SUM
-_UNKNOWN_COUNT = (1 << 64) - 1
-_UNKNOWN = _UNKNOWN_COUNT.to_bytes(8, "big") + bytes(_SUM)
-_FIRST, _LAST = Token(bytes(16)), Token(b"\xff" * 16)
+_MODULUS = 1 << 256
+_COUNTS = Struct(">Q32x")  # of each leaf of a table
 
 UNREADABLE_DIGEST = b""  # of a record that was there and could not be read
 
@@ -63,11 +62,12 @@ def tree_key(cluster_id: bytes) -> bytes:
 class Forest:
     """The trees of one node. Before it serves a ring there are none."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, shape: Shape | None = None) -> None:
         self.leaves = 0  # of each tree
         self.levels = 0  # below the root, down to the leaves
         self.unknown: set[tuple[PartitionId, int]] = set()
         self._reader = reader
+        self._sums = Sums(reader, shape)
         self._cluster_id = b""
         self._keyed = blake2b(digest_size=32)
         self._bits = 0  # of a token: the partition's and the leaf's
@@ -86,12 +86,14 @@ class Forest:
         self._bits = ring.partitions.bit_length() - 1 + self._leaf_bits
         self._cluster_id = ring.cluster_id
         self._keyed = blake2b(key=tree_key(ring.cluster_id), digest_size=32)
-        self._tables = {
-            PartitionId(at): bytearray(_ENTRY * self.leaves)
-            for at, owners in enumerate(ring.lists)
-            if node_id in owners
-        }
-        self._load()
+        self._sums.load(
+            cluster_id=ring.cluster_id,
+            partitions=ring.partitions,
+            leaves=self.leaves,
+            owned={PartitionId(at) for at, owners in enumerate(ring.lists) if node_id in owners},
+        )
+        self._tables = self._sums.tables
+        self._count()
 
     # --- the trees -------------------------------------------------------------------------------
 
@@ -128,7 +130,7 @@ class Forest:
         """How many records are there, and their sum; None if that is unknown."""
         entry = int.from_bytes(self._entry(partition, leaf), "big")
         count, total = divmod(entry, _MODULUS)
-        return None if count == _UNKNOWN_COUNT else (count, total)
+        return None if count == UNKNOWN_COUNT else (count, total)
 
     def is_known(self, partition: PartitionId, leaf: int) -> bool:
         return (partition, leaf) not in self.unknown
@@ -147,11 +149,11 @@ class Forest:
         return int.from_bytes(token[:4], "big") >> (32 - self._bits)
 
     def _entry(self, partition: PartitionId, leaf: int) -> bytes:
-        return bytes(self._tables[partition][_ENTRY * leaf : _ENTRY * (leaf + 1)])
+        return bytes(self._tables[partition][ENTRY * leaf : ENTRY * (leaf + 1)])
 
     def _leaf_hash(self, partition: PartitionId, leaf: int) -> bytes:
         entry = self._entry(partition, leaf)
-        if entry == _UNKNOWN:
+        if entry == UNKNOWN:
             return b""
         return blake2b(entry, digest_size=32, person=b"dyn-leaf").digest()
 
@@ -170,7 +172,7 @@ class Forest:
     @property
     def has_news(self) -> bool:
         """Would a batch have something to write, although no record has changed?"""
-        return False
+        return bool(self._sums.changed)
 
     def apply(self, batch: Batch, changes: Iterable[Change]) -> None:
         """A batch is taken; `changes` are those of its records."""
@@ -184,9 +186,9 @@ class Forest:
             if table is None or old == new:
                 continue
             leaf = place & mask
-            at = _ENTRY * leaf
-            count, total = divmod(int.from_bytes(table[at : at + _ENTRY], "big"), _MODULUS)
-            if count == _UNKNOWN_COUNT:
+            at = ENTRY * leaf
+            count, total = divmod(int.from_bytes(table[at : at + ENTRY], "big"), _MODULUS)
+            if count == UNKNOWN_COUNT:
                 continue
             if old is not None:
                 if old == UNREADABLE_DIGEST:
@@ -202,6 +204,7 @@ class Forest:
                 total += int.from_bytes(hashed.digest(), "big")
                 count += 1
             self._set(partition, leaf, (count, total % _MODULUS))
+        self._sums.seal(batch)
 
     def on_committed(self) -> None:
         self._under_way = None
@@ -209,21 +212,23 @@ class Forest:
     def on_refused(self) -> None:
         """Nothing of the batch under way has come to the disk."""
         self._under_way = None
-        self._load()
+        self._sums.reload()
+        self._count()
 
     def _set(self, partition: PartitionId, leaf: int, state: tuple[int, int] | None) -> None:
         """`state`: count and sum; None: unknown."""
-        table, at = self._tables[partition], _ENTRY * leaf
+        table, at = self._tables[partition], ENTRY * leaf
         before = int.from_bytes(table[at : at + 8], "big")
-        if before == _UNKNOWN_COUNT:
+        if before == UNKNOWN_COUNT:
             self.unknown.discard((partition, leaf))
             before = 0
         if state is None:
             self.unknown.add((partition, leaf))
-            table[at : at + _ENTRY] = _UNKNOWN
+            table[at : at + ENTRY] = UNKNOWN
         else:
-            table[at : at + _ENTRY] = (state[0] << 8 * _SUM | state[1]).to_bytes(_ENTRY, "big")
+            table[at : at + ENTRY] = (state[0] << 256 | state[1]).to_bytes(ENTRY, "big")
         self._counts[partition] += (state[0] if state is not None else 0) - before
+        self._sums.changed[partition << self._leaf_bits | leaf] = None
         if (groups := self._groups.get(partition)) is not None:
             groups[leaf // ARITY] = None
 
@@ -238,8 +243,12 @@ class Forest:
         newer = {key: stored for token, key, stored in records if first <= token <= last}
         count = total = 0
         try:
-            rows = [(k, s) for _, k, s in self._reader.scan(first, last) if k not in newer]
-            for key, stored in (*rows, *newer.items()):
+            for token, key, stored in self._reader.scan(first, last):
+                if key not in newer:
+                    if not stored or token != token_of(key):
+                        return None  # a row that is damaged, or of another place
+                    newer[key] = stored
+            for key, stored in newer.items():
                 if stored:
                     record = decode_stored(stored, cluster_id=self._cluster_id, key=key)
                     total += self._hash(key, record.digest)
@@ -260,19 +269,18 @@ class Forest:
         hashed.update(key + digest)
         return int.from_bytes(hashed.digest(), "big")
 
-    def _load(self) -> None:
-        """All are empty if the store is; otherwise unknown."""
-        self._counts = dict.fromkeys(self._tables, 0)
+    def _count(self) -> None:
+        """The sums have been read anew."""
         self._groups = {}
+        self._counts = {}
         self.unknown = set()
-        try:
-            is_empty = next(self._reader.scan(_FIRST, _LAST), None) is None
-        except CorruptRecord:
-            is_empty = False
         for partition, table in self._tables.items():
-            table[:] = (bytes(_ENTRY) if is_empty else _UNKNOWN) * self.leaves
-            if not is_empty:
-                self.unknown.update((partition, leaf) for leaf in range(self.leaves))
+            counts = [count for (count,) in _COUNTS.iter_unpack(table)]
+            if UNKNOWN_COUNT in counts:
+                lost = [leaf for leaf, count in enumerate(counts) if count == UNKNOWN_COUNT]
+                self.unknown.update((partition, leaf) for leaf in lost)
+                counts = [count for count in counts if count != UNKNOWN_COUNT]
+            self._counts[partition] = sum(counts)
 
 
 def _inner_hash(children: list[bytes]) -> bytes:

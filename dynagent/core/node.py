@@ -71,6 +71,7 @@ from dynagent.core.repair import Repair
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.router import ForwardOperation
+from dynagent.core.sums import Shape
 from dynagent.core.trace import Trace
 from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady
 
@@ -105,6 +106,7 @@ class Node:
         hint_bytes_max: int = limits.HINT_BYTES_DEFAULT_MAX,
         owner_hints_max: int = limits.OWNER_HINTS_DEFAULT_MAX,
         antientropy_interval_s: float = limits.ANTIENTROPY_INTERVAL_S_DEFAULT,
+        tree_shape: Shape | None = None,
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
@@ -122,6 +124,7 @@ class Node:
             cache_bytes=cache_bytes,
             hint_bytes_max=hint_bytes_max,
             owner_hints_max=owner_hints_max,
+            tree_shape=tree_shape,
         )
         self.budget = Budget(
             threshold_s=foreground_p99_ms / 1000, bytes_per_s_max=background_bytes_per_s

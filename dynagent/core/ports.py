@@ -21,16 +21,18 @@ class Batch:
     and with a key of b"" what `Reader.scan` shows so at that token: damaged rows.
     `hints`: (target, token, key, owed): True adds the marker that this record is owed to `target`,
     False removes it; either may be so already. Of several for one marker the last one counts.
-    `meta`: named rows of the node itself (the ring; later barriers, tree sums, ring log).
+    `meta`: named rows of the node itself (the ring; later barriers, ring log).
+    `sums`: numbered rows (from 0 on) of the trees' journal, at most one per number.
     """
 
-    __slots__ = ("hints", "meta", "number", "records")
+    __slots__ = ("hints", "meta", "number", "records", "sums")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.records: list[tuple[Token, bytes, bytes]] = []
         self.hints: list[tuple[NodeId, Token, bytes, bool]] = []
         self.meta: list[tuple[str, bytes]] = []
+        self.sums: list[tuple[int, bytes]] = []
 
 
 class Reader(Protocol):
@@ -41,6 +43,9 @@ class Reader(Protocol):
 
     def get_meta(self, name: str) -> bytes | None:
         """A named row or None."""
+
+    def sums(self) -> list[tuple[int, bytes]]:
+        """All numbered rows, in any order; raises `CorruptRecord`."""
 
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
         """(token, key, stored form) for first ≤ token ≤ last, in (token, key) order.

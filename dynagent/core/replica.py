@@ -52,6 +52,7 @@ from dynagent.core.messages import Put
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, PartitionId, Reader, Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.siblings import EMPTY, Clock, Dot, Siblings
+from dynagent.core.sums import Shape
 from dynagent.core.tombstones import Tombstones, is_settled, is_tombstone
 from dynagent.errors import CorruptRecord, DiskFull, Overloaded
 
@@ -77,6 +78,7 @@ class Replica:
         cache_bytes: int,
         hint_bytes_max: int = limits.HINT_BYTES_DEFAULT_MAX,
         owner_hints_max: int = limits.OWNER_HINTS_DEFAULT_MAX,
+        tree_shape: Shape | None = None,
     ) -> None:
         self.cluster_id = cluster_id
         self.run = run
@@ -85,7 +87,7 @@ class Replica:
         self._effects = effects
         self._dice = dice
         self.hints = Hints(reader, bytes_max=hint_bytes_max, own_max=owner_hints_max)
-        self.forest = Forest(reader)
+        self.forest = Forest(reader, tree_shape)
         self.barriers = Barriers(reader)
         self.tombstones = Tombstones(reader)
         self.crowd = Crowd()

@@ -23,19 +23,21 @@ class MemoryStore:
     def __init__(self) -> None:
         self._records: dict[tuple[Token, bytes], bytes] = {}
         self._meta: dict[str, bytes] = {}
+        self._sums: dict[int, bytes] = {}
         self._markers = Markers()
         self._sorted: list[tuple[Token, bytes]] | None = []  # None: to be sorted by the next scan
 
     @classmethod
     def load(cls, path: Path) -> "MemoryStore":
         """The store that `snapshot` wrote to `path`."""
-        records, meta, hints = cast(
-            tuple[list[tuple[Token, bytes, bytes]], dict[str, bytes], list[Hint]],
+        records, meta, hints, sums = cast(
+            tuple[list[tuple[Token, bytes, bytes]], dict[str, bytes], list[Hint], dict[int, bytes]],
             decode(path.read_bytes()),
         )
         store = cls()
         store._records = {(token, key): stored for token, key, stored in records}
         store._meta = meta
+        store._sums = dict(sums)
         store._markers.apply(hints)
         store._sorted = None
         return store
@@ -48,6 +50,9 @@ class MemoryStore:
 
     def get_meta(self, name: str) -> bytes | None:
         return self._meta.get(name)
+
+    def sums(self) -> list[tuple[int, bytes]]:
+        return list(self._sums.items())
 
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
         if self._sorted is None:
@@ -81,6 +86,7 @@ class MemoryStore:
         if changed:
             self._sorted = None
         self._meta.update(batch.meta)
+        self._sums.update(batch.sums)
         if batch.hints:
             self._markers.apply(batch.hints)
 
@@ -92,7 +98,7 @@ class MemoryStore:
             raise Refused(f"{path} exists; name a file that does not")
         records = [[token, key, self._records[token, key]] for token, key in sorted(self._records)]
         hints = [list(hint) for hint in self._markers.rows()]
-        path.write_bytes(encode([records, self._meta, hints]))
+        path.write_bytes(encode([records, self._meta, hints, self.sums()]))
 
     def close(self) -> None:
         pass

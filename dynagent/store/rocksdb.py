@@ -1,9 +1,9 @@
 """The engine of the extra `[rocksdb]`: RocksDB through rocksdict, for write-heavy nodes.
 
 One key space: `r` ‖ token ‖ key for records, `m` ‖ name for meta rows, `h` ‖ target ‖ 0 ‖ token ‖
-key for hints, so byte order is that of (token, key). A batch is one `WriteBatch`, written without
-sync and then made durable by `flush_wal(True)`: a synced write would hold the GIL during the fsync,
-and with it the event loop.
+key for hints, `s` ‖ number (4 bytes) for sums, so byte order is that of (token, key). A batch is
+one `WriteBatch`, written without sync and then made durable by `flush_wal(True)`: a synced write
+would hold the GIL during the fsync, and with it the event loop.
 
 In between, the batch is in RocksDB's memory, but not yet on the disk. So readers never look at the
 database itself, but at a view of it that the commit thread makes after the sync (2 to 5 µs): a
@@ -68,7 +68,7 @@ _SCAN_ROWS = 512
 _SCAN_BYTES = 1 * limits.MIB
 _EXACT_COUNT_ROWS = 6_000  # 2 ms
 _NOT_FOUND = "key not found"
-_RECORD, _META, _HINT = b"r", b"m", b"h"
+_RECORD, _META, _HINT, _SUMS = b"r", b"m", b"h", b"s"
 
 
 class _View(NamedTuple):
@@ -141,6 +141,16 @@ class RocksStore:
                 return None
             raise CorruptRecord(f"{self._path}: cannot read row {name!r}: {exc}") from exc
         return value
+
+    def sums(self) -> list[tuple[int, bytes]]:
+        rows: list[tuple[int, bytes]] = []
+        try:
+            cursor = self._committed().cursor
+            for key in _keys(cursor, _SUMS, _SUMS):
+                rows.append((int.from_bytes(key[1:], "big"), cursor.value()))
+        except Exception as exc:
+            raise CorruptRecord(f"{self._path}: cannot read the sums of the trees: {exc}") from exc
+        return rows
 
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
         """As `Reader.scan`; each page of it is a snapshot of its own, taken when it is reached."""
@@ -217,6 +227,8 @@ class RocksStore:
                 changes.delete(_hint_prefix(target) + token + key)
         for name, value in batch.meta:
             changes.put(_META + name.encode(), value)
+        for number, value in batch.sums:
+            changes.put(_SUMS + number.to_bytes(4, "big"), value)
         try:
             self._db.write(changes)
             self._db.flush_wal(self._sync)

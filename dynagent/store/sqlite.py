@@ -4,6 +4,10 @@
 table, and a partition is one contiguous range. `record.key` is the token's last 9 bytes followed by
 the key, so that (id, key) order is exactly (token, key) order and the token can be read back.
 
+Negative ids are the numbered rows of the trees' journal, row n at -1 - n with an empty key: so they
+are part of the one statement that writes the records (a named row would need a second one, and
+BEGIN and COMMIT around both).
+
 Two keys on one id are next to impossible with 63 bits, but must not lose data. The first one has
 the row in `record`, the others are rows of `overflow`. An id with such rows is *crowded*; the set
 of crowded ids is kept in memory (it is practically always empty), and only their reads and writes
@@ -48,8 +52,8 @@ _EXACT_COUNT_PAGES = 1_000  # counting walks every page: half a millisecond for 
 
 
 def _upsert(rows: int) -> str:
-    # NULL rows fill a batch up to a power of two: 9 statement texts serve all sizes. (One text for
-    # each of 256 sizes was no faster and held 45 MB.)
+    # NULL rows fill a batch up to a power of two, and one for the sums: 9 statement texts serve all
+    # sizes. (One text for each of 256 sizes was no faster and held 45 MB.)
     values = ",".join(["(?,?,?)"] * rows)
     return (
         f"INSERT INTO record(id, key, value) SELECT * FROM (VALUES {values})"
@@ -58,7 +62,7 @@ def _upsert(rows: int) -> str:
     )
 
 
-_UPSERTS = {1 << bits: _upsert(1 << bits) for bits in range(ROWS_MAX.bit_length())}
+_UPSERTS = {1 << bits: _upsert((1 << bits) + 1) for bits in range(ROWS_MAX.bit_length())}
 _PUT_META = (
     "INSERT INTO meta(name, value) VALUES (?,?)"
     " ON CONFLICT(name) DO UPDATE SET value = excluded.value"
@@ -83,6 +87,8 @@ _SCAN_CROWDED = (
     f" ORDER BY 1, 2 LIMIT {_SCAN_ROWS}"
 )
 _KEYLESS = "typeof(key) <> 'blob' OR length(key) < 9"
+_SUMS = "SELECT id, key, value FROM record WHERE id < 0"
+_SUMS_BYTES = "SELECT total(length(value)) FROM record WHERE id < 0"
 _SAMPLE = (
     "SELECT count(*), total(length(key) + length(value))"
     " FROM (SELECT key, value FROM record WHERE id >= ? ORDER BY id LIMIT 4)"
@@ -181,6 +187,16 @@ class SqliteStore:
             raise CorruptRecord(f"{self._path}: the value of row {name!r} is not a blob")
         return value
 
+    def sums(self) -> list[tuple[int, bytes]]:
+        try:
+            rows = self._reader.execute(_SUMS).fetchall()
+        except sqlite3.Error as exc:
+            raise CorruptRecord(f"{self._path}: cannot read the sums of the trees: {exc}") from exc
+        for id_, key, value in rows:
+            if key != b"" or type(value) is not bytes:
+                raise CorruptRecord(f"{self._path}: row {id_} is damaged")
+        return [(-1 - id_, value) for id_, _, value in rows]
+
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
         """As `Reader.scan`; each page of it is a snapshot of its own, taken when it is reached."""
         id_, floor = _id_of(first), first[7:]
@@ -262,10 +278,10 @@ class SqliteStore:
     # --- helpers ---------------------------------------------------------------------------------
 
     def _write(self, batch: Batch) -> None:
-        rows: list[_Row] = []
+        rows: list[_Row] = [(-1 - number, b"", row) for number, row in batch.sums]
         gone: list[tuple[int, bytes]] = []
         keyless: list[tuple[int]] = []
-        stored_bytes = 0
+        stored_bytes = sum(len(row) for _, row in batch.sums)
         for token, key, stored in batch.records:
             id_ = int.from_bytes(token[:8], "big") >> 1
             if stored:
@@ -276,7 +292,8 @@ class SqliteStore:
             else:
                 keyless.append((id_,))
         rows.sort()  # neighbours share the way down the tree: 7 to 15 % of a put
-        fits_one = len(rows) <= ROWS_MAX and (stored_bytes <= _CHUNK_BYTES_MAX or len(rows) == 1)
+        is_small = stored_bytes <= _CHUNK_BYTES_MAX or len(batch.records) == 1
+        fits_one = len(rows) <= ROWS_MAX + 1 and is_small
         only_rows = not gone and not keyless and not batch.meta and not batch.hints
         alone = fits_one and only_rows and not self._touches_crowded(rows)
         # One statement that commits by itself: SQLite is entered once, and the GIL let go once, for
@@ -322,9 +339,9 @@ class SqliteStore:
 
     def _try_upsert(self, rows: list[_Row]) -> bool:
         """Writes all rows, or none and returns False if two keys meet on one id."""
-        size = 1 << (len(rows) - 1).bit_length()
+        size = 1 << max(0, len(rows) - 2).bit_length()
         values: list[int | bytes | None] = list(chain.from_iterable(rows))
-        values += [None] * (3 * (size - len(rows)))
+        values += [None] * (3 * (size + 1 - len(rows)))
         try:
             self._writer.execute(_UPSERTS[size], values)
         except sqlite3.IntegrityError:
@@ -333,6 +350,9 @@ class SqliteStore:
 
     def _put_colliding(self, row: _Row) -> None:
         id_, place, stored = row
+        if id_ < 0:  # what has come in the place of a numbered row is damage
+            self._writer.execute("REPLACE INTO record(id, key, value) VALUES (?,?,?)", row)
+            return
         if id_ in self._crowded:
             # A key that has its row in overflow stays there, even when the row in record is free.
             changed = self._writer.execute(
@@ -386,7 +406,7 @@ class SqliteStore:
     def _count(self) -> int:
         pages = self._ask("PRAGMA page_count") - self._ask("PRAGMA freelist_count")
         if pages <= _EXACT_COUNT_PAGES:
-            return self._ask("SELECT count(*) FROM record") + self._ask(
+            return self._ask("SELECT count(*) FROM record WHERE id >= 0") + self._ask(
                 "SELECT count(*) FROM overflow"
             )
         rows, size = 0, 0.0
@@ -395,7 +415,8 @@ class SqliteStore:
             rows, size = rows + sample[0], size + sample[1]
         # Pages filled in random order are four fifths full (200,000 records of 1 KiB: 0.79).
         filled = 0.8 * pages * self._ask("PRAGMA page_size")
-        taken = max(0.0, filled - sqlite_hints.hint_bytes(self._reader))
+        others = sqlite_hints.hint_bytes(self._reader) + self._ask(_SUMS_BYTES)
+        taken = max(0.0, filled - others)
         return int(taken * rows / size) if rows else 0
 
     def _ask(self, query: str) -> int:

@@ -62,6 +62,8 @@ NAMES = (
     "siblings_are_bounded",
     "siblings_are_concurrent",
     "superseded_stays_away",
+    "trees_are_current",
+    "trees_are_known",
     "unreadable_is_unknown",
     "up_again",
 )

@@ -46,16 +46,20 @@ from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
+from dynagent.core.sums import Shape
 from dynagent.errors import Overloaded, TooManySiblings
 from dynagent.testing.disk import LANDS_AFTER_KILL, LANDS_AFTER_POWER_CUT, Disk
 from dynagent.testing.grapevine import Grapevine
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile
+from dynagent.testing.trees import check_trees
 from dynagent.testing.world import World
 
 LISTINGS = LinkId(-1)  # where a listing's requests come from: no link of the network
 _CACHES_BYTES = (0, 4_000, 1_000_000)  # none, one that forgets all the time, one for everything
+# Of the journal of sums: as it is, so short that its slots come round, and the shortest.
+_TREE_SHAPES = (None, Shape(8, 3), Shape(2, 1))
 LATE_S = 0.01  # an event loop under load looks at its timer up to that late
 
 
@@ -100,6 +104,7 @@ class SimNode:
         self._gossip = world.stream(f"gossip {node_id}")
         self._timing = world.stream(f"timing {node_id}")
         self._cache_bytes = world.stream(f"cache {node_id}").choice(_CACHES_BYTES)
+        self._tree_shape = world.stream(f"trees {node_id}").choice(_TREE_SHAPES)
         self.wall_offset_ms = self._timing.randint(-profile.skew_ms, profile.skew_ms)
         if self.wall_offset_ms:
             world.fault("skew", f"{node_id[:2]} by {self.wall_offset_ms} ms")
@@ -151,7 +156,9 @@ class SimNode:
             hint_bytes_max=self._hint_bytes_max,
             owner_hints_max=self._owner_hints_max,
             antientropy_interval_s=0.0,
+            tree_shape=self._tree_shape,
         )
+        self.check_trees(is_quiet=False)
         self._watch_debts(self.node.replica)
         self._network.dial_missing()
 
@@ -315,6 +322,7 @@ class SimNode:
     def _on_refused(self) -> None:
         if self.node is not None and not self._sleeps(self._on_refused):
             self.node.on_refused(self._world.now)
+            self.check_trees(is_quiet=False)
             self._after_turn()
 
     def _arm(self) -> None:
@@ -455,6 +463,12 @@ class SimNode:
     def _unreadable(self, holds: bool, what: str) -> None:
         self._world.verdicts.check("unreadable_is_unknown", holds, self.id, what)
 
+    def check_trees(self, *, is_quiet: bool) -> None:
+        """The trees say what the disk holds; no batch is under way."""
+        assert self.node is not None
+        forest, verdicts = self.node.replica.forest, self._world.verdicts
+        check_trees(verdicts, forest, self.disk.store, self._ring, self.id, is_quiet=is_quiet)
+
     def check_nothing_left(self) -> None:
         """At the end of a run, when all is quiet: no request, operation or change is left over."""
         open_merges = sum(self._merges.values())
@@ -465,3 +479,4 @@ class SimNode:
             self._world.verdicts.check("nothing_left", not operations, self.id, operations)
             is_idle = self.node.is_idle and not self.disk.is_busy
             self._world.verdicts.check("nothing_left", is_idle, self.id, "is not idle")
+            self.check_trees(is_quiet=True)

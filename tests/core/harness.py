@@ -69,12 +69,16 @@ class Disk:
     rows: dict[bytes, bytes] = field(default_factory=dict)
     markers: Markers = field(default_factory=Markers)
     meta: dict[str, bytes] = field(default_factory=dict)
+    numbered: dict[int, bytes] = field(default_factory=dict)
 
     def get(self, token: Token, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
     def get_meta(self, name: str) -> bytes | None:
         return self.meta.get(name)
+
+    def sums(self) -> list[tuple[int, bytes]]:
+        return list(self.numbered.items())
 
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
         places = sorted((token_of(key), key) for key in self.rows)
@@ -99,6 +103,7 @@ class Disk:
                 self.rows.pop(key, None)
         self.markers.apply(batch.hints)
         self.meta.update(batch.meta)
+        self.numbered.update(batch.sums)
 
     def record(self, key: bytes) -> Record:
         """What is durable here."""

@@ -72,6 +72,8 @@ EVALUATIONS = {
     "siblings_are_concurrent": 20_000,
     "store_is_known": 16_000,
     "superseded_stays_away": 150_000,
+    "trees_are_current": 13_000,
+    "trees_are_known": 1_700,
     # One rotten log may give none or thirty: 120 seeds had 36, 500 others 365.
     "unreadable_is_unknown": 250,
 }

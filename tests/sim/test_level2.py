@@ -163,6 +163,7 @@ def test_a_store_that_forgets_is_found_out(monkeypatch: pytest.MonkeyPatch) -> N
         kept.records = batch.records[:-1]
         kept.hints = batch.hints
         kept.meta = batch.meta
+        kept.sums = batch.sums
         write(store, kept)
 
     monkeypatch.setattr(watch.WatchedStore, "write", lossy)

@@ -105,6 +105,9 @@ EVALUATIONS = {
     # A fixed number for each pair of nodes, and for each node but one.
     "gossip_converges": 7_000,
     "newcomer_learns": 1_800,
+    # Once for each leaf with records, at each start and refused batch of a node, and at the end.
+    "trees_are_current": 21_000,
+    "trees_are_known": 1_900,
     # Once for each hint that is settled or copy that is dropped.
     "hint_is_data": 8_000,
     # Once for each batch that adds or removes hints or marks.

@@ -72,12 +72,14 @@ def write(
     *records: Record,
     meta: tuple[tuple[str, bytes], ...] = (),
     hints: Sequence[Hint] = (),
+    sums: Sequence[tuple[int, bytes]] = (),
     number: int = 1,
 ) -> None:
     batch = Batch(number)
     batch.records.extend(records)
     batch.meta.extend(meta)
     batch.hints.extend(hints)
+    batch.sums.extend(sums)
     store.write(batch)
 
 

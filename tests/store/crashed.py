@@ -24,7 +24,7 @@ from tests.store.conformance import OWNER, Record, contents, markers, token, wri
 from tests.store.faults import Faults
 
 SECTOR = 512
-State = tuple[list[Record], bytes | None, dict[NodeId, list[tuple[Token, bytes]]]]
+State = tuple[list[Record], bytes | None, dict[NodeId, list[tuple[Token, bytes]]], dict[int, bytes]]
 BATCHES = 6
 
 
@@ -80,11 +80,12 @@ class Crashed:
 
 def state_of(store: Store) -> State:
     """All that a store holds, of what the tests put into it."""
-    return contents(store), store.get_meta("ring"), markers(store)
+    return contents(store), store.get_meta("ring"), markers(store), dict(store.sums())
 
 
 def _batch(store: Store, number: int, value_bytes: int) -> State:
-    """Alternates between the shapes of a write: alone, with a named row, with removal and hints."""
+    """Alternates between the shapes of a write: alone, with a named row, with removal and hints.
+    Each has a row of sums."""
     # Half of it zero: what a disk that did not write leaves, and here is not that.
     stored = b"%03d" % number * (value_bytes // 6) + b"\0" * (value_bytes // 2)
     rows: list[Record] = [(token(number), b"key", stored)]
@@ -94,7 +95,8 @@ def _batch(store: Store, number: int, value_bytes: int) -> State:
     hints = [(OWNER, token(at), b"key", at == number) for at in (number, max(0, number - 3))]
     hints = hints if number % 3 == 1 else []
     latest = token(0), b"latest", b"%d" % number
-    write(store, latest, *rows, meta=meta, hints=hints, number=number)
+    sums = [(number % 3, b"sums %d" % number)]
+    write(store, latest, *rows, meta=meta, hints=hints, sums=sums, number=number)
     return state_of(store)
 
 

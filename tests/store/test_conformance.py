@@ -110,6 +110,34 @@ def test_an_empty_stored_form_removes_the_record(store: Store) -> None:
     assert store.count() == 2
 
 
+def test_numbered_rows_are_kept_beside_the_records(engine: Engine, tmp_path: Path) -> None:
+    store = engine.open(tmp_path / "sums")
+    assert store.sums() == []
+    write(store, (A, b"a", b"1"), sums=[(0, b"head"), (7, b"x" * 5_000), (20_000, b"")])
+    write(store, (A, b"a", b""), (B, b"b", b"2"), sums=[(7, b"y"), (3, b"z")])
+    write(store, sums=[(3, b"zz")], meta=(("ring", b"r"),), hints=[(OWNER, A, b"k", True)])
+    expected = {0: b"head", 3: b"zz", 7: b"y", 20_000: b""}
+    assert contents(store) == [(B, b"b", b"2")]
+    assert store.count() == 1
+    assert dict(store.sums()) == expected
+    store.snapshot(tmp_path / "copy")
+    store.close()
+    for opened in (engine.open(tmp_path / "sums"), engine.open_copy(tmp_path / "copy")):
+        assert dict(opened.sums()) == expected
+        assert contents(opened) == [(B, b"b", b"2")]
+        opened.close()
+
+
+@pytest.mark.parametrize("records", [0, 1, 2, 16, 17, 255, 256, 257, 600])
+def test_numbered_rows_come_with_batches_of_any_size(store: Store, records: int) -> None:
+    rows = [(token(number), b"key", b"stored") for number in range(records)]
+    write(store, *rows, sums=[(1, b"one"), (2, b"two")])
+    assert contents(store) == rows
+    assert dict(store.sums()) == {1: b"one", 2: b"two"}
+    write(store, *rows, sums=[(1, b"ONE")])
+    assert dict(store.sums()) == {1: b"ONE", 2: b"two"}
+
+
 def test_removing_what_is_not_there_changes_nothing(store: Store) -> None:
     write(store, (A, b"a", b"1"))
     write(store, (B, b"a", b""), (A, b"other", b""))

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def _batches() -> list[Batch]:
     for number, (records, hints, meta) in enumerate(shapes, start=1):
         batch = Batch(number)
         batch.records, batch.hints, batch.meta = records, hints, meta
+        batch.sums = [(number % 3, b"sums %d" % number), (9, b"9")][: number % 3]
         batches.append(batch)
     return batches
 
@@ -446,3 +448,29 @@ def _varint(number: int) -> bytes:
     while number := number >> 7:
         parts.append(number & 0x7F | 0x80)
     return bytes(reversed(parts))
+
+
+# --- the journal of the trees' sums --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["SET key = x'00'", "SET key = 'text'", "SET value = 'text'"],
+)
+def test_a_damaged_numbered_row_is_refused_and_replaced_by_the_next(
+    tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "store"
+    store = SqliteStore(path)
+    write(store, (token(1), b"key", b"stored"), sums=[(0, b"head"), (1, b"one")])
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"UPDATE record {damage} WHERE id = -2")
+        connection.commit()
+    store = SqliteStore(path)
+    with pytest.raises(CorruptRecord, match="row -2 is damaged"):
+        store.sums()
+    write(store, (token(1), b"key", b"newer"), sums=[(1, b"two")])
+    assert dict(store.sums()) == {0: b"head", 1: b"two"}
+    assert contents(store) == [(token(1), b"key", b"newer")]
+    store.close()

@@ -29,6 +29,7 @@ from dynagent.testing.level2.profile import Profile
 from dynagent.testing.level2.transport import SimTransport, SimWriter
 from dynagent.testing.level2.watch import Watch, WatchedStore
 from dynagent.testing.level2.wires import Wires
+from dynagent.testing.trees import check_trees
 from dynagent.testing.world import Stream, World
 
 PORT = 7411
@@ -158,6 +159,7 @@ class SimHost:
             writer=life.writer,
         )
         life.agent = Agent(config, env, life.data_dir)
+        self._check_trees(life, is_quiet=False)
         return life.agent
 
     async def _run(self, life: Life, agent: Agent) -> str:
@@ -264,6 +266,16 @@ class SimHost:
         self._world.verdicts.check(
             "nothing_left", not any(left.values()), f"{self.place} has left over: {left}"
         )
+        self._check_trees(life, is_quiet=True)
+
+    def _check_trees(self, life: Life, *, is_quiet: bool) -> None:
+        """The trees say what the disk holds; no batch is under way."""
+        assert life.agent is not None
+        assert life.data_dir is not None
+        node, reader, verdicts = life.agent.node, life.data_dir.store, self._world.verdicts
+        if node.ring is not None:
+            forest = node.replica.forest
+            check_trees(verdicts, forest, reader, node.ring, node.node_id, is_quiet=is_quiet)
 
 
 class LogTap(logging.Handler):

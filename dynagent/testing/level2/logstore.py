@@ -33,6 +33,7 @@ _ROW = struct.Struct(">16sHI")  # token, key bytes, stored bytes
 # In the place of the token; no key has such a one: blake2b would have to be unlucky.
 _META_ROW = Token(b"\xff" * 8 + b"meta row")  # name, value
 _HINT_ROW = Token(b"\xff" * 8 + b"hint row")  # target ‖ 0 ‖ token ‖ key; owed or b""
+_SUMS_ROW = Token(b"\xff" * 8 + b"sums row")  # number (4 bytes), value
 _OWED = b"owed"
 
 Place = tuple[int, int]  # offset and size of a stored form in the file
@@ -49,6 +50,7 @@ class LogStore:
         self._failed = ""
         self._records: dict[tuple[Token, bytes], Place] = {}
         self._meta: dict[str, Place] = {}
+        self._sums: dict[int, Place] = {}
         self._markers = Markers()
         self._sorted: list[tuple[Token, bytes]] | None = None
         self._sequence = 0
@@ -78,6 +80,11 @@ class LogStore:
     def get_meta(self, name: str) -> bytes | None:
         place = self._meta.get(name)
         return None if place is None else self._disk.read(self._file, *place)
+
+    def sums(self) -> list[tuple[int, bytes]]:
+        return [
+            (number, self._disk.read(self._file, *place)) for number, place in self._sums.items()
+        ]
 
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
         if self._sorted is None:
@@ -116,6 +123,7 @@ class LogStore:
             raise StoreFailed(f"{self._file}: an earlier write failed ({self._failed}); restart")
         rows = [(token, key, stored) for token, key, stored in batch.records]
         rows += [(_META_ROW, name.encode(), stored) for name, stored in batch.meta]
+        rows += [(_SUMS_ROW, number.to_bytes(4, "big"), row) for number, row in batch.sums]
         for target, token, key, owed in batch.hints:
             place = b"%b\0%b%b" % (target.encode(), token, key)
             rows.append((_HINT_ROW, place, _OWED if owed else b""))
@@ -172,6 +180,7 @@ class LogStore:
         """A batch is durable: from here on it is what readers see."""
         found: dict[tuple[Token, bytes], Place] = {}
         meta: dict[str, Place] = {}
+        sums: dict[int, Place] = {}
         hints: list[Hint] = []
         gone: list[tuple[Token, bytes]] = []
         at = _HEADER.size
@@ -183,6 +192,8 @@ class LogStore:
             place = (begin + key_at + key_bytes, stored_bytes)
             if token == _META_ROW:
                 meta[key.decode()] = place
+            elif token == _SUMS_ROW:
+                sums[int.from_bytes(key, "big")] = place
             elif token == _HINT_ROW:
                 target, _, owed_place = key.partition(b"\0")
                 owed_token = Token(owed_place[:16])
@@ -196,6 +207,7 @@ class LogStore:
         for lost in gone:
             self._records.pop(lost, None)
         self._meta.update(meta)
+        self._sums.update(sums)
         self._markers.apply(hints)
         self._sorted = None
         self._sequence += 1
