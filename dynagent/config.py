@@ -180,6 +180,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "for it (dynctl repair).",
         ),
     ] = limits.ANTIENTROPY_INTERVAL_S_DEFAULT
+    tombstone_rest_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=604_800,
+            description="How long a deleted key keeps its tombstone at least. For that long a "
+            "retry of a write that the delete has superseded finds its op-id, and does not write "
+            "again; nothing else depends on it. When it goes, the nodes decide by what they hold, "
+            "never by time. 0: it stays for ever.",
+        ),
+    ] = limits.TOMBSTONE_REST_S_DEFAULT
     drain_s: Annotated[
         float,
         Meta(

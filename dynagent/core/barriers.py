@@ -133,6 +133,11 @@ class Barriers:
     # --- group commit ----------------------------------------------------------------------------
 
     @property
+    def newest_batch(self) -> int:
+        """The batch that makes everything here durable; 0 if it is."""
+        return max(self._pending, default=0)
+
+    @property
     def is_dirty(self) -> bool:
         """Is anything not yet committed?"""
         return bool(self._pending)

@@ -28,6 +28,10 @@ antientropy            interval_s (0: off), oldest_unverified_s (since when the 
 jobs                   under way (core.jobs)
 siblings               of the keys that have changed here since the start: most (of one key), key
                        (that one), bytes (of the largest record with several)
+tombstones             of core.purge: count (on this node, of its own partitions), partitions (that
+                       have any), purged (dropped here since the start); and of those that this
+                       node drives: blocked (node id → reason → partitions: away, holds, differs),
+                       rounds and moves since the start
 repaired               owners that a get has found behind, and sent what they lacked
 about                  name, address, zone, host, capacity: what bootstrap asks
 counters               name → count since start; names of messages and of errors
@@ -113,6 +117,7 @@ def status_fields(node: Node) -> dict[str, Any]:
         ),
         "jobs": node.jobs.under_way if node.jobs is not None else 0,
         "siblings": node.replica.crowd.document(),
+        "tombstones": node.purger.document() if node.purger is not None else {},
         "repaired": coordinator.repaired if coordinator is not None else 0,
         "about": node.about,
         "counters": dict(sorted(node.counters.items())),

@@ -44,6 +44,7 @@ Uints = list[int]
 FactBytes = list[bytes]  # each a sealed fact (core/facts.py)
 Editions = list[list[object]]  # which facts a node has: [node id, run, version]
 NodeIds = list[str]
+TombstoneRows = list[list[object]]  # [key, digest, barrier]
 Rows = list[list[object]]  # what an owner holds of each key: [key, clock, dots]
 Hashes = list[bytes]  # of nodes of Merkle trees: 32 bytes, or empty where one is not known
 LeafRows = list[list[object]]  # a key and the digest of its record: [key, digest]
@@ -531,6 +532,62 @@ class JobsReply(Message, code=59):
     """An encoded map: jobs, a list of maps with the fields given under Jobs, newest first."""
 
     document: Blob
+
+
+# --- the end of deletes (core.tombstones) --------------------------------------------------------
+
+
+class BarrierRequest(Message, code=70):
+    """Where do you stand in these partitions? Answered by BarrierReply, or by an Error: NotReady;
+    Refused if your ring is another; BadRequest if you are neither owner nor fallback of one."""
+
+    stamp_change: Uint
+    stamp_phase: Small
+    partitions: Uints  # 256 at most
+
+
+class BarrierReply(Message, code=71):
+    """The barrier of each of these partitions, on the disk."""
+
+    barriers: Uints
+    holding: Uints = []  # noqa: RUF012 - never changed; partitions of which it keeps copies for
+    # others: it cannot move before they are delivered
+
+
+class BarrierMove(Message, code=72):
+    """All that may hold copies of these partitions stand just before the barrier given for each, or
+    have moved: move to it, if you may. Answered by MergeAck once that is on the disk (ask where you
+    stand to know whether), or as BarrierRequest; also Overloaded and DiskFull."""
+
+    stamp_change: Uint
+    stamp_phase: Small
+    partitions: Uints  # 256 at most
+    barriers: Uints  # one for each
+
+
+class TombstoneQuery(Message, code=73):
+    """Do you hold just these tombstones? Answered by TombstoneReply, or as BarrierRequest."""
+
+    stamp_change: Uint
+    stamp_phase: Small
+    rows: TombstoneRows  # 256 at most, each with the barrier under which it shall be purged
+
+
+class TombstoneReply(Message, code=74):
+    """A byte for each: 0 no; 1 yes, on the disk, and since before the move to that barrier; 2 yes,
+    but only since later."""
+
+    states: Blob
+
+
+class Purge(Message, code=75):
+    """All owners have answered 1 for these, and all that may hold copies stand at that barrier:
+    drop each that is unchanged, and refuse from now on what was read under less. Answered by
+    MergeAck once that is on the disk, or as BarrierMove."""
+
+    stamp_change: Uint
+    stamp_phase: Small
+    rows: TombstoneRows  # as in TombstoneQuery
 
 
 def catalogue() -> list[type[Message]]:

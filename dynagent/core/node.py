@@ -37,6 +37,8 @@ from dynagent.core.listing import list_page
 from dynagent.core.look import LookingPut
 from dynagent.core.messages import (
     MODE_OVERWRITE,
+    BarrierMove,
+    BarrierRequest,
     Compare,
     Error,
     Facts,
@@ -55,15 +57,19 @@ from dynagent.core.messages import (
     Message,
     Ping,
     PingFor,
+    Purge,
     Put,
     Read,
     RingRequest,
     Roots,
     StatusRequest,
+    TombstoneQuery,
 )
 from dynagent.core.peer import Timing
 from dynagent.core.portrait import SelfPortrait
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
+from dynagent.core.purge import Purger
+from dynagent.core.purge_answers import PurgeAnswers
 from dynagent.core.put import PutOperation
 from dynagent.core.readback import RepairingGet
 from dynagent.core.rebuild import Rebuilder
@@ -107,6 +113,7 @@ class Node:
         owner_hints_max: int = limits.OWNER_HINTS_DEFAULT_MAX,
         antientropy_interval_s: float = limits.ANTIENTROPY_INTERVAL_S_DEFAULT,
         tree_shape: Shape | None = None,
+        tombstone_rest_s: float = limits.TOMBSTONE_REST_S_DEFAULT,
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
@@ -136,12 +143,15 @@ class Node:
         self.detector: Detector | None = None  # with the coordinator
         self.gossip: Gossiper | None = None  # too
         self.antientropy: AntiEntropy | None = None  # too
+        self.purger: Purger | None = None  # too
         self.jobs: Jobs | None = None  # too
         self._probe_dice = probe_dice
         self._gossip_dice = gossip_dice
         self._timing = timing
         self._copies = Copies(self.replica, effects)
         self._counterpart = Counterpart(self.replica)
+        self._purge_answers = purge_answers = PurgeAnswers(self.replica, effects)
+        self._tombstone_rest_s = tombstone_rest_s
         self._antientropy_interval_s = antientropy_interval_s
         self._reader = reader
         self._effects = effects
@@ -170,6 +180,10 @@ class Node:
             LeafKeys: self._counterpart.on_leaf_keys,
             Look: self._counterpart.on_look,
             Roots: self._counterpart.on_roots,
+            BarrierRequest: purge_answers.on_barrier_request,
+            BarrierMove: purge_answers.on_barrier_move,
+            TombstoneQuery: purge_answers.on_tombstone_query,
+            Purge: purge_answers.on_purge,
         }
         if ring is not None:
             self._serve(ring)
@@ -190,6 +204,7 @@ class Node:
             count_error=self._count_error,
         )
         self._copies.coordinator = self._counterpart.coordinator = coordinator
+        self._purge_answers.coordinator = coordinator
         self.delivery = Delivery(coordinator)
         self.detector = Detector(
             names={m.id: m.name for m in ring.members if m.id != self.node_id},
@@ -216,6 +231,12 @@ class Node:
             coordinator,
             busy=self._counterpart.busy,
             interval_s=self._antientropy_interval_s,
+            is_draining=lambda: self.draining,
+        )
+        self.purger = Purger(
+            coordinator,
+            self._purge_answers,
+            rest_s=self._tombstone_rest_s,
             is_draining=lambda: self.draining,
         )
         kinds = {
@@ -275,6 +296,8 @@ class Node:
         self.delivery.wake(now, node)
         if self.antientropy is not None:
             self.antientropy.wake(now, node)
+        if self.purger is not None:
+            self.purger.wake(now, node)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:
         if self.detector is not None:
@@ -335,6 +358,8 @@ class Node:
             if self.antientropy is not None and self.jobs is not None:
                 self.antientropy.on_tick(now)
                 self.jobs.on_tick(now)
+            if self.purger is not None:
+                self.purger.on_tick(now)
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due next; None if nothing waits for time to pass."""
@@ -351,6 +376,8 @@ class Node:
             due = other
         if self.antientropy is not None and self.antientropy.due < due:
             due = self.antientropy.due
+        if self.purger is not None and self.purger.due < due:
+            due = self.purger.due
         if self.jobs is not None and self.jobs.due < due:
             due = self.jobs.due
         return due if due < inf else None

@@ -315,17 +315,21 @@ class Replica:
         """Forgets a copy that was kept for others only. Its actor mark goes with it."""
         self._keep(key, token, self.newest(key, token), ABSENT)
 
-    def purge(self, key: bytes, token: Token, digest: bytes, barrier: int) -> bool:
+    def purge(self, key: bytes, token: Token, digest: bytes, barrier: int) -> int:
         """Drops a tombstone that all owners hold, and refuses from now on what was read before
-        `barrier`; False, and nothing is changed, if it is not the one that was asked about."""
+        `barrier`; nothing is changed if it is not the one that was asked about. Returns the batch
+        that makes durable what is here now."""
         old = self.newest(key, token)
-        if old.digest != digest or not self.is_settled(old, barrier):
-            return False
-        partition = self.barriers.partition_of(token)
-        self.barriers.on_drop(self._open, partition, barrier)
-        self._keep(key, token, old, ABSENT)
-        self.tombstones.purged += 1
-        return True
+        if old.digest == digest and self.is_settled(old, barrier):
+            self.barriers.on_drop(self._open, self.barriers.partition_of(token), barrier)
+            self.tombstones.purged += 1
+            return self._keep(key, token, old, ABSENT)
+        return self.batch_of(key)
+
+    def unmark(self, key: bytes, token: Token, record: Record) -> None:
+        """A marker says that this copy is a tombstone; it is none: it rotted, and was healed."""
+        if not record.unknown and self.batch_of(key) == DURABLE:
+            self.tombstones.note(self._open, token, key, was_there=True, is_there=False)
 
     def is_settled(self, record: Record, barrier: int) -> bool:
         """A copy of ours is a tombstone, and was that when we moved to `barrier`."""

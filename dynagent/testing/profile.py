@@ -69,6 +69,7 @@ class Profile:
     shapes_s: float = 0.0  # mean time between two partitions of shapes.py; 0: never
     hint_bytes_max: int = limits.HINT_BYTES_DEFAULT_MAX
     owner_hints_max: int = limits.OWNER_HINTS_DEFAULT_MAX
+    tombstone_rest_s: float = 0.0  # until a tombstone may be purged; 0: never
 
     @property
     def longest_delay_s(self) -> float:

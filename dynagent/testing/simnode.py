@@ -100,6 +100,7 @@ class SimNode:
         self._probe_timing = Timing(probe_interval_s=profile.probe_interval_s)
         self._hint_bytes_max = profile.hint_bytes_max
         self._owner_hints_max = profile.owner_hints_max
+        self._tombstone_rest_s = profile.tombstone_rest_s
         self._probes = world.stream(f"detector {node_id}")
         self._gossip = world.stream(f"gossip {node_id}")
         self._timing = world.stream(f"timing {node_id}")
@@ -157,6 +158,7 @@ class SimNode:
             owner_hints_max=self._owner_hints_max,
             antientropy_interval_s=0.0,
             tree_shape=self._tree_shape,
+            tombstone_rest_s=self._tombstone_rest_s,
         )
         self.check_trees(is_quiet=False)
         self._watch_debts(self.node.replica)

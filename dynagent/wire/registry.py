@@ -114,6 +114,13 @@ SCHEMAS: dict[str, Schema] = {
         list, high=4_096, items=(list,), cddl="[* entry]", doc="whole records; see Entries below"
     ),
     "Uints": Schema(list, high=65_536, items=(int,), cddl="[* uint]", doc="numbers"),
+    "TombstoneRows": Schema(
+        list,
+        high=limits.TOMBSTONE_PAGE_ROWS,
+        items=(list,),
+        cddl="[* [key: bstr, digest: bstr, barrier: uint]]",
+        doc="tombstones, each with its digest and a barrier",
+    ),
     "Rows": Schema(
         list,
         high=4_096,

@@ -119,9 +119,11 @@ class Cluster:
         *,
         bounds: dict[str, int] | None = None,
         running: Sequence[NodeId] | None = None,
+        rest_s: float = 0.0,
     ) -> None:
         """`running`: the nodes that are made, if not all."""
         self.bounds = bounds or {}  # of hints
+        self.rest_s = rest_s  # of tombstones; 0: they are never purged
         self.ring = ring
         self.wire: list[Packet] = []
         self.answers: list[tuple[int, Message]] = []  # (request id, reply) to clients
@@ -153,6 +155,7 @@ class Cluster:
             hint_bytes_max=self.bounds.get("hint_bytes_max", limits.HINT_BYTES_DEFAULT_MAX),
             owner_hints_max=self.bounds.get("owner_hints_max", limits.OWNER_HINTS_DEFAULT_MAX),
             antientropy_interval_s=0,
+            tombstone_rest_s=self.rest_s,
             clean_from_run=self.nodes[id_].replica.clean_from_run if clean else run,
         )
         self.nodes[id_].on_tick(self.now)  # the first one of gossip, which says how the node is

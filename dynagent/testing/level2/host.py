@@ -150,6 +150,7 @@ class SimHost:
             probe_interval_s=self._profile.probe_interval_s,
             siblings_max=self._profile.siblings_max,
             antientropy_interval_s=0.0,
+            tombstone_rest_s=0.0,
         )
         env = Env(
             monotonic=self._monotonic,
