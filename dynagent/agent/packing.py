@@ -112,7 +112,10 @@ def _pack_merges(ids: list[int], merges: list[Merge]) -> Merge:
 
 
 def _merge_size(merge: Merge) -> int:
-    return sum([len(entry[1]) for entry in merge.entries if isinstance(entry[1], bytes)])
+    size = 0
+    for entry in merge.entries:
+        size += len(entry[1])  # type: ignore[arg-type]
+    return size
 
 
 def _pack_reads(ids: list[int], reads: list[Read]) -> Read:

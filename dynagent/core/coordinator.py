@@ -197,21 +197,22 @@ class Coordinator:
         if len(self.operations) >= limits.REQUESTS_IN_FLIGHT_MAX:
             self.admission.refused[TABLE] += 1
             raise Overloaded(f"{len(self.operations)} requests are under way; try again later")
-        self._check_memory(operation.size)
+        if self._bytes + operation.size > limits.REQUEST_BYTES_IN_FLIGHT_MAX:
+            raise self._no_memory()
         self._bytes += operation.size
         operation.gate.under_way += 1
         return self._enter(operation)
 
     def grow(self, operation: Operation, size: int) -> None:
         """An operation in the table keeps so many bytes more alive; raises `Overloaded`."""
-        self._check_memory(size)
+        if self._bytes + size > limits.REQUEST_BYTES_IN_FLIGHT_MAX:
+            raise self._no_memory()
         self._bytes += size
         operation.size += size
 
-    def _check_memory(self, size: int) -> None:
-        if self._bytes + size > limits.REQUEST_BYTES_IN_FLIGHT_MAX:
-            self.admission.refused[MEMORY] += 1
-            raise Overloaded(f"{self._bytes:,} bytes of requests are under way; try again later")
+    def _no_memory(self) -> Overloaded:
+        self.admission.refused[MEMORY] += 1
+        return Overloaded(f"{self._bytes:,} bytes of requests are under way; try again later")
 
     def release(self, operation: Operation) -> None:
         """Removes an operation, if it is still there."""
@@ -227,7 +228,7 @@ class Coordinator:
             self._enter(operation)
 
     def _enter(self, operation: Operation) -> int:
-        operation.number = number = self.take_number()
+        self._last_number = operation.number = number = self._last_number + 1
         self.operations[number] = operation
         heappush(self._deadlines, (operation.due, number))
         return number

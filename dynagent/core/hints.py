@@ -86,7 +86,8 @@ class Hints:
         return self._mine if self._mine is not None else frozenset()
 
     def owns(self, token: Token) -> bool:
-        return self._mine is None or self._partition_of(token) in self._mine
+        mine = self._mine
+        return mine is None or int.from_bytes(token[:4], "big") >> self._shift in mine
 
     def _partition_of(self, token: Token) -> PartitionId:
         """As `Coordinator.owners_of`: what `ring.partition_of` says, without its arithmetic."""

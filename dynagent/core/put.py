@@ -164,16 +164,14 @@ class PutOperation(Operation):
         assert self.tally is not None
         if self.trace is not None:
             self._tell_reply(now, source, message)
-        match message:
-            case MergeAck():
-                self.tally.add_result(source)
-                self._conclude_write()
-            case Error() if message.error == StaleBarrier.code:
-                self._send_anew(now, source)
-            case ReadReply():
-                pass  # a straggler of the look; the write is under way
-            case _:
-                self.on_failure(now, source)
+        kind = type(message)
+        if kind is MergeAck:
+            self.tally.add_result(source)
+            self._conclude_write()
+        elif kind is Error and message.error == StaleBarrier.code:
+            self._send_anew(now, source)
+        elif kind is not ReadReply:  # that is a straggler of the look; the write is under way
+            self.on_failure(now, source)
 
     def on_failure(self, now: float, source: NodeId) -> None:
         assert self.tally is not None
@@ -348,7 +346,9 @@ class PutOperation(Operation):
             coordinator.replica.owe(missed, self.put.key, self.token)
 
     def finish(self) -> None:
-        self._owe()
+        tally = self.tally
+        if tally is None or len(tally.counted) < len(self.owners) or self.stand_ins:
+            self._owe()
         super().finish()
 
     def _reply_of(self, record: Record) -> PutReply:
@@ -363,11 +363,12 @@ class PutOperation(Operation):
     def _conclude_write(self) -> None:
         assert self.tally is not None and self.reply is not None
         tally = self.tally
-        outcome = tally.take_reply()
-        if outcome == DONE:
-            self.answer(self.reply)
-        elif outcome == MISSED:
-            self._miss()
+        if not tally.replied:
+            outcome = tally.take_reply()
+            if outcome == DONE:
+                self.answer(self.reply)
+            elif outcome == MISSED:
+                self._miss()
         if tally.replied and not tally.waiting:
             self.finish()
 

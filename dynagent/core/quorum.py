@@ -97,7 +97,8 @@ class PutQuorum(Quorum):
     def add_result(self, node: NodeId) -> None:
         """`node` has fsynced the write."""
         if node in self.waiting:
-            self._count(node)
+            self.waiting.remove(node)
+            self.counted.append(node)
 
 
 class GetQuorum(Quorum):

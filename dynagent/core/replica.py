@@ -33,6 +33,7 @@ changes are refused up front; the next batch after that finds out whether there 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from dynagent import limits
 from dynagent.core.barriers import Barriers
@@ -170,31 +171,23 @@ class Replica:
         token = token_of(key)
         old = self.newest(key, token)
         value = old.value.merge(incoming.value)
-        if value is incoming.value:
+        if value is incoming.value:  # the usual case: it has seen all that we have
             content = incoming.content
             gone = [sibling.op_id for sibling in old.value.siblings]
+            op_ids = _with_superseded(old.op_ids, gone)
+            if op_ids != incoming.op_ids:
+                op_ids = _newest_op_ids(old.op_ids, incoming.op_ids, gone)
         else:
             content = None
             gone = _superseded(value, old.value, incoming.value)
+            op_ids = _newest_op_ids(old.op_ids, incoming.op_ids, gone)
             if clashes := old.value.clashes(incoming.value):
                 self._effects.note("record.clash", key=key, dots=clashes)
-        barriers = self.barriers
-        op_ids = _newest_op_ids(old.op_ids, incoming.op_ids, gone)
         if op_ids == old.op_ids and value == old.value:
             return self.batch_of(key)
-        return self._keep(
-            key,
-            token,
-            old,
-            Record(
-                value,
-                op_ids=op_ids,
-                mark=old.mark,
-                since=barriers.since(token) if barriers.has_moved else 0,
-                unknown=old.unknown,
-                content=content,
-            ),
-        )
+        since = self.barriers.since(token) if self.barriers.has_moved else 0
+        new = Record(value, op_ids, old.mark, since, old.unknown, content)
+        return self._keep(key, token, old, new)
 
     def write(
         self, put: Put, token: Token, old: Record, context: Clock, wall_ms: int
@@ -207,9 +200,9 @@ class Replica:
         mark = old.mark
         if put.value is None:
             value = old.value.delete(context)
-            own_op_id = [put.op_id]
             if not value.clock:
                 return old, DURABLE
+            gone = [*_superseded(value, old.value), put.op_id]
         else:
             dot = self._mint(old, context)
             mark = (*dot, self.run)
@@ -223,10 +216,10 @@ class Replica:
                 value=put.value,
             )
             value = old.value.write(context, sibling)
-            own_op_id = []
-        op_ids = _newest_op_ids(old.op_ids, _superseded(value, old.value), own_op_id)
+            gone = _superseded(value, old.value)
+        op_ids = _with_superseded(old.op_ids, gone)
         since = self.barriers.since(token) if self.barriers.has_moved else 0
-        new = Record(value, op_ids=op_ids, mark=mark, since=since, unknown=old.unknown)
+        new = Record(value, op_ids, mark, since, old.unknown)
         return new, self._keep(put.key, token, old, new)
 
     def owe(self, targets: Iterable[NodeId], key: bytes, token: Token) -> int:
@@ -485,10 +478,13 @@ def _superseded(now: Siblings, *before: Siblings) -> list[bytes]:
     return [s.op_id for value in before for s in value.siblings if (s.actor, s.counter) not in left]
 
 
-def _newest_op_ids(
-    first: Sequence[bytes], second: Sequence[bytes], third: Sequence[bytes]
-) -> tuple[bytes, ...]:
+def _with_superseded(op_ids: tuple[bytes, ...], gone: list[bytes]) -> tuple[bytes, ...]:
+    """What `_newest_op_ids` makes of the two, at a third of its cost where `gone` is one."""
+    if len(gone) == 1 and gone[0] not in op_ids:
+        return (*op_ids, gone[0])[-limits.OP_IDS_KEPT :]
+    return _newest_op_ids(op_ids, gone) if gone else op_ids
+
+
+def _newest_op_ids(*lists: Iterable[bytes]) -> tuple[bytes, ...]:
     """One list without repetitions, oldest first, cut to the newest `limits.OP_IDS_KEPT`."""
-    merged = dict.fromkeys((*first, *second, *third))
-    merged.pop(b"", None)
-    return tuple(merged)[-limits.OP_IDS_KEPT :]
+    return tuple(dict.fromkeys(chain.from_iterable(lists)))[-limits.OP_IDS_KEPT :]

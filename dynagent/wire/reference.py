@@ -60,10 +60,10 @@ Several siblings in a GetReply are concurrent values: merge them as your applica
 the result with the reply's context. A context is opaque bytes of this one key (people see it as
 base64url without padding).
 
-An *entry* (in Merge and ReadReply) is a whole record: `[key, content, op-ids]`. The content is a
-byte string, the CBOR `[clock, siblings]` in its shortest form: the clock is `[actor, counter, …]`
-sorted by actor, the siblings are sorted by (actor, counter). The digest of a record is BLAKE2b-256
-of its content.
+An *entry* (in Merge and ReadReply) is a whole record: `[key, content, op-ids]`. The op-ids are
+those of superseded siblings, 16 bytes each, one behind the other. The content is a byte string, the
+CBOR `[clock, siblings]` in its shortest form: the clock is `[actor, counter, …]` sorted by actor,
+the siblings are sorted by (actor, counter). The digest of a record is BLAKE2b-256 of its content.
 
 A key's token is BLAKE2b-128 of the key with person `dyn-ring`; its partition is the first log2(Q)
 bits. The preference list of that partition is in the ring.
@@ -145,7 +145,7 @@ def cddl() -> str:
         "sibling = [actor: uint, counter: uint, wall-ms: uint, flags: uint, type: uint,",
         "           expiry-ms: uint, op-id: bstr, meta: {* bstr => bstr}, value: bstr, * any]",
         "content = [clock: [* uint], siblings: [* bstr .cbor sibling]]",
-        "entry = [key: bstr, content: bstr .cbor content, op-ids: [* bstr], * any]",
+        "entry = [key: bstr, content: bstr .cbor content, op-ids: bstr, * any]",
         "",
     ]
     for row in REGISTRY.values():

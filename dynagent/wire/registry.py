@@ -263,6 +263,8 @@ def _is_surely_right(name: str, schema: Schema) -> str:
         return f"type({name}) is bool"
     if bytes in schema.kinds and schema.high >= _DATA:  # the frame bounds it
         return f"type({name}) is bytes"
+    if bytes in schema.kinds:
+        return f"type({name}) is bytes and len({name}) <= {schema.high}"
     if _NONE in schema.kinds:
         return f"{name} is None"
     return f"not {name} and type({name}) in ({', '.join(kind.__name__ for kind in schema.kinds)},)"

@@ -65,9 +65,9 @@ def local_parts(record: Record) -> tuple[object, ...]:
     return record.op_ids, record.mark, record.since, record.unknown
 
 
-def sibling(dot: Dot = (7, 2), value: bytes = b"value") -> Sibling:
+def sibling(dot: Dot = (7, 2), value: bytes = b"value", op_id: bytes = b"o" * 16) -> Sibling:
     return encode_sibling(
-        dot=dot, wall_ms=9, content=1, expiry_ms=0, op_id=b"o" * 16, meta={b"a": b"b"}, value=value
+        dot=dot, wall_ms=9, content=1, expiry_ms=0, op_id=op_id, meta={b"a": b"b"}, value=value
     )
 
 
@@ -145,6 +145,13 @@ def test_what_is_no_sibling_is_refused(data: object) -> None:
         decode_sibling(data)
 
 
+@pytest.mark.parametrize("size", [0, 23, 24, 254, 255, 256, 300, 65_535, 65_536])
+def test_the_content_is_cbor_in_its_shortest_form_whatever_its_size(size: int) -> None:
+    one = Sibling(7, 2, b"o" * 16, b"d" * size)
+    content = Record(Siblings({7: 2, 9: 2**40}, (one,))).content
+    assert content == encode([[7, 2, 9, 2**40], [one.data]])
+
+
 # --- entries -------------------------------------------------------------------------------------
 
 
@@ -167,7 +174,7 @@ CLOCK, DATAS = [7, 2, 9, 1], [s.data for s in RECORD.value.siblings]
 
 
 def entry_of(clock: object, datas: object) -> list[object]:
-    return [b"key", encode([clock, datas]), []]
+    return [b"key", encode([clock, datas]), b""]
 
 
 MALFORMED: dict[str, list[object]] = {
@@ -176,13 +183,13 @@ MALFORMED: dict[str, list[object]] = {
     "key is text": ["key", *ENTRY[1:]],
     "key is empty": [b"", *ENTRY[1:]],
     "key is over its limit": [b"k" * 1_025, *ENTRY[1:]],
-    "content is text": [b"key", "content", []],
-    "content is empty": [b"key", b"", []],
-    "content is cut": [b"key", encode([CLOCK, DATAS])[:-1], []],
-    "content has trailing garbage": [b"key", encode([CLOCK, DATAS]) + b"\x00", []],
-    "content is a map": [b"key", encode({"clock": CLOCK}), []],
-    "content has no siblings": [b"key", encode([CLOCK]), []],
-    "content has three parts": [b"key", encode([CLOCK, DATAS, []]), []],
+    "content is text": [b"key", "content", b""],
+    "content is empty": [b"key", b"", b""],
+    "content is cut": [b"key", encode([CLOCK, DATAS])[:-1], b""],
+    "content has trailing garbage": [b"key", encode([CLOCK, DATAS]) + b"\x00", b""],
+    "content is a map": [b"key", encode({"clock": CLOCK}), b""],
+    "content has no siblings": [b"key", encode([CLOCK]), b""],
+    "content has three parts": [b"key", encode([CLOCK, DATAS, []]), b""],
     "clock is a map": entry_of({b"a": 1}, DATAS),
     "clock is odd": entry_of([7, 2, 9], DATAS),
     "clock has a zero": entry_of([5, 0, 7, 2, 9, 1], DATAS),
@@ -204,8 +211,11 @@ MALFORMED: dict[str, list[object]] = {
     "a sibling has trailing garbage": entry_of(CLOCK, [DATAS[0] + b"\x00"]),
     "a sibling is cut": entry_of(CLOCK, [DATAS[0][:-1]]),
     "op-ids are none": [*ENTRY[:2], None],
-    "an op-id is text": [*ENTRY[:2], ["o" * 16]],
-    "too many op-ids": [*ENTRY[:2], [b"o" * 16] * (limits.OP_IDS_KEPT + 1)],
+    "op-ids are text": [*ENTRY[:2], "o" * 16],
+    "op-ids are a list": [*ENTRY[:2], [b"o" * 16]],
+    "an op-id is cut": [*ENTRY[:2], b"o" * 31],
+    "too many op-ids": [*ENTRY[:2], b"o" * 16 * (limits.OP_IDS_KEPT + 1)],
+    "a sibling's op-id is cut": entry_of(CLOCK, [sibling(op_id=b"o" * 15).data, DATAS[1]]),
 }
 
 

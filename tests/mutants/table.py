@@ -80,8 +80,8 @@ MUTANTS = (
         "a second acknowledgement of one replica is counted",
         (
             "core/quorum.py",
-            "        if node in self.waiting:\n            self._count(node)\n\n\nclass GetQ",
-            "        self.waiting.discard(node)\n        self.counted.append(node)\n\n\nclass GetQ",
+            "        if node in self.waiting:\n            self.waiting.remove(node)\n            self.co",
+            "        if True:\n            self.waiting.discard(node)\n            self.co",
         ),
         seeds=(6, 7, 15),
     ),
@@ -255,8 +255,8 @@ MUTANTS = (
         "an unreadable copy is cured by the next Merge",
         (
             "core/replica.py",
-            "unknown=old.unknown,\n                content=content,",
-            "unknown=False,\n                content=content,",
+            "since, old.unknown, content)",
+            "since, False, content)",
         ),
         seeds=(55, 484),
     ),
