@@ -214,9 +214,7 @@ def encode_stored(record: Record, *, cluster_id: bytes, key: bytes) -> bytes:
 
 def decode_stored(stored: bytes, *, cluster_id: bytes, key: bytes) -> Record:
     """The record; raises `CorruptRecord` if the checksum does not hold or the form is unknown."""
-    body = stored[4:]
-    if crc32(body, crc32(cluster_id + key)).to_bytes(4, "big") != stored[:4]:
-        raise CorruptRecord(f"the record of key {key[:64]!r} does not match its checksum")
+    body = _checked_body(stored, cluster_id, key)
     try:
         # Plain `loads`: these are our own bytes, as the checksum has just shown.
         fields: Any = loads(body)
@@ -244,14 +242,19 @@ def decode_stored(stored: bytes, *, cluster_id: bytes, key: bytes) -> Record:
 def stored_digest(stored: bytes, *, cluster_id: bytes, key: bytes) -> bytes:
     """Only the digest of a stored record, b"" if the record is flagged unknown (half the price of
     taking it apart); raises `CorruptRecord` as `decode_stored`."""
-    body = stored[4:]
-    if crc32(body, crc32(cluster_id + key)).to_bytes(4, "big") != stored[:4]:
-        raise CorruptRecord(f"the record of key {key[:64]!r} does not match its checksum")
+    body = _checked_body(stored, cluster_id, key)
     try:
         fields: Any = loads(body)
         return b"" if fields[0] & FLAG_UNKNOWN else bytes(fields[1])
     except (CBORDecodeError, ValueError, TypeError, IndexError) as exc:
         raise CorruptRecord(f"the record of key {key[:64]!r} has an unknown form: {exc}") from exc
+
+
+def _checked_body(stored: bytes, cluster_id: bytes, key: bytes) -> bytes:
+    body = stored[4:]
+    if crc32(body, crc32(cluster_id + key)).to_bytes(4, "big") != stored[:4]:
+        raise CorruptRecord(f"the record of key {key[:64]!r} does not match its checksum")
+    return body
 
 
 # --- context -------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ class PutOperation(Operation):
         if kind is MergeAck:
             self.tally.add_result(source)
             self._conclude_write()
-        elif kind is Error and message.error == StaleBarrier.code:
+        elif isinstance(message, Error) and message.error == StaleBarrier.code:
             self._send_anew(now, source)
         elif kind is not ReadReply:  # that is a straggler of the look; the write is under way
             self.on_failure(now, source)

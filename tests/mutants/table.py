@@ -80,8 +80,8 @@ MUTANTS = (
         "a second acknowledgement of one replica is counted",
         (
             "core/quorum.py",
-            "        if node in self.waiting:\n            self.waiting.remove(node)\n            self.co",
-            "        if True:\n            self.waiting.discard(node)\n            self.co",
+            "if node in self.waiting:\n            self.waiting.remove(node)\n            self.c",
+            "if True:\n            self.waiting.discard(node)\n            self.c",
         ),
         seeds=(6, 7, 15),
     ),
