@@ -81,6 +81,7 @@ EXCHANGE_PAGES = 2  # of each kind under way: one travels while the other is wri
 EXCHANGE_ANSWER_S = 10.0  # until a message without an answer has failed: a slow disk is no reason
 EXCHANGE_PAUSE_S_MAX = 30.0  # after failures
 EXCHANGE_BUSY_S = 2.0  # after the last message about a partition it may be compared with another
+EXCHANGE_TURN_S = 6.0  # longer than whoever was told so takes to ask again
 # A round of roots that are equal is 10 KiB a peer, in 256 partitions; and what was missed in spite
 # of hints and read repair waits no longer than that to be found.
 ANTIENTROPY_INTERVAL_S_DEFAULT = 30.0

@@ -68,7 +68,7 @@ class AntiEntropy:
         self._coordinator = coordinator
         self._replica = coordinator.replica
         self._busy = busy
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self._is_draining = is_draining
         self._started: float | None = None
         self._pairs = {
@@ -94,10 +94,10 @@ class AntiEntropy:
             self._started = now
         if (pair := self._pairs.get(node)) is None:
             return
-        rest_s = min(self._interval_s, limits.ANTIENTROPY_UP_S)
+        rest_s = min(self.interval_s, limits.ANTIENTROPY_UP_S)
         if pair.due == inf:  # the first rounds are spread over the interval
             place = self.peers.index(node) + 1
-            pair.due = now + self._interval_s * place / len(self._pairs)
+            pair.due = now + self.interval_s * place / len(self._pairs)
         pair.due = max(pair.due, now + rest_s)
         self._reckon()
 
@@ -135,8 +135,8 @@ class AntiEntropy:
         if pair.peer not in self._coordinator.up:
             return
         tour = next((tour for tour in pair.tours if tour.due <= now), None)
-        if tour is None and self._interval_s and now >= pair.due:
-            pair.due = now + self._interval_s
+        if tour is None and self.interval_s and now >= pair.due:
+            pair.due = now + self.interval_s
             self.counts["rounds"] += 1
             tour = Tour(pair.peer, self._round(pair), self._on_verdict, patient=False)
         if tour is None or not tour.left:
@@ -268,7 +268,7 @@ class AntiEntropy:
     def document(self, now: float) -> dict[str, object]:
         """For the status of this node."""
         return {
-            "interval_s": self._interval_s,
+            "interval_s": self.interval_s,
             "oldest_unverified_s": self.oldest_unverified_s(now),
             "under_way": [pair.peer for pair in self._pairs.values() if pair.running is not None],
             **self.counts,
@@ -282,7 +282,7 @@ class AntiEntropy:
                 due = min(due, pair.wake_at)
             elif pair.peer in self._coordinator.up:
                 waiting = [tour.due for tour in pair.tours]
-                due = min(due, *waiting, pair.due if self._interval_s else inf)
+                due = min(due, *waiting, pair.due if self.interval_s else inf)
         self.due = due
 
 

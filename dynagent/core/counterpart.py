@@ -44,20 +44,32 @@ Row = tuple[bytes, bytes]
 
 class Busy:
     """Which partitions are under comparison beyond their roots, with whom, and until when: a node
-    that we asked, or a link on which we were."""
+    that we asked, or a link on which we were. Who was refused has the next turn: otherwise one that
+    differs from us for long, because of a copy that cannot be read, would keep the others away."""
 
     def __init__(self) -> None:
         self._with: dict[int, tuple[NodeId | LinkId, float]] = {}
+        self._next: dict[int, tuple[NodeId | LinkId, float]] = {}  # until then
 
-    def take(self, now: float, partition: int, peer: NodeId | LinkId) -> bool:
-        """For `peer`, for a while; False if it is another's."""
+    def begin(self, now: float, partition: int, peer: NodeId | LinkId) -> bool:
+        """For `peer`, for a while; False if it is another's, or another's turn."""
         holder, until = self._with.get(partition, (peer, 0.0))
+        waiting, until_turn = self._next.get(partition, (peer, 0.0))
         if holder != peer and now < until:
+            if now >= until_turn:
+                self._next[partition] = (peer, until + limits.EXCHANGE_TURN_S)
             return False
+        if waiting != peer and now < until_turn:
+            return False
+        self._next.pop(partition, None)
         self._with[partition] = (peer, now + limits.EXCHANGE_BUSY_S)
         return True
 
-    def release(self, partition: int, peer: NodeId | LinkId) -> None:
+    def go_on(self, now: float, partition: int, peer: NodeId | LinkId) -> None:
+        """It is still under comparison with `peer`."""
+        self._with[partition] = (peer, now + limits.EXCHANGE_BUSY_S)
+
+    def end(self, partition: int, peer: NodeId | LinkId) -> None:
         if self._with.get(partition, (peer, 0.0))[0] == peer:
             self._with.pop(partition, None)
 
@@ -86,12 +98,13 @@ class Counterpart:
             for number, our, their in zip(numbers, ours, message.hashes, strict=True)
             if our != their or not our
         ]
-        later = [at for at in differ if not self.busy.take(now, at // width, link)]
-        if message.level == 0 and later:
-            differ = [number for number in differ if number not in later]
-            coordinator.effects.answer(link, request_id, CompareReply(differ, later))
-        else:
-            coordinator.effects.answer(link, request_id, CompareReply(differ))
+        later: list[int] = []
+        if message.level == 0:
+            later = [at for at in differ if not self.busy.begin(now, at, link)]
+            differ = [at for at in differ if at not in later]
+        for partition in {number // width for number in differ}:
+            self.busy.go_on(now, partition, link)
+        coordinator.effects.answer(link, request_id, CompareReply(differ, later))
 
     def on_leaf_keys(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
@@ -106,7 +119,7 @@ class Counterpart:
         partitions = {leaf // forest.leaves for leaf in leaves}
         self._check_owned(coordinator, partitions)
         for partition in partitions:
-            self.busy.take(now, partition, link)
+            self.busy.go_on(now, partition, link)
         try:
             rows, position, size = leaf_page(self._replica, leaves, after)
         except CorruptRecord as exc:
@@ -125,7 +138,7 @@ class Counterpart:
         partitions = {coordinator.ring.partition_of(token_of(key)) for key in message.keys}
         self._check_owned(coordinator, partitions)
         for partition in partitions:
-            self.busy.take(now, partition, link)
+            self.busy.go_on(now, partition, link)
         if message.want == WANT_VALUE:
             reply, size = self._records(message.keys)
             coordinator.budget.spend(now, size, len(reply.entries))

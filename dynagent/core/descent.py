@@ -89,7 +89,7 @@ class Descent:
             partition = number // width
             self._progress.spend(partition, _NODE_BYTES)
             if number in later or (
-                number in differ and not self._busy.take(now, partition, self._peer)
+                level == 0 and number in differ and not self._busy.begin(now, partition, self._peer)
             ):
                 self._progress.of(partition).is_later = True
                 self._progress.close(now, partition)

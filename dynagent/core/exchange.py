@@ -86,7 +86,10 @@ class Exchange:
         moves: bool = True,
     ) -> None:
         self._replica = replica
-        self._progress = progress = Progress(partitions, replica.forest.counts, on_verdict)
+        self._peer = peer
+        self._busy = busy
+        self._on_verdict = on_verdict
+        self._progress = progress = Progress(partitions, replica.forest.counts, self._tell)
         assert len(progress.verdicts) <= limits.EXCHANGE_PARTITIONS_MAX
         self._descent = Descent(
             replica=replica, ring=ring, peer=peer, progress=progress, busy=busy, prefix=prefix
@@ -159,6 +162,10 @@ class Exchange:
         """The records that an answer brought are on our disk."""
         self._under_way[ask.kind] -= 1
         self._suspects.on_merged(now, ask.suspects)
+
+    def _tell(self, now: float, verdict: Verdict) -> None:
+        self._busy.end(verdict.partition, self._peer)
+        self._on_verdict(now, verdict)
 
     def take_spent(self) -> tuple[int, int]:
         """Bytes and records that the background budget has not been charged for yet."""

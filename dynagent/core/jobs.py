@@ -193,7 +193,7 @@ class Jobs:
         """After a start of the agent: what is kept; what was under way goes on at the next tick."""
         for slot in range(limits.JOBS_KEPT):
             row = self._reader.get_meta(_ROW.format(slot))
-            if row is None or (job := _decode_job(row, slot, self._conclude)) is None:
+            if row is None or (job := decode_job(row, slot, self._conclude)) is None:
                 continue
             self.jobs[job.id] = job
             if job.is_running and job.kind in self.kinds:
@@ -398,7 +398,7 @@ def _encode_job(job: Job) -> bytes:
     )
 
 
-def _decode_job(row: bytes, slot: int, on_end: Callable[[Job], None]) -> Job | None:
+def decode_job(row: bytes, slot: int, on_end: Callable[[Job], None]) -> Job | None:
     """None if it is none that this release knows: a report that is lost harms nobody."""
     try:
         fields: Any = decode(row)

@@ -175,7 +175,7 @@ class Suspects:
                 if size >= limits.EXCHANGE_PAGE_BYTES or len(page) >= limits.EXCHANGE_PAGE_ROWS:
                     break
             if entries:
-                self._busy.take(now, partition, self._peer)
+                self._busy.go_on(now, partition, self._peer)
                 self._progress.spend(partition, size, len(entries))
                 barrier = self._replica.barriers.read_under(token_of(page[0].key))
                 return Merge(*self._stamp, barrier, entries), page
@@ -208,7 +208,7 @@ class Suspects:
             return None
         for _ in page:
             waiting.popleft()
-        self._busy.take(now, page[0].partition, self._peer)
+        self._busy.go_on(now, page[0].partition, self._peer)
         return Look(*self._stamp, [suspect.key for suspect in page], want), page
 
     def _looked_at(

@@ -7,11 +7,12 @@ is there; a killed process leaves its batch to the operating system, which may s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dynagent.core.entry import Record, decode_stored
 from dynagent.core.ports import Batch, NodeId, Reader, Token
 from dynagent.core.ring import Ring, token_of
+from dynagent.core.siblings import Clock, join
 from dynagent.core.tombstones import TOMBSTONES
 from dynagent.store.memory import MemoryStore
 from dynagent.testing.debts import Debts, owed_targets
@@ -29,6 +30,7 @@ class Disk:
     def __init__(
         self, *, world: World, ledger: Ledger, node: NodeId, ring: Ring, batch_s: float
     ) -> None:
+        self.on_job_row: Callable[[NodeId, bytes], None] = lambda node, row: None
         self.debts = Debts(world=world, ledger=ledger, node=node, ring=ring)
         self.store = MemoryStore()
         self.slowness = 1.0
@@ -41,6 +43,8 @@ class Disk:
         self._batch_s = batch_s
         self._dice: Stream = world.stream(f"disk {node}")
         self._under_way: tuple[Batch, list[tuple[bytes, Record]]] | None = None
+        self.taken: dict[bytes, Clock] = {}  # of all that has ever been on its way here
+        self._versions: dict[bytes, tuple[bytes, float]] = {}  # digest, and since when
         self._generation = 0
 
     def submit(
@@ -57,6 +61,7 @@ class Disk:
             record = decode_stored(stored, cluster_id=self._ring.cluster_id, key=key)
             self._ledger.see(key, [s.data for s in record.value.siblings], record.value.clock)
             records.append((key, record))
+            self.taken[key] = join(self.taken.get(key, {}), record.value.clock)
         self._under_way = (batch, records)
         delay_s = min(SLOWEST_S, self._batch_s * self.slowness * (0.5 + self._dice.random()))
         self._world.after(delay_s, self._written, self._generation, done, refused)
@@ -89,6 +94,9 @@ class Disk:
                 self._world.faults["hint"] += 1
             else:
                 self._ledger.on_hint_removed(self._node, target, key)
+        digests = {key: record.digest for key, record in records}
+        for _token, key, _stored in batch.records:
+            self._note_version(key, digests.get(key, b""))
         for token, key, stored in batch.records:
             if not stored:
                 owes = owes_any(self.store, token, key)
@@ -97,6 +105,9 @@ class Disk:
         for key, record in records:
             self._ledger.on_durable(self._node, key, record, may_be_anew=key in anew)
         self.debts.on_landed(self.store, batch)
+        for name, row in batch.meta:
+            if name.startswith("job/"):
+                self.on_job_row(self._node, row)
 
     def _report(self, generation: int, batch: Batch, done: Callable[[Batch], None]) -> None:
         if generation == self._generation:
@@ -111,6 +122,30 @@ class Disk:
         self._under_way = None
         self.is_busy = False
         self._generation += 1
+
+    def version(self, key: bytes) -> tuple[bytes, float]:
+        """The digest of the copy that is durable (b"": none), and since when it is that."""
+        return self._versions.get(key, (b"", 0.0))
+
+    def _note_version(self, key: bytes, digest: bytes) -> None:
+        if self.version(key)[0] != digest:
+            self._versions[key] = (digest, self._world.now)
+
+    def lose(self, keys: Sequence[bytes]) -> None:
+        """Those records are gone, without a trace but in the sums of the trees."""
+        batch = Batch(0)
+        for key in keys:
+            if self.version(key)[0]:
+                batch.records.append((token_of(key), key, b""))
+                self._note_version(key, b"")
+                self._ledger.on_lost(self._node, key)
+        self.store.write(batch)
+
+    def lose_sums(self) -> None:
+        """The journal of the sums is gone; the node is dead."""
+        batch = Batch(0)
+        batch.sums.append((0, b""))
+        self.store.write(batch)
 
     def rot(self, token: Token, key: bytes) -> bool:
         """Flips one bit of a stored record; False if there is none."""

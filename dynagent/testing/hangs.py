@@ -18,14 +18,13 @@ from dynagent.core.detector import Detector
 from dynagent.core.peer import GRAY, Peer
 from dynagent.core.ports import NodeId
 from dynagent.testing.network import Network
-from dynagent.testing.profile import HANG_S_MAX, Profile
+from dynagent.testing.profile import HANG_S_MAX, UP_AGAIN_S, Profile
 from dynagent.testing.simnode import SimNode
 from dynagent.testing.world import Stream, World
 
 KINDS = ("hang", "gray", "one_way")
 LOOK_S = 0.5
 SLACK_S = 0.5  # timers are late, pongs are under way
-UP_AGAIN_S = 10.0
 
 
 class Hangs:

@@ -81,7 +81,7 @@ class Ledger:
         self.applied: dict[int, int] = {}  # deletes that a record tells of → when (order)
         self.known: dict[int, dict[NodeId, float]] = {}  # by operation: disks with its op-id
         self.rotten: dict[tuple[NodeId, bytes], int] = {}  # → since when (order)
-        self._ever_rotten: set[bytes] = set()
+        self.ever_rotten: set[bytes] = set()
         self._copies: dict[tuple[NodeId, bytes], Clock] = {}  # durable, as of now
         self._debts: dict[tuple[NodeId, NodeId, bytes], Clock] = {}  # node, target, key
         self._op_ids: dict[tuple[NodeId, bytes], frozenset[int]] = {}  # likewise
@@ -224,16 +224,25 @@ class Ledger:
     def check_debts_are_paid(self) -> None:
         """All is quiet: whatever was owed is where it belongs."""
         for (node, target, key), owed in self._debts.items():
-            if key not in self._ever_rotten:
+            if key not in self.ever_rotten:
                 self._world.verdicts.check(
                     "owed_arrives",
                     covers(self._copies.get((target, key), {}), owed),
                     f"{target} lacks some of {key!r} that {node} owed it",
                 )
 
+    def copy_of(self, node: NodeId, key: bytes) -> Clock:
+        """What the disk of `node` has of it now."""
+        return self._copies.get((node, key), {})
+
+    def on_lost(self, node: NodeId, key: bytes) -> None:
+        """A copy is gone from a disk that does not know it."""
+        self._copies.pop((node, key), None)
+        self._op_ids.pop((node, key), None)
+
     def on_rot(self, node: NodeId, key: bytes) -> None:
         self.rotten[node, key] = self._world.order()
-        self._ever_rotten.add(key)
+        self.ever_rotten.add(key)
 
     def copies_covering(self, key: bytes, clock: Clock) -> list[NodeId]:
         """Who has made everything that `clock` claims durable."""

@@ -16,7 +16,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from dynagent.core.messages import Facts, FactsReply, Get, Gossip, GossipReply, Message, Put
+from dynagent.core.messages import (
+    Compare,
+    CompareReply,
+    Facts,
+    FactsReply,
+    Get,
+    Gossip,
+    GossipReply,
+    LeafKeys,
+    LeafKeysReply,
+    Look,
+    LookReply,
+    Message,
+    Put,
+)
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.testing.brief import brief
 from dynagent.testing.profile import Profile
@@ -24,7 +38,9 @@ from dynagent.testing.world import Stream, World
 
 Pair = tuple[NodeId, NodeId]  # from, to
 
+# What goes on by itself, beside the requests of clients.
 _GOSSIP = (Gossip, GossipReply, Facts, FactsReply)
+_EXCHANGE = (Compare, CompareReply, LeafKeys, LeafKeysReply, Look, LookReply)
 
 
 class Host(Protocol):
@@ -76,8 +92,8 @@ class Connection:
         self.target_life = 0
         self.broken = False
         self.caller: Caller | None = None
-        # When the latest message arrives: outward, homeward; and the same of gossip.
-        self.last = [0.0, 0.0, 0.0, 0.0]
+        # When the latest message arrives: outward, homeward; the same of gossip, and exchanges.
+        self.last = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
 
 class Network:
@@ -94,6 +110,7 @@ class Network:
         self._profile = profile
         self._dice = world.stream("network")
         self._gossip_dice = world.stream("gossip network")
+        self._exchange_dice = world.stream("exchange network")
         self._patience = world.stream("detection")
         self._peers: dict[Pair, Connection] = {}
         self._by_link: dict[LinkId, Connection] = {}
@@ -158,6 +175,10 @@ class Network:
             elif self._patience.random() < 0.7:
                 self._world.after(delay_s, self._lose, connection)
 
+    def dialer_of(self, link: LinkId) -> NodeId:
+        """Who asks on that link."""
+        return self._by_link[link].dialer
+
     # --- cuts ------------------------------------------------------------------------------------
 
     def cut(self, pairs: Iterable[Pair]) -> None:
@@ -199,9 +220,13 @@ class Network:
         self, connection: Connection, way: int, request_id: int, budget_ms: int, message: Message
     ) -> None:
         world = self._world
-        # Gossip has dice and an order of its own: a change of it does not reshuffle all the rest.
-        is_gossip = isinstance(message, _GOSSIP)
-        dice = self._gossip_dice if is_gossip else self._dice
+        # Gossip and exchanges have dice and an order of their own: a change of them does not
+        # reshuffle all the rest.
+        lane, dice = way, self._dice
+        if isinstance(message, _GOSSIP):
+            lane, dice = way + 2, self._gossip_dice
+        elif isinstance(message, _EXCHANGE):
+            lane, dice = way + 4, self._exchange_dice
         world.messages += 1
         if connection.caller is None:
             pair = self._ways(connection)[way]
@@ -217,7 +242,7 @@ class Network:
             copies += dice.random() < self.duplication
             world.faults["duplicate"] += copies - 1
         for _ in range(copies):
-            delay_s = self._delay_s(connection, way + 2 * is_gossip, dice)
+            delay_s = self._delay_s(connection, lane, dice)
             world.after(delay_s, self._arrive, connection, way, request_id, budget_ms, message)
 
     def _delay_s(self, connection: Connection, lane: int, dice: Stream) -> float:

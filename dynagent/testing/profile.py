@@ -30,6 +30,7 @@ NEMESES = {
 }
 
 HANG_S_MAX = 10.4  # see hangs.py
+UP_AGAIN_S = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,6 +71,9 @@ class Profile:
     hint_bytes_max: int = limits.HINT_BYTES_DEFAULT_MAX
     owner_hints_max: int = limits.OWNER_HINTS_DEFAULT_MAX
     tombstone_rest_s: float = 0.0  # until a tombstone may be purged; 0: never
+    antientropy_s: float = 0.0  # between two rounds; 0: none, a repair at the end
+    jobs_s: float = 0.0  # mean time between two jobs; 0: none but those at the end
+    loses: bool = False  # at the end a node loses the records of a partition
 
     @property
     def longest_delay_s(self) -> float:
@@ -136,6 +140,12 @@ def draw(world: World) -> Profile:
         profile.hint_bytes_max = bounds.choice((0, 150, 300))
     if bounds.random() < 0.4:
         profile.owner_hints_max = bounds.choice((0, 0, 1, 2))
+    repairs = world.stream("antientropy profile")
+    if repairs.random() < 0.3:
+        profile.antientropy_s = repairs.choice((0.3, 1.0, 3.0))
+    if repairs.random() < 0.25:
+        profile.jobs_s = repairs.choice((0.5, 2.0, 5.0))
+    profile.loses = repairs.random() < 0.8
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:

@@ -22,6 +22,9 @@ from dynagent.core.gossip import Gossiper
 from dynagent.core.messages import (
     MODE_OVERWRITE,
     STATE_UNREADABLE,
+    WANT_DIGEST,
+    Compare,
+    CompareReply,
     Error,
     Facts,
     FactsReply,
@@ -29,7 +32,12 @@ from dynagent.core.messages import (
     GetReply,
     Gossip,
     GossipReply,
+    JobRequest,
+    LeafKeys,
+    LeafKeysReply,
     List,
+    Look,
+    LookReply,
     Merge,
     MergeAck,
     Message,
@@ -43,20 +51,25 @@ from dynagent.core.messages import (
 )
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
-from dynagent.core.ports import Batch, LinkId, NodeId, Token
+from dynagent.core.ports import Batch, LinkId, NodeId, PartitionId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.sums import Shape
+from dynagent.core.tour import AskOperation
 from dynagent.errors import Overloaded, TooManySiblings
 from dynagent.testing.disk import LANDS_AFTER_KILL, LANDS_AFTER_POWER_CUT, Disk
 from dynagent.testing.grapevine import Grapevine
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile
+from dynagent.testing.repairs import Repairs
 from dynagent.testing.trees import check_trees
 from dynagent.testing.world import World
 
 LISTINGS = LinkId(-1)  # where a listing's requests come from: no link of the network
+ORDERS = LinkId(-2)  # likewise of jobs
+_EXCHANGE = (Compare, LeafKeys, Look)
+_EXCHANGE_REPLIES = (CompareReply, LeafKeysReply, LookReply)
 _CACHES_BYTES = (0, 4_000, 1_000_000)  # none, one that forgets all the time, one for everything
 # Of the journal of sums: as it is, so short that its slots come round, and the shortest.
 _TREE_SHAPES = (None, Shape(8, 3), Shape(2, 1))
@@ -73,6 +86,7 @@ class SimNode:
         network: Network,
         ledger: Ledger,
         grapevine: Grapevine,
+        repairs: Repairs,
         ring: Ring,
         node_id: NodeId,
         profile: Profile,
@@ -92,6 +106,9 @@ class SimNode:
         self._network = network
         self._ledger = ledger
         self._grapevine = grapevine
+        self._repairs = repairs
+        self.disk.on_job_row = repairs.on_job_row
+        self._antientropy_s = profile.antientropy_s
         self._ring = ring
         self._gather_s = profile.gather_s
         self._siblings_max = profile.siblings_max
@@ -156,9 +173,9 @@ class SimNode:
             timing=self._probe_timing,
             hint_bytes_max=self._hint_bytes_max,
             owner_hints_max=self._owner_hints_max,
-            antientropy_interval_s=0.0,
             tree_shape=self._tree_shape,
             tombstone_rest_s=self._tombstone_rest_s,
+            antientropy_interval_s=self._antientropy_s,
         )
         self.check_trees(is_quiet=False)
         self._watch_debts(self.node.replica)
@@ -274,6 +291,16 @@ class SimNode:
         assert len(answers) == 1, f"a List has {len(answers)} answers"
         return answers[0]
 
+    def order(self, message: JobRequest) -> bool:
+        """Starts or cancels its part of a job; False if nobody is there."""
+        if self.node is None or self.is_paused:
+            return False
+        self._handling = message
+        self.node.on_message(self._world.now, ORDERS, 0, 60_000, message)
+        self._handling = None
+        self._after_turn()
+        return True
+
     def on_reply(self, source: NodeId, request_id: int, message: Message) -> None:
         if self._sleeps(self.on_reply, source, request_id, message):
             return
@@ -344,6 +371,22 @@ class SimNode:
             self._grapevine.look(self)
             self._after_turn()
 
+    def find_lost(self, keys: Sequence[bytes]) -> None:
+        """Its trees take what the disk has for what is so."""
+        assert self.node is not None and not self.disk.is_busy
+        for key in keys:
+            self.node.replica.forget(key)
+            token = token_of(key)
+            forest, partition = self.node.replica.forest, self._ring.partition_of(token)
+            forest.rebuild(PartitionId(partition), forest.leaf_of(token))
+        self._after_turn()
+
+    def stop_antientropy(self) -> None:
+        """It begins no more rounds, in this life and later ones."""
+        self._antientropy_s = 0.0
+        if self.node is not None and self.node.antientropy is not None:
+            self.node.antientropy.interval_s = 0.0
+
     @property
     def detector(self) -> Detector | None:
         """Of the present life, while it runs."""
@@ -362,6 +405,7 @@ class SimNode:
         if isinstance(message, Merge):
             for entry in message.entries:
                 self._ledger.see_entry(self.id, entry)
+            self._watch_moves(targets, request_id, message)
         if isinstance(message, Gossip):
             self.asked += targets
         for target in targets:
@@ -370,6 +414,8 @@ class SimNode:
     def answer(self, link: LinkId, request_id: int, message: Message) -> None:
         if link == LISTINGS:
             self._pages.append(message)
+            return
+        if link == ORDERS:
             return
         self._watch(link, request_id, message)
         self._network.reply(link, request_id, message)
@@ -403,10 +449,33 @@ class SimNode:
             self._handling = None
         elif isinstance(message, Pong | GossipReply | FactsReply):
             pass
+        elif isinstance(message, _EXCHANGE_REPLIES) or isinstance(self._handling, _EXCHANGE):
+            self._watch_exchange(link, message)
         elif self._relays[link, request_id] and isinstance(message, Error):
             self._relays[link, request_id] -= 1
         else:
             self._watch_client(link, request_id, message)
+
+    def _watch_exchange(self, link: LinkId, reply: Message) -> None:
+        asked = self._handling
+        self._answered_once(isinstance(asked, _EXCHANGE), "an exchange is answered twice")
+        self._handling = None
+        if not isinstance(asked, Look) or not isinstance(reply, LookReply):
+            return
+        asker = self._network.dialer_of(link)
+        if asked.want == WANT_DIGEST:
+            self._repairs.on_looked(asker, self.id, asked.keys[: reply.looked_at])
+        for entry in reply.entries:
+            self._ledger.see_entry(self.id, entry)
+            self._repairs.on_moved(asker, self.id, _key_of(entry))
+
+    def _watch_moves(self, targets: Sequence[NodeId], request_id: int, merge: Merge) -> None:
+        """Is it a Merge of an exchange that this node has begun?"""
+        assert self.node is not None and self.node.coordinator is not None
+        operation = self.node.coordinator.operations.get(request_id)
+        if isinstance(operation, AskOperation):
+            for entry in merge.entries:
+                self._repairs.on_moved(self.id, targets[0], _key_of(entry))
 
     def _watch_read_reply(self, reply: ReadReply) -> None:
         read = self._handling
@@ -482,3 +551,9 @@ class SimNode:
             is_idle = self.node.is_idle and not self.disk.is_busy
             self._world.verdicts.check("nothing_left", is_idle, self.id, "is not idle")
             self.check_trees(is_quiet=True)
+
+
+def _key_of(entry: list[object]) -> bytes:
+    key = entry[0]
+    assert isinstance(key, bytes)
+    return key

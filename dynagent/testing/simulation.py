@@ -32,6 +32,7 @@ from dynagent.testing.ledger import Ledger
 from dynagent.testing.listings import Lister
 from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile, draw
+from dynagent.testing.repairs import Repairs
 from dynagent.testing.shapes import Shapes
 from dynagent.testing.simnode import SimNode
 from dynagent.testing.swarm import Nemesis
@@ -81,12 +82,16 @@ class Simulation:
         )
         self.grapevine = Grapevine(world, interval_s=limits.GOSSIP_INTERVAL_S_DEFAULT)
         self.network = Network(world, profile)
+        self.repairs = Repairs(
+            world=world, ring=self.ring, ledger=self.ledger, profile=profile, keys=self.keys
+        )
         self.nodes = [
             SimNode(
                 world=world,
                 network=self.network,
                 ledger=self.ledger,
                 grapevine=self.grapevine,
+                repairs=self.repairs,
                 ring=self.ring,
                 node_id=member.id,
                 profile=profile,
@@ -95,6 +100,7 @@ class Simulation:
             for member in self.ring.members
         ]
         self.network.hosts.update({node.id: node for node in self.nodes})
+        self.repairs.nodes.update({node.id: node for node in self.nodes})
         self.nemesis = Nemesis(
             world=world,
             network=self.network,
@@ -163,6 +169,7 @@ class Simulation:
         self.nemesis.begin()
         self.hangs.begin()
         self.shapes.begin()
+        self.repairs.begin()
         world.run(until=horizon_s, unless=self._is_work_done)
         world.log("=== phase 1 is over: mend everything")
         for client in self.clients:
@@ -170,6 +177,7 @@ class Simulation:
         self.lister.is_retired = True
         self.hangs.heal_everything()
         self.shapes.end()
+        self.repairs.end()
         self.nemesis.heal_everything()
         world.run(until=world.now + horizon_s, unless=self._are_clients_idle)
         world.run(until=world.now + SETTLE_S)
@@ -188,8 +196,10 @@ class Simulation:
                 final=final,
                 listings=[verdict for verdict in self.lister.verdicts if verdict.key == key],
             ).judge()
+        self.repairs.judge()
         for key, final in finals.items():
             self._audit(key, final)
+        self.repairs.stop()
         world.run(until=world.now + SETTLE_S)
         for node in self.nodes:
             node.check_nothing_left()
