@@ -227,6 +227,8 @@ class Jobs:
         else:
             raise BadRequest(f"unknown action {message.action} for jobs")
         replica = self._coordinator.replica
+        if not job.is_saved:
+            self._save(job)
         if job.batch <= replica.hints.committed:
             self._coordinator.effects.answer(link, request_id, self._reply(job.id))
             return

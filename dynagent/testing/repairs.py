@@ -29,6 +29,7 @@ from dynagent.core.jobs import decode_job
 from dynagent.core.messages import JOB_CANCEL, JOB_START, JobRequest
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import Ring, token_of
+from dynagent.testing.disk import SLOWEST_S
 from dynagent.testing.ledger import Ledger, covers
 from dynagent.testing.profile import UP_AGAIN_S, Profile
 from dynagent.testing.world import World
@@ -243,6 +244,7 @@ class Repairs:
             node.start()
             world.run(until=world.now + 30.0, unless=self._are_all_up)
         else:
+            world.run(until=world.now + SLOWEST_S + 1, unless=lambda: not node.disk.is_busy)
             node.disk.lose(lost)
             node.find_lost(lost)
         self._make_equal()
