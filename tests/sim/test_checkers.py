@@ -19,12 +19,15 @@ from dynagent.core.entry import Record, encode_entry, encode_sibling
 from dynagent.core.facts import Fact, assert_fact
 from dynagent.core.gossip import Gossiper
 from dynagent.core.hints import ROW
+from dynagent.core.jobs import Job
 from dynagent.core.messages import (
+    JOB_START,
     MODE_BLIND,
     MODE_CONTEXT,
     MODE_OVERWRITE,
     WANT_DIGEST,
     Error,
+    JobRequest,
     MergeAck,
     Message,
     Put,
@@ -33,8 +36,10 @@ from dynagent.core.messages import (
 )
 from dynagent.core.peer import Peer
 from dynagent.core.ports import Batch, LinkId, NodeId
+from dynagent.core.repair import Repair
 from dynagent.core.ring import token_of
 from dynagent.core.siblings import Clock, Dot, Sibling, Siblings
+from dynagent.core.verdict import FIGURES
 from dynagent.errors import TooManySiblings
 from dynagent.testing.checkers import NAMES, Judge
 from dynagent.testing.grapevine import Grapevine
@@ -436,7 +441,7 @@ def test_a_cluster_does_not_heal(monkeypatch: pytest.MonkeyPatch) -> None:
     simulation.run()
     assert objections(simulation.world) == {
         *("heals", "hints_come_home", "owed_arrives", "up_again"),
-        *("gossip_converges", "newcomer_learns"),
+        *("gossip_converges", "newcomer_learns", "replicas_converge"),
     }
 
 
@@ -460,6 +465,74 @@ def test_a_node_does_not_use_again_one_that_has_hung(monkeypatch: pytest.MonkeyP
     simulation = hanging()
     simulation.run()
     assert "up_again" in objections(simulation.world)
+
+
+# --- repair --------------------------------------------------------------------------------------
+
+
+def losing() -> Simulation:
+    """Nothing goes wrong but that at the end a node has lost a copy."""
+    return Simulation(1, profile=Profile(operations=20, loses=True))
+
+
+def test_a_record_is_moved_that_was_equal_or_in_flight() -> None:
+    simulation = calm()
+    simulation.run()
+    repairs = simulation.repairs
+    a, b, _ = (node.id for node in simulation.nodes)
+    repairs.on_moved(a, b, KEY)
+    assert objections(simulation.world) == {"moved_is_news", "in_flight_is_left"}
+    simulation.world.verdicts.violations.clear()
+    simulation.nodes[0].disk.lose([b"k0"])  # just now
+    simulation.world.now += 0.1
+    repairs.on_looked(a, b, [b"k0"])
+    repairs.on_moved(a, b, b"k0")
+    assert objections(simulation.world) == {"in_flight_is_left"}
+
+
+def test_a_lost_copy_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = losing().run()
+    assert report.violations == []
+    assert report.evaluations["repair_restores"]
+    monkeypatch.setattr(Repair, "start", _start_without_moving)
+    simulation = losing()
+    simulation.run()
+    assert objections(simulation.world) >= {"replicas_converge", "repair_restores"}
+
+
+def _start_without_moving(repair: Repair, now: float, job: Job) -> None:
+    for label, partitions in job.todo.items():
+        for partition in list(partitions):
+            job.finish_unit(label, partition, dict.fromkeys(FIGURES, 0))
+
+
+def test_a_job_claims_what_is_not_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Repair, "start", _start_without_moving)
+    simulation = calm()
+    simulation.run()
+    repairs = simulation.repairs
+    simulation.nodes[0].disk.taken.clear()
+    repairs._start(JobRequest(JOB_START, "", "repair"))
+    simulation.world.run(until=simulation.world.now + 1)
+    assert objections(simulation.world) == {"repaired_is_equal"}
+
+
+def test_a_job_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Repair, "start", lambda repair, now, job: None)
+    simulation = calm()
+    simulation.run()
+    assert "jobs_end" in objections(simulation.world)
+
+
+def test_a_round_moves_what_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = calm()
+
+    def move(*, twice: bool = False) -> None:
+        simulation.repairs.moved += 1
+
+    monkeypatch.setattr(simulation.repairs, "_round", move)
+    simulation.run()
+    assert objections(simulation.world) == {"idle_round_is_silent"}
 
 
 # --- gossip --------------------------------------------------------------------------------------

@@ -64,6 +64,13 @@ FAULTS = {
     # Puts that the bound on siblings refuses; two agents that lose their power together.
     "crowded": 3_500,
     "power_cut_machine": 300,
+    # Jobs of two fifths of the seeds and of their ends; copies that a node has lost, in four
+    # fifths; records that exchanges have moved, most of them these.
+    "job": 2_300,
+    "job_cancelled": 1_200,
+    "lose": 250,
+    "lose_sums": 50,
+    "moved": 350,
 }
 
 EVALUATIONS = {
@@ -116,6 +123,16 @@ EVALUATIONS = {
     "owed_arrives": 3_500,
     # A few for each hang that lasts longer than the detector may take.
     "hung_is_not_up": 400,
+    # Once for each record that an exchange moves.
+    "moved_is_news": 350,
+    "in_flight_is_left": 350,
+    # Once for each partition and key that a job has compared.
+    "repaired_is_equal": 12_000,
+    # A fixed number for each seed, its keys and its partitions; once for each key that was lost.
+    "replicas_converge": 7_500,
+    "idle_round_is_silent": 750,
+    "jobs_end": 1_500,
+    "repair_restores": 250,
 }
 
 
