@@ -242,7 +242,11 @@ def _put(key: bytes, mode: int, context: bytes) -> Put:
 
 def figures() -> dict[str, Work]:
     """What is guarded, by name."""
-    cluster = Cluster()
+    return {**figures_of(Cluster()), "frame": _frames()}
+
+
+def figures_of(cluster: Cluster) -> dict[str, Work]:
+    """What is guarded of a cluster."""
     kept = cluster.contexts
     return {
         "put_context": lambda: cluster.run(
@@ -252,7 +256,6 @@ def figures() -> dict[str, Work]:
             [(key, _put(key, MODE_OVERWRITE, b"")) for key in cluster.pick()]
         ),
         "get": lambda: cluster.run([(key, Get(key)) for key in cluster.pick()]),
-        "frame": _frames(),
     }
 
 

@@ -42,6 +42,8 @@ from dynagent.errors import CorruptRecord
 
 ARITY = 16
 _MODULUS = 1 << 256
+_COUNT_BITS = -1 << 256  # of an entry as a number
+_LEAST_UNKNOWN = UNKNOWN_COUNT << 256
 _COUNTS = Struct(">Q32x")  # of each leaf of a table
 
 UNREADABLE_DIGEST = b""  # of a record that was there and could not be read
@@ -177,33 +179,41 @@ class Forest:
     def apply(self, batch: Batch, changes: Iterable[Change]) -> None:
         """A batch is taken; `changes` are those of its records."""
         self._under_way = batch
-        tables, keyed = self._tables, self._keyed
+        tables, groups, counts, copy = self._tables, self._groups, self._counts, self._keyed.copy
+        changed, from_bytes = self._sums.changed, int.from_bytes
         shift, leaf_bits, mask = 32 - self._bits, self._leaf_bits, self.leaves - 1
         for token, key, old, new in changes:
-            place = int.from_bytes(token[:4], "big") >> shift
-            partition = PartitionId(place >> leaf_bits)
+            place = from_bytes(token[:4], "big") >> shift
+            partition: PartitionId = place >> leaf_bits  # type: ignore[assignment]  # a call less
             table = tables.get(partition)
             if table is None or old == new:
                 continue
-            leaf = place & mask
-            at = ENTRY * leaf
-            count, total = divmod(int.from_bytes(table[at : at + ENTRY], "big"), _MODULUS)
-            if count == UNKNOWN_COUNT:
+            begin = ENTRY * (place & mask)
+            entry = from_bytes(table[begin : begin + ENTRY], "big")
+            if entry >= _LEAST_UNKNOWN:
                 continue
-            if old is not None:
-                if old == UNREADABLE_DIGEST:
-                    self._set(partition, leaf, None)
-                    continue
-                hashed = keyed.copy()
-                hashed.update(key + old)
-                total -= int.from_bytes(hashed.digest(), "big")
-                count -= 1
+            total = 0
             if new is not None:
-                hashed = keyed.copy()
+                hashed = copy()
                 hashed.update(key + new)
-                total += int.from_bytes(hashed.digest(), "big")
-                count += 1
-            self._set(partition, leaf, (count, total % _MODULUS))
+                total = from_bytes(hashed.digest(), "big")
+            if old is not None:
+                if not old:
+                    self._set(partition, place & mask, None)
+                    continue
+                hashed = copy()
+                hashed.update(key + old)
+                total -= from_bytes(hashed.digest(), "big")
+            if old is None or new is None:
+                growth = 1 if old is None else -1
+                counts[partition] += growth
+                entry += growth << 256
+            total = (entry + total) % _MODULUS
+            entry = (entry & _COUNT_BITS) | total
+            table[begin : begin + ENTRY] = entry.to_bytes(ENTRY, "big")
+            changed[place] = None
+            if partition in groups:
+                groups[partition][(place & mask) // ARITY] = None
         self._sums.seal(batch)
 
     def on_committed(self) -> None:

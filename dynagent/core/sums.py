@@ -205,13 +205,14 @@ class Sums:
             return
         if self._is_closed:
             self._begin_slot(batch)
-        tables, bits, mask = self.tables, self._leaf_bits, self._leaves - 1
-        entries = [self._slot]
+        tables, dirty, bits, mask = self.tables, self._dirty, self._leaf_bits, self._leaves - 1
+        entries: list[bytes | bytearray] = [self._slot]
         for place in self.changed:
-            partition = PartitionId(place >> bits)
+            partition: PartitionId = place >> bits  # type: ignore[assignment]  # a call less
             at = ENTRY * (place & mask)
-            entries += (place.to_bytes(_PLACE, "big"), bytes(tables[partition][at : at + ENTRY]))
-            self._dirty.setdefault(partition, self._sequence)
+            entries += (place.to_bytes(_PLACE, "big"), tables[partition][at : at + ENTRY])
+            if partition not in dirty:
+                dirty[partition] = self._sequence
         self._slot = b"".join(entries)
         self.changed.clear()
         number = 1 + self._sequence % self._shape.slots
