@@ -229,9 +229,8 @@ class Sums:
         pace = 1 + 2 * len(self.tables) // slots
         while self._dirty:
             partition, since = next(iter(self._dirty.items()))
-            if since > self._sequence - slots and (
-                pace <= 0 or since > self._sequence - slots // 2
-            ):
+            age = self._sequence - since
+            if age < slots and (pace <= 0 or age < slots // 2):
                 break
             del self._dirty[partition]
             pace -= 1

@@ -346,6 +346,8 @@ class SimNode:
             for _, key, _ in batch.records:
                 if (self.id, key) in self._ledger.rotten:  # since it came to the disk
                     self.node.replica.forget(key)
+            if self.node.replica.forest.unknown:
+                self.check_trees(is_quiet=False)
             self._after_turn()
 
     def _on_refused(self) -> None:

@@ -2,14 +2,17 @@
 
 It knows the form of a tree from docs/trees.md alone, and none of the product's sums:
 
-- trees_are_current: right after a start, after a refused batch, and when all is quiet, every leaf
-  that is known has the count and the sum of the records of its range on the disk. One with a record
-  that has rotted is not looked at: its sum may be of what was there before;
+- trees_are_current: right after a start, after a refused batch, after any other while something is
+  unknown, and when all is quiet, every leaf that is known has the count and the sum of the records
+  of its range on the disk. One with a record that has rotted is not looked at: its sum may be of
+  what was there before. The root is the hash of hashes of the leaves; b"" if one is unknown;
 - trees_are_known: when all is quiet, no leaf is unknown but those with such a record.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 from dynagent.core.entry import decode_stored
@@ -30,26 +33,45 @@ def check_trees(
     """Judges the trees of one node, which has no batch under way."""
     leaves = 256 if ring.partitions <= 2_048 else 16
     found, rotten = _read_disk(reader, ring, leaves)
-    for partition, owners in enumerate(ring.lists):
+    faults: list[tuple[str, str]] = []
+    for number, owners in enumerate(ring.lists):
         if node not in owners:
             continue
-        for leaf in range(leaves):
-            place = partition, leaf
-            if place in rotten:
-                continue
-            if not forest.is_known(PartitionId(partition), leaf):
-                if is_quiet:
-                    verdicts.check("trees_are_known", False, f"{node} does not know leaf {place}")
-                continue
-            said, held = forest.leaf(PartitionId(partition), leaf), found.get(place, (0, 0))
-            if said != held:
-                verdicts.check(
-                    "trees_are_current",
-                    False,
-                    f"{node} says of leaf {place} {said}, its disk holds {held}",
-                )
+        partition = PartitionId(number)
+        said = [forest.leaf(partition, leaf) for leaf in range(leaves)]
+        for leaf, state in enumerate(said):
+            place = number, leaf
+            held = found.get(place, (0, 0))
+            if (state is None) != (not forest.is_known(partition, leaf)):
+                faults.append(("trees_are_current", f"{node} is of two minds about leaf {place}"))
+            elif place not in rotten and state is None and is_quiet:
+                faults.append(("trees_are_known", f"{node} does not know leaf {place}"))
+            elif place not in rotten and state not in (None, held):
+                what = f"{node} says of leaf {place} {state}, its disk holds {held}"
+                faults.append(("trees_are_current", what))
+        if forest.root(partition) != root_of(said):
+            faults.append(("trees_are_current", f"{node} has a wrong root of {partition}"))
     verdicts.evaluations["trees_are_current"] += len(found)
     verdicts.evaluations["trees_are_known"] += is_quiet
+    for name, what in faults:
+        verdicts.check(name, False, what)
+
+
+def root_of(leaves: Sequence[tuple[int, int] | None]) -> bytes:
+    """The root of a tree, of what its leaves say."""
+    if None in leaves:
+        return b""
+    level = [_leaf_hash(leaf) for leaf in leaves if leaf is not None]
+    while len(level) > 1:
+        groups = [b"".join(level[at : at + 16]) for at in range(0, len(level), 16)]
+        level = [blake2b(group, digest_size=32, person=b"dyn-node").digest() for group in groups]
+    return level[0]
+
+
+@lru_cache(maxsize=256)  # most leaves are empty
+def _leaf_hash(leaf: tuple[int, int]) -> bytes:
+    entry = leaf[0].to_bytes(8, "big") + leaf[1].to_bytes(32, "big")
+    return blake2b(entry, digest_size=32, person=b"dyn-leaf").digest()
 
 
 def _read_disk(
