@@ -27,7 +27,7 @@ from dynagent.errors import DataDirError, ProtocolError, StoreFailed
 from dynagent.store.files import Files, OsFiles, reason
 
 FILE_NAME = "identity"
-FORMAT = 1  # of the data directory as a whole
+FORMAT = 2  # of the data directory as a whole; 1 wrote op-ids as lists, before the first release
 
 SLOT_BYTES = 4096  # a page: the drive does not tear one slot while it writes the other
 _MAGIC = b"dyn-node"
@@ -215,8 +215,8 @@ def _decode_slot(path: Path, slot: bytes) -> tuple[int, Identity] | None:
             pass
         case _:
             return None
-    if format_ > FORMAT:
-        raise _newer(path, format_)
+    if format_ != FORMAT:
+        raise _newer(path, format_) if format_ > FORMAT else _older(path, format_)
     identity = Identity(
         node_id=NodeId(node_id),
         voter_id=voter_id,
@@ -238,4 +238,11 @@ def _newer(path: Path, found: int) -> DataDirError:
     return DataDirError(
         f"{path.parent} was made by a newer release (format {found}, this agent knows {FORMAT}):"
         " upgrade the agent"
+    )
+
+
+def _older(path: Path, found: int) -> DataDirError:
+    return DataDirError(
+        f"{path.parent} was made before the first release (format {found}, this agent reads "
+        f"{FORMAT}): use the agent that made it, or start with an empty directory"
     )

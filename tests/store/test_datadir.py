@@ -12,7 +12,7 @@ import pytest
 
 from dynagent.errors import DataDirError, StoreFailed
 from dynagent.store.datadir import DataDir, read_lock_holder
-from dynagent.store.identity import IdentityFile
+from dynagent.store.identity import FORMAT, IdentityFile
 from tests.store.conformance import contents, token, write
 
 
@@ -171,7 +171,7 @@ def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
 
 def test_a_directory_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     data = _open(tmp_path)
-    data.identity_file.write(replace(data.identity_file.value, format=2))
+    data.identity_file.write(replace(data.identity_file.value, format=FORMAT + 1))
     data.close(clean=True)
     with pytest.raises(DataDirError, match="upgrade"):
         _open(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from dynagent.core.ports import NodeId
 from dynagent.errors import DataDirError, StoreFailed
 from dynagent.store.identity import (
+    FORMAT,
     SLOT_BYTES,
     Identity,
     IdentityFile,
@@ -185,8 +186,15 @@ def test_fields_of_a_newer_release_are_carried_along(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     file = IdentityFile.open_or_create(tmp_path, dice=random.Random(1), engine="sqlite")
-    file.write(replace(file.value, format=2))
+    file.write(replace(file.value, format=FORMAT + 1))
     with pytest.raises(DataDirError, match="newer release"):
+        _open(tmp_path)
+
+
+def test_an_older_format_is_refused_before_its_records_look_damaged(tmp_path: Path) -> None:
+    file = IdentityFile.open_or_create(tmp_path, dice=random.Random(1), engine="sqlite")
+    file.write(replace(file.value, format=1))
+    with pytest.raises(DataDirError, match="before the first release"):
         _open(tmp_path)
 
 
