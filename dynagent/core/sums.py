@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 ENTRY = 40
 UNKNOWN_COUNT = (1 << 64) - 1
 UNKNOWN = UNKNOWN_COUNT.to_bytes(8, "big") + bytes(32)
+HEAD = 0  # the number of its row
 _FORMAT = 1
 _CRC, _SEQUENCE, _PLACE = 4, 8, 4
 _FIRST, _LAST = Token(bytes(16)), Token(b"\xff" * 16)
@@ -125,9 +126,9 @@ class Sums:
     def _read_head(self, rows: dict[int, bytes]) -> set[PartitionId]:
         """The partitions that the journal is of. Raises `CorruptRecord` or `ProtocolError` if it is
         none, or of another ring."""
-        if 0 not in rows:
+        if HEAD not in rows:
             raise CorruptRecord("no journal of sums")
-        head: Any = decode(self._unpack(0, rows[0]))
+        head: Any = decode(self._unpack(HEAD, rows[HEAD]))
         expected = [_FORMAT, self._partitions, self._leaves, self._shape.slots]
         if type(head) is not list or head[:4] != expected or type(head[4]) is not bytes:
             raise CorruptRecord("the journal of sums is of another form")
@@ -242,7 +243,7 @@ class Sums:
         bits = sum(1 << partition for partition in self.tables)
         bitmap = bits.to_bytes(self._partitions // 8, "little")
         head = [_FORMAT, self._partitions, self._leaves, self._shape.slots, bitmap]
-        return 0, self._pack(0, encode(head))
+        return HEAD, self._pack(HEAD, encode(head))
 
     def _fold_number(self, partition: PartitionId) -> int:
         return self._shape.slots + 1 + partition

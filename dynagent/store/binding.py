@@ -7,6 +7,9 @@ the row or has another id was swapped, one that is behind was rolled back or los
 without a log, although its run did not end by closing it, lost that.
 
 What a rollback within one run leaves is the walk's business (`sqlite_log`, `rocksdb_log`).
+
+The row also says that its release keeps the sums of the trees (`core.sums`). After a run of one
+that does not, whatever there is of their journal is out of date: it loses its head.
 """
 
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import NamedTuple
 
 from dynagent.core.encoding import decode, encode
 from dynagent.core.ports import Batch
+from dynagent.core.sums import HEAD
 from dynagent.errors import CorruptRecord, DataDirError, ProtocolError
 from dynagent.store.identity import Identity
 from dynagent.store.protocol import Store
@@ -36,8 +40,16 @@ class Mark(NamedTuple):
 def write_mark(store: Store, mark: Mark) -> None:
     """Makes the mark durable; raises `StoreFailed`."""
     batch = Batch(0)
-    batch.meta.append((ROW, encode(list(mark))))
+    batch.meta.append((ROW, encode([*mark, True])))
+    if not _keeps_sums(store):
+        batch.sums.append((HEAD, b""))
     store.write(batch)
+
+
+def _keeps_sums(store: Store) -> bool:
+    """Was the newest mark written by a release that does?"""
+    fields = decode(store.get_meta(ROW) or encode([]))
+    return type(fields) is list and fields[3:4] == [True]
 
 
 def check_bound(file: Path, store: Store, identity: Identity, *, had_log: bool) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dynagent.core.encoding import encode
 from dynagent.core.ports import Batch
+from dynagent.core.sums import HEAD
 from dynagent.errors import DataDirError, StoreFailed
 from dynagent.store import datadir
 from dynagent.store.binding import ROW, write_mark
@@ -171,6 +173,23 @@ def test_a_row_of_an_unknown_form_is_refused(tmp_path: Path, engine: str, row: b
     data.store.write(batch)
     data.close(clean=False)
     _refused(tmp_path, engine, "cannot read which store it is")
+
+
+def test_a_run_of_a_release_that_kept_no_sums_of_trees_voids_their_journal(
+    tmp_path: Path, engine: str
+) -> None:
+    data = _open(tmp_path, engine)
+    write(data.store, sums=[(HEAD, b"head"), (1, b"a slot")])
+    data.close(clean=True)
+    data = _open(tmp_path, engine)
+    assert dict(data.store.sums()) == {HEAD: b"head", 1: b"a slot"}
+    of_before = Batch(1)
+    of_before.meta.append((ROW, encode([data.identity_file.value.store_id, 2, False])))
+    data.store.write(of_before)
+    data.close(clean=False)
+    data = _open(tmp_path, engine)
+    assert dict(data.store.sums()) == {HEAD: b"", 1: b"a slot"}
+    data.close(clean=True)
 
 
 def _steps(path: Path, engine: str, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> bool:
