@@ -669,4 +669,116 @@ MUTANTS = (
         ),
         seeds=(0, 1),
     ),
+    _mutant(
+        "E1",
+        "an exchange passes over one of the branches that differ",
+        (
+            "core/descent.py",
+            "range(number * ARITY, (number + 1) * ARITY)",
+            "[n for n in range(number * ARITY, number * ARITY + 16) if n % ARITY != 7]",
+        ),
+        (
+            "core/descent.py",
+            "self._progress.open(partition, ARITY - 1)",
+            "self._progress.open(partition, ARITY - 2)",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "E2",
+        "an exchange is one-sided: what the peer has more is not fetched",
+        (
+            "core/suspects.py",
+            "            if self._moves:\n",
+            "            if self._moves and not (is_news and not suspect.sends):\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "E3",
+        "an exchange is one-sided: what the peer lacks is not sent",
+        (
+            "core/suspects.py",
+            "            if self._moves:\n",
+            "            if self._moves and is_news:\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "E4",
+        "suspects do not rest before the second look",
+        ("core/suspects.py", "(now + limits.EXCHANGE_REST_S, suspects)", "(now, suspects)"),
+        seeds=(),
+    ),
+    _mutant(
+        "E5",
+        "the second look does not see that a copy has changed since the first",
+        (
+            "core/suspects.py",
+            "(ours, theirs[0]) != (suspect.ours, suspect.theirs) or ours == theirs[0]",
+            "False",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "E6",
+        "an unknown node of a tree counts as equal",
+        ("core/counterpart.py", "if our != their or not our", "if our != their and our"),
+        (
+            "core/descent.py",
+            "                found = hashes(self._forest, level, numbers)\n",
+            "                found = hashes(self._forest, level, numbers)\n"
+            "                pairs = [p for p in zip(numbers, found) if p[1]]\n"
+            "                for at in [n for n, f in zip(numbers, found) if not f]:\n"
+            "                    self._progress.close(0.0, at // ARITY**level)\n"
+            "                if not pairs:\n"
+            "                    continue\n"
+            "                numbers, found = [p[0] for p in pairs], [p[1] for p in pairs]\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "E7",
+        "a job writes a partition down as done before what it sends is durable at the peer",
+        (
+            "core/exchange.py",
+            "                self._under_way[kind] += 1\n                return ask\n",
+            "                self._under_way[kind] += 1\n"
+            '                if kind == "send":\n'
+            "                    self._suspects.on_sent(now, ask.suspects)\n"
+            "                    ask.suspects = []\n"
+            "                return ask\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "E8",
+        "who compares first keeps the others away from a partition for ever",
+        (
+            "core/counterpart.py",
+            "        if waiting != peer and now < until_turn:\n            return False\n",
+            "",
+        ),
+        seeds=(94,),
+    ),
+    _mutant(
+        "E9",
+        "a job that was under way does not go on after a crash",
+        (
+            "core/jobs.py",
+            "                self._unstarted.append(job)\n",
+            "                pass\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "E10",
+        "an old version is sent back over the news of the peer, which is never fetched",
+        (
+            "core/suspects.py",
+            "            is_news = _has_news(theirs[1], theirs[2], clock, dots)\n",
+            "            is_news = False\n",
+        ),
+        seeds=(),
+    ),
 )
