@@ -178,8 +178,7 @@ class Drill:
             clean_from_run=value.clean_from_run,
             cache_bytes=0,
         )
-        replica.hints.serve(self._ring, NodeId(value.node_id))
-        replica.forest.serve(self._ring, NodeId(value.node_id))
+        replica.serve(self._ring, NodeId(value.node_id))
         return replica
 
     def _places(self, partitions: Sequence[int]) -> Iterator[Place]:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from tests.acceptance import durability, everyday, faults, quorum, speed
+from tests.acceptance import durability, everyday, faults, quorum, repair, speed
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] = {
@@ -26,8 +26,11 @@ POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] =
     "everyday": everyday.run,
     "faults": faults.run,
     "quorum": quorum.run,
+    "repair": repair.run,
     "speed": speed.run,
 }
+# Of points that may be run part by part.
+PARTS = {"faults": (faults.run, faults.PARTS), "repair": (repair.run, repair.PARTS)}
 
 
 def main() -> int:
@@ -35,13 +38,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance", description="see the docs")
     parser.add_argument("points", choices=sorted(POINTS))
     parser.add_argument("--share", type=float, default=1.0, help="of the full size, e.g. 0.02")
-    parser.add_argument("--part", choices=list(faults.PARTS), help="of the faults: only this one")
+    parser.add_argument("--part", help="only this one, of points that have parts")
     options = parser.parse_args()
     run = POINTS[options.points]
     if options.part is not None:
-        if options.points != "faults":
-            parser.error("only the faults have parts")
-        run = partial(faults.run, parts=(options.part,))
+        if options.points not in PARTS:
+            parser.error(f"only these have parts: {', '.join(PARTS)}")
+        of_parts, parts = PARTS[options.points]
+        if options.part not in parts:
+            parser.error(f"the parts of {options.points} are: {', '.join(parts)}")
+        run = partial(of_parts, parts=(options.part,))
     try:
         figures = run(options.share, lambda line: print(line, flush=True))
     except AssertionError as failure:
