@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED
+from dynagent.core.counterpart import Busy
 from dynagent.core.entry import Record, encode_sibling, encode_stored
 from dynagent.core.messages import (
     Compare,
@@ -355,6 +356,21 @@ def test_what_is_under_comparison_with_another_waits() -> None:
     assert len(verdicts) == 7
     watch.run()
     assert watch.moved == [b"k"]
+
+
+def test_who_was_refused_has_the_next_turn() -> None:
+    busy = Busy()
+    assert busy.begin(0.0, 3, A)
+    assert busy.begin(1.0, 3, A)
+    assert not busy.begin(1.0, 3, B)
+    assert busy.begin(1.0, 4, B)
+    busy.end(3, A)
+    assert not busy.begin(1.5, 3, A)  # it would keep B away for ever
+    assert busy.begin(2.0, 3, B)
+    assert not busy.begin(2.0, 3, A)
+    assert busy.begin(2.0 + limits.EXCHANGE_BUSY_S, 3, A)
+    assert not busy.begin(5.0, 3, C)  # and if C does not come again:
+    assert busy.begin(5.0 + limits.EXCHANGE_BUSY_S + limits.EXCHANGE_TURN_S, 3, A)
 
 
 def test_cancelled_tours_stop() -> None:
