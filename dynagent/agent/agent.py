@@ -91,6 +91,7 @@ class Agent:
             data_dir,
             connections=lambda: len(self._links.by_id),
             background=self.node.budget.document,
+            keys=self.node.count_keys,
         )
         self.node.measure = self.meter.document
         self._peers = Peers(

@@ -33,6 +33,8 @@ tombstones             of core.purge: count (on this node, of its own partitions
                        node drives: blocked (node id → reason → partitions: away, holds, differs),
                        rounds and moves since the start
 repaired               owners that a get has found behind, and sent what they lacked
+trees                  partitions (that this node owns), leaves (of each tree), records (in known
+                       leaves, tombstones too), unknown (leaves), rebuilt (leaves, since the start)
 about                  name, address, zone, host, capacity: what bootstrap asks
 counters               name → count since start; names of messages and of errors
 
@@ -50,7 +52,9 @@ uptime_s, cpu_s        since the start; user and system time of the process
 connections            accepted ones that are open
 commits                write and fsync of batches: a histogram, and records
 stalls                 turns of the event loop that were too long: a histogram
-store                  engine, keys (an estimate; absent if unknown), bytes; up to a second old
+store                  engine, keys (records of the partitions that it owns, tombstones too; while
+                       their trees are not all known an estimate of all that it holds; absent if
+                       that is unknown as well), bytes; up to a second old
 background             of core.budget: share (0 to 1), bytes_per_s (what it allows now), bytes and
                        records moved since the start, foreground_p99_s (of the last minute; null if
                        nobody asked), foreground_p99_s_max (the threshold)
@@ -82,7 +86,7 @@ def status_fields(node: Node) -> dict[str, Any]:
     ring, coordinator, detector = node.ring, node.coordinator, node.detector
     state = "fresh" if ring is None else "draining" if node.draining else "serving"
     records, size = node.replica.gathered
-    hints = node.replica.hints
+    hints, forest = node.replica.hints, node.replica.forest
     return {
         "node_id": node.node_id,
         "run": node.replica.run,
@@ -119,6 +123,13 @@ def status_fields(node: Node) -> dict[str, Any]:
         "siblings": node.replica.crowd.document(),
         "tombstones": node.purger.document() if node.purger is not None else {},
         "repaired": coordinator.repaired if coordinator is not None else 0,
+        "trees": {
+            "partitions": len(forest.partitions),
+            "leaves": forest.leaves,
+            "records": forest.records,
+            "unknown": len(forest.unknown),
+            "rebuilt": node.rebuilder.rebuilt,
+        },
         "about": node.about,
         "counters": dict(sorted(node.counters.items())),
         **node.measure(),

@@ -142,6 +142,11 @@ class Forest:
         return self._counts[partition]
 
     @property
+    def size(self) -> int:
+        """The leaves of all trees here."""
+        return self.leaves * len(self._tables)
+
+    @property
     def records(self) -> int:
         """Those of all partitions, likewise."""
         return sum(self._counts.values())

@@ -191,6 +191,8 @@ class Node:
     def _serve(self, ring: Ring) -> None:
         self.ring = ring
         self.replica.serve(ring, self.node_id)
+        if unknown := len(self.replica.forest.unknown):
+            self._effects.note("tree.unknown", leaves=unknown, of=self.replica.forest.size)
         self.coordinator = coordinator = Coordinator(
             node_id=self.node_id,
             ring=ring,
@@ -346,6 +348,11 @@ class Node:
         self._answers.is_adopting = False
         self._serve(ring)
         self._effects.answer(link, request_id, Installed())
+
+    def count_keys(self) -> int | None:
+        """Records of the partitions that it owns; None while their trees are not all known."""
+        forest = self.replica.forest
+        return None if forest.unknown else forest.records
 
     def on_tick(self, now: float) -> None:
         if self.coordinator is not None and self.detector is not None and self.delivery is not None:

@@ -20,6 +20,7 @@ class Rebuilder:
     """One for each node."""
 
     def __init__(self, forest: Forest, budget: Budget) -> None:
+        self.rebuilt = 0  # leaves, since the start
         self._forest = forest
         self._budget = budget
         self._queue: list[tuple[PartitionId, int]] = []  # of this round, the next one last
@@ -42,7 +43,7 @@ class Rebuilder:
         while self._queue and spent < room:
             partition, leaf = self._queue.pop()
             if not forest.is_known(partition, leaf):
-                forest.rebuild(partition, leaf)
+                self.rebuilt += forest.rebuild(partition, leaf)
                 found = forest.leaf(partition, leaf)
                 records = 1 + (found[0] if found is not None else 0)
                 budget.spend(now, 0, records)

@@ -220,7 +220,7 @@ METRICS = (
     Metric(
         name="dynagent_store_keys",
         kind=GAUGE,
-        help="Records in the store, an estimate if there are many; up to a second old.",
+        help="Records of the partitions that this agent owns, tombstones too; up to a second old.",
         read=_at("store", "keys"),
     ),
     Metric(
@@ -228,6 +228,18 @@ METRICS = (
         kind=GAUGE,
         help="Size of the store's files, logs included; up to a second old.",
         read=_at("store", "bytes"),
+    ),
+    Metric(
+        name="dynagent_tree_unknown_leaves",
+        kind=GAUGE,
+        help="Leaves of Merkle trees that wait to be rebuilt: something in them could not be read.",
+        read=_at("trees", "unknown"),
+    ),
+    Metric(
+        name="dynagent_tree_rebuilt_leaves_total",
+        kind=COUNTER,
+        help="Leaves of Merkle trees that were rebuilt from the disk.",
+        read=_at("trees", "rebuilt"),
     ),
     Metric(
         name="dynagent_hints",

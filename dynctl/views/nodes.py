@@ -44,7 +44,7 @@ class ToldNodeRow(NodeRow, frozen=True, kw_only=True):
     run: Annotated[int | None, Meta(description="how often it has been started")]
     started_at: Annotated[str | None, Meta(description="by its own clock; information only")]
     draining: bool | None
-    keys: Annotated[int | None, Meta(description="in its store; an estimate")]
+    keys: Annotated[int | None, Meta(description="records of its partitions, tombstones too")]
     stored_bytes: int | None
     requests_per_s: Annotated[int | None, Meta(description="gets and puts, also passed on ones")]
     in_flight: Annotated[int | None, Meta(description="operations under way")]

@@ -42,7 +42,7 @@ class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
     committed_records: int | None
     commit_s: Annotated[float | None, Meta(description="write and fsync of all commits together")]
     commit_s_max: float | None
-    keys: Annotated[int | None, Meta(description="in the store; an estimate")]
+    keys: Annotated[int | None, Meta(description="records of its partitions, tombstones too")]
     store_bytes: int | None
     stalls: Annotated[int | None, Meta(description="turns of the event loop that were too long")]
     stall_s: float | None
