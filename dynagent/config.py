@@ -260,6 +260,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "log2(members) intervals; while there is none, an interval costs 300 bytes.",
         ),
     ] = limits.GOSSIP_INTERVAL_S_DEFAULT
+    scrub_interval_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=366 * 86_400,
+            description="In how long this agent reads all of its records again and verifies them, "
+            "a partition after the other, to find what has rotted or was lost before a second copy "
+            "has too. It is background work, and clients come first. 0: only when dynctl scrub "
+            "asks for it.",
+        ),
+    ] = limits.SCRUB_INTERVAL_S_DEFAULT
     watchdog_stall_ms: Annotated[
         int,
         Meta(

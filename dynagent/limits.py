@@ -202,6 +202,18 @@ TREE_REBUILD_RECORDS = 200  # of unknown leaves, in one go: 2 ms
 TREE_TURN_S = 0.02  # before the next go: a tenth of a core at the most
 TREE_REST_S = 5.0  # before what could not be read is tried again
 
+# --- healing and scrub (core.heal, core.scrub) ---------------------------------------------------
+HEAL_KEYS_MAX = 10_000  # copies noted one by one, a megabyte; past it only their partition is
+HEAL_KEYS_TOLD = 16  # of them in a status: for people
+HEAL_AT_ONCE = 16  # keys: a page of the engine is healed in two rounds, clients feel nothing
+HEAL_LOOK = 256  # of those that wait, at one tick
+HEAL_READ_S = 5.0  # until the others have answered: background work, a slow disk is no reason
+HEAL_REST_S = 1.0  # after a first failure
+SCRUB_RECORDS = 256  # of one turn: some milliseconds on either engine
+SCRUB_TURN_S = 0.01  # between two turns of one partition: clients come in between
+SCRUB_INTERVAL_S_DEFAULT = 7 * 86_400.0  # a week: what rots in one copy meets two good ones
+HEAL_PAUSE_S_MAX = 30.0  # after failures; a peer that comes up ends it
+
 # --- its HTTP endpoint ---------------------------------------------------------------------------
 HTTP_CONNECTIONS_MAX = 32  # a few scrapers and probes; over it the one that idles longest must go
 HTTP_HEAD_BYTES_MAX = 8 * KIB  # what others allow, and 16 times what Prometheus sends

@@ -84,6 +84,7 @@ class Agent:
             owner_hints_max=config.owner_hints_max,
             antientropy_interval_s=config.antientropy_interval_s,
             tombstone_rest_s=config.tombstone_rest_s,
+            scrub_interval_s=config.scrub_interval_s,
         )
         self._links = Links(self.node, self._hello, env.monotonic, data_dir.store.read_ahead)
         self.meter = Meter(

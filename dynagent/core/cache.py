@@ -50,3 +50,9 @@ class StoredCache:
         """The next reader shall ask the engine."""
         self._young.pop(key, None)
         self._old.pop(key, None)
+
+    def clear(self) -> None:
+        """All readers shall."""
+        self._old = {}
+        self._young = {}
+        self._bytes = 0

@@ -216,7 +216,7 @@ class Hints:
     def seal(self, batch: Batch) -> None:
         """The batch is about to be written: adds the row, if it has changed."""
         if self._changed_in == batch.number:
-            marks = [[target, _bitmap(self.dirty[target])] for target in sorted(self.dirty)]
+            marks = [[target, bitmap(self.dirty[target])] for target in sorted(self.dirty)]
             batch.meta.append((ROW, encode([self.copy_bytes, self.own, marks])))
 
     def has_news(self, batch: Batch) -> bool:
@@ -254,18 +254,20 @@ def decode_row(row: bytes | None) -> tuple[int, int, dict[NodeId, set[PartitionI
     try:
         figures: Any = decode(row)
         copy_bytes, own, marks, *_newer = figures
-        dirty = {NodeId(target): _partitions(bits) for target, bits in marks}
+        dirty = {NodeId(target): partitions_of(bits) for target, bits in marks}
         return int(copy_bytes), int(own), dirty
     except (ProtocolError, TypeError, ValueError) as exc:
         raise CorruptRecord(f"the row of dirty partitions is damaged: {exc}") from exc
 
 
-def _bitmap(partitions: set[PartitionId]) -> bytes:
-    bits = bytearray(max(partitions) // 8 + 1)
+def bitmap(partitions: set[PartitionId]) -> bytes:
+    """One bit for each, of as many bytes as it takes."""
+    bits = bytearray(max(partitions, default=-1) // 8 + 1)
     for partition in partitions:
         bits[partition // 8] |= 1 << partition % 8
     return bytes(bits)
 
 
-def _partitions(bitmap: bytes) -> set[PartitionId]:
-    return {PartitionId(at) for at in range(8 * len(bitmap)) if bitmap[at // 8] >> at % 8 & 1}
+def partitions_of(bits: bytes) -> set[PartitionId]:
+    """What `bitmap` has written down."""
+    return {PartitionId(at) for at in range(8 * len(bits)) if bits[at // 8] >> at % 8 & 1}

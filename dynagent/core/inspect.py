@@ -35,6 +35,13 @@ tombstones             of core.purge: count (on this node, of its own partitions
 repaired               owners that a get has found behind, and sent what they lacked
 trees                  partitions (that this node owns), leaves (of each tree), records (in known
                        leaves, tombstones too), unknown (leaves), rebuilt (leaves, since the start)
+unknown                copies that this node does not know any more (core.unknown): waiting (to be
+                       healed), met and healed since the start, suspect and hollow (partitions),
+                       keys (the first of them), under_way, failures (attempts), provable (False:
+                       W=1, so no other owner can prove what was lost)
+scrub                  of core.scrub: interval_s, done and of (partitions of this pass), under_way,
+                       damaged (partitions of which ranges cannot be read); and since the start:
+                       partitions, records, unreadable, lost, phantom, misplaced, ranges
 about                  name, address, zone, host, capacity: what bootstrap asks
 counters               name → count since start; names of messages and of errors
 
@@ -122,6 +129,8 @@ def status_fields(node: Node) -> dict[str, Any]:
         "jobs": node.jobs.under_way if node.jobs is not None else 0,
         "siblings": node.replica.crowd.document(),
         "tombstones": node.purger.document() if node.purger is not None else {},
+        "unknown": node.healer.document() if node.healer is not None else {},
+        "scrub": node.scrubber.document() if node.scrubber is not None else {},
         "repaired": coordinator.repaired if coordinator is not None else 0,
         "trees": {
             "partitions": len(forest.partitions),

@@ -163,7 +163,9 @@ class Job:
 class Kind(Protocol):
     """What jobs of one kind do. It may report units from within `start`, or later."""
 
-    due: float  # when `on_tick` is
+    @property
+    def due(self) -> float:
+        """When `on_tick` is."""
 
     def units(self, scope: Scope) -> dict[str, list[PartitionId]]:
         """This agent's part, by label, in order; raises `BadRequest` for a scope that makes no

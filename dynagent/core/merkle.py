@@ -259,9 +259,10 @@ class Forest:
         count = total = 0
         try:
             for token, key, stored in self._reader.scan(first, last):
-                if key not in newer:
-                    if not stored or token != token_of(key):
-                        return None  # a row that is damaged, or of another place
+                # What lies where its key does not belong is no copy: `core.scrub` removes it.
+                if key not in newer and token == token_of(key):
+                    if not stored:
+                        return None
                     newer[key] = stored
             for key, stored in newer.items():
                 if stored:

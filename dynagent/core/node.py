@@ -32,6 +32,7 @@ from dynagent.core.detector import Detector
 from dynagent.core.explain import inspect_copy
 from dynagent.core.get import GetOperation
 from dynagent.core.gossip import Gossiper
+from dynagent.core.heal import Healer
 from dynagent.core.jobs import Jobs
 from dynagent.core.listing import list_page
 from dynagent.core.look import LookingPut
@@ -77,6 +78,7 @@ from dynagent.core.repair import Repair
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.router import ForwardOperation
+from dynagent.core.scrub import Scrubber
 from dynagent.core.sums import Shape
 from dynagent.core.trace import Trace
 from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady
@@ -114,6 +116,7 @@ class Node:
         antientropy_interval_s: float = limits.ANTIENTROPY_INTERVAL_S_DEFAULT,
         tree_shape: Shape | None = None,
         tombstone_rest_s: float = limits.TOMBSTONE_REST_S_DEFAULT,
+        scrub_interval_s: float = limits.SCRUB_INTERVAL_S_DEFAULT,
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
@@ -145,6 +148,8 @@ class Node:
         self.antientropy: AntiEntropy | None = None  # too
         self.purger: Purger | None = None  # too
         self.jobs: Jobs | None = None  # too
+        self.healer: Healer | None = None  # too
+        self.scrubber: Scrubber | None = None  # too
         self._probe_dice = probe_dice
         self._gossip_dice = gossip_dice
         self._timing = timing
@@ -153,6 +158,7 @@ class Node:
         self._purge_answers = purge_answers = PurgeAnswers(self.replica, effects)
         self._tombstone_rest_s = tombstone_rest_s
         self._antientropy_interval_s = antientropy_interval_s
+        self._scrub_interval_s = scrub_interval_s
         self._reader = reader
         self._effects = effects
         self._wall_ms = wall_ms
@@ -208,6 +214,7 @@ class Node:
         self._copies.coordinator = self._counterpart.coordinator = coordinator
         self._purge_answers.coordinator = coordinator
         self.delivery = Delivery(coordinator)
+        self.healer = Healer(coordinator)
         self.detector = Detector(
             names={m.id: m.name for m in ring.members if m.id != self.node_id},
             effects=self._effects,
@@ -245,7 +252,10 @@ class Node:
             "repair": Repair(coordinator, antientropy, moves=True),
             "verify": Repair(coordinator, antientropy, moves=False),
         }
-        self.jobs = Jobs(coordinator, self._reader, {**kinds})
+        self.scrubber = scrubber = Scrubber(
+            coordinator, self._reader, interval_s=self._scrub_interval_s
+        )
+        self.jobs = Jobs(coordinator, self._reader, {**kinds, "scrub": scrubber})
         self.jobs.load()
 
     # --- what the shell feeds --------------------------------------------------------------------
@@ -296,6 +306,8 @@ class Node:
         assert self.coordinator is not None and self.delivery is not None
         self.coordinator.up.add(node)
         self.delivery.wake(now, node)
+        if self.healer is not None:
+            self.healer.wake(now)
         if self.antientropy is not None:
             self.antientropy.wake(now, node)
         if self.purger is not None:
@@ -360,6 +372,8 @@ class Node:
             self.detector.on_tick(now)
             self.delivery.on_tick(now)
             self.rebuilder.on_tick(now)
+            if self.healer is not None:
+                self.healer.on_tick(now)
             if self.gossip is not None:
                 self.gossip.on_tick(now)
             if self.antientropy is not None and self.jobs is not None:
@@ -381,6 +395,8 @@ class Node:
             due = other
         if (other := self.rebuilder.next_deadline()) is not None and other < due:
             due = other
+        if self.healer is not None and (other := self.healer.next_deadline()) is not None:
+            due = min(due, other)
         if self.antientropy is not None and self.antientropy.due < due:
             due = self.antientropy.due
         if self.purger is not None and self.purger.due < due:
@@ -458,6 +474,9 @@ class Node:
         assert isinstance(message, List)
         ring = self._accepting().ring
         page = list_page(self._reader, ring, self.node_id, message)
+        for key, clock, _dots in page.rows:
+            if not clock and isinstance(key, bytes):
+                self.replica.read(key, token_of(key))  # notes that it is to be healed
         self._effects.answer(link, request_id, page)
 
     def _on_inspect(

@@ -17,15 +17,16 @@ LinkId = NewType("LinkId", int)  # an accepted connection; answers go back on it
 class Batch:
     """What one group commit makes durable, all or nothing.
 
-    `records`: (token, key, stored form), at most one per key; a stored form of b"" removes the key,
-    and with a key of b"" what `Reader.scan` shows so at that token: damaged rows.
+    `records`: (token, key, stored form), at most one per key; a stored form of b"" removes the key.
+    `strays`: (token, key) of rows to be removed that are no copies: they lie at a token that is not
+    their key's, or are so damaged that `Reader.scan` shows them with a key of b"".
     `hints`: (target, token, key, owed): True adds the marker that this record is owed to `target`,
     False removes it; either may be so already. Of several for one marker the last one counts.
     `meta`: named rows of the node itself (the ring; later barriers, ring log).
     `sums`: numbered rows (from 0 on) of the trees' journal, at most one per number.
     """
 
-    __slots__ = ("hints", "meta", "number", "records", "sums")
+    __slots__ = ("hints", "meta", "number", "records", "strays", "sums")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -33,6 +34,7 @@ class Batch:
         self.hints: list[tuple[NodeId, Token, bytes, bool]] = []
         self.meta: list[tuple[str, bytes]] = []
         self.sums: list[tuple[int, bytes]] = []
+        self.strays: list[tuple[Token, bytes]] = []
 
 
 class Reader(Protocol):

@@ -55,6 +55,7 @@ from dynagent.core.ring import Ring, token_of
 from dynagent.core.siblings import EMPTY, Clock, Dot, Siblings
 from dynagent.core.sums import Shape
 from dynagent.core.tombstones import Tombstones, is_settled, is_tombstone
+from dynagent.core.unknown import Unknown
 from dynagent.errors import CorruptRecord, DiskFull, Overloaded
 
 UNREADABLE = Record(EMPTY, unknown=True)
@@ -91,12 +92,14 @@ class Replica:
         self.forest = Forest(reader, tree_shape)
         self.barriers = Barriers(reader)
         self.tombstones = Tombstones(reader)
+        self.unknown = Unknown(reader)
         self.crowd = Crowd()
         self._cache = StoredCache(cache_bytes)
         self._overlay: dict[bytes, tuple[Record, int]] = {}  # key → newest copy, its batch
         self._open = Batch(1)
         # With the digest of the copy that the batch before this one leaves, as `merkle.Change`.
         self._open_keys: dict[bytes, tuple[Token, bytes | None]] = {}
+        self._strays: dict[tuple[Token, bytes], None] = {}  # rows to be removed, no copies
         self._open_bytes = 0
         self._waiters: dict[int, list[Waiter]] = {}
         self._full_until = 0.0  # the disk was full; until then changes are refused
@@ -109,6 +112,7 @@ class Replica:
         self.forest.serve(ring, node_id)
         self.barriers.serve(ring, self.hints.owned)
         self.tombstones.serve(ring)
+        self.unknown.serve(ring)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -119,11 +123,25 @@ class Replica:
             if stored is None:
                 stored = self._reader.get(token, key) or b""
                 self._cache.keep(key, stored)
-            return decode_stored(stored, cluster_id=self.cluster_id, key=key) if stored else ABSENT
+            if not stored:
+                return UNREADABLE if self._is_lost(token) else ABSENT
+            record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
+            if record.unknown:
+                self.unknown.meet(self._open, token, key)
+            return record
         except CorruptRecord as exc:
-            self._effects.note("record.unreadable", key=key, reason=exc.message)
+            self._meet(key, token, exc)
             self._cache.forget(key)
             return UNREADABLE
+
+    def _is_lost(self, token: Token) -> bool:
+        """There is no record: may there have been one?"""
+        unknown = self.unknown
+        return bool(unknown.hollow) and unknown.is_hollow(token)
+
+    def _meet(self, key: bytes, token: Token, reason: CorruptRecord) -> None:
+        if self.unknown.meet(self._open, token, key):
+            self._effects.note("record.unreadable", key=key, reason=reason.message)
 
     def is_at_hand(self, key: bytes) -> bool:
         """To read this copy costs no visit to the engine."""
@@ -250,8 +268,8 @@ class Replica:
         read on. Does not fill the cache."""
         first = Token(after[: len(first)] or first)
         for token, key, stored in self._reader.scan(first, last):
-            if token + key > after:
-                yield token, key, self._scanned(key, stored)
+            if token + key > after and key:  # a row that has lost its key is for the scrub
+                yield token, key, self._scanned(key, token, stored)
 
     def digests(
         self, first: Token, last: Token, after: bytes
@@ -265,20 +283,25 @@ class Replica:
             if place > after and token == token_of(key):
                 try:
                     digest = stored_digest(stored, cluster_id=self.cluster_id, key=key)
+                    if not digest:
+                        self.unknown.meet(self._open, token, key)
                 except CorruptRecord as exc:
-                    self._effects.note("record.unreadable", key=key, reason=exc.message)
+                    self._meet(key, token, exc)
                     digest = b""
                 yield place, digest, len(stored)
 
-    def _scanned(self, key: bytes, stored: bytes) -> Record:
+    def _scanned(self, key: bytes, token: Token, stored: bytes) -> Record:
         overlaid = self._overlay.get(key)
         if overlaid is not None:
             return overlaid[0]
         try:
-            return decode_stored(stored, cluster_id=self.cluster_id, key=key)
+            record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
         except CorruptRecord as exc:
-            self._effects.note("record.unreadable", key=key, reason=exc.message)
+            self._meet(key, token, exc)
             return UNREADABLE
+        if record.unknown:
+            self.unknown.meet(self._open, token, key)
+        return record
 
     def settle(self, target: NodeId, key: bytes, token: Token) -> None:
         """The hint has been delivered: just the copy that is here now is durable there."""
@@ -350,6 +373,63 @@ class Replica:
         except CorruptRecord:
             return True
 
+    def heal(self, key: bytes, token: Token, others: Record) -> int:
+        """Our copy, which is unreadable or flagged, has been merged with what N−W+1 other owners
+        hold: it is known again, or gone if nobody has one. Returns the batch.
+
+        Its mark is not proven by that: the next dot is minted by a new actor.
+        """
+        old = self.newest(key, token)
+        if clashes := old.value.clashes(others.value):
+            self._effects.note("record.clash", key=key, dots=clashes)
+        value = old.value.merge(others.value)
+        if not value.clock:
+            return self._keep(key, token, old, ABSENT)
+        gone = _superseded(value, old.value, others.value)
+        op_ids = _newest_op_ids(old.op_ids, others.op_ids, gone)
+        since = self.barriers.since(token) if self.barriers.has_moved else 0
+        return self._keep(key, token, old, Record(value, op_ids=op_ids, since=since))
+
+    def on_healed(self, key: bytes) -> None:
+        """What `heal` did is durable."""
+        self.unknown.on_healed(self._open, key)
+
+    def wants(self, key: bytes) -> None:
+        """Others hold more of this key than we do, in a hollow partition: to be healed."""
+        self.unknown.meet(self._open, token_of(key), key)
+
+    def on_filled(self, partition: PartitionId) -> None:
+        """Whatever others hold in that hollow partition is here, and durable."""
+        self.unknown.on_filled(self._open, partition)
+
+    def note_lost(self, partition: PartitionId) -> None:
+        """Records of that partition are missing: from now on it is hollow. The cache may still have
+        some of them, and would say that they are here."""
+        self._cache.clear()
+        self.unknown.meet_hollow(self._open, [partition])
+
+    def verify(self, key: bytes, token: Token, stored: bytes) -> bool:
+        """Is this copy, as the disk has just shown it, good? Otherwise it is noted."""
+        try:
+            record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
+        except CorruptRecord as exc:
+            self._cache.forget(key)  # it has what was meant to be there
+            self._meet(key, token, exc)
+            return False
+        if record.unknown:
+            self.unknown.meet(self._open, token, key)
+        return not record.unknown
+
+    def remove_row(self, token: Token, key: bytes) -> None:
+        """A row that lies where its key does not belong, or has lost its key (b""), goes with the
+        open batch. It was no copy, so nothing else changes."""
+        assert not key or token != token_of(key)
+        self._strays[token, key] = None
+
+    def note_scanned(self, partition: PartitionId) -> None:
+        """All copies of that partition have been looked at."""
+        self.unknown.on_scanned(self._open, partition)
+
     def _mint(self, old: Record, context: Clock) -> Dot:
         actor, counter, run = old.mark
         seen = max(old.value.clock.get(actor, 0), context.get(actor, 0))
@@ -363,8 +443,11 @@ class Replica:
         if not self.hints.owns(token):
             self.hints.resize(self._open, _size(record) - _size(old))
         elif not record.value.siblings or (old.value.clock and not old.value.siblings):
-            was, is_ = is_tombstone(old), is_tombstone(record)
+            # One that cannot be read is taken for what replaces it: it was counted once.
+            was, is_ = is_tombstone(record if old is UNREADABLE else old), is_tombstone(record)
             self.tombstones.note(self._open, token, key, was_there=was, is_there=is_)
+        if record.unknown:
+            self.unknown.meet(self._open, token, key)
         self._overlay[key] = (record, number)
         if key not in self._open_keys:
             self._open_keys[key] = (token, _digest_before(old))
@@ -408,11 +491,12 @@ class Replica:
     def take_batch(self) -> Batch | None:
         """Everything that has gathered, to be made durable; None if nothing has."""
         batch = self._open
-        parts = (self.hints.has_news(batch), self.barriers.has_news(batch), self.forest.has_news)
-        if not self._open_keys and not batch.hints and not batch.meta and not any(parts):
+        parts = (self.hints, self.barriers, self.unknown)
+        has_news = any(part.has_news(batch) for part in parts) or self.forest.has_news
+        if not (self._open_keys or batch.hints or batch.meta or self._strays or has_news):
             return None
-        self.hints.seal(batch)
-        self.barriers.seal(batch)
+        for part in parts:
+            part.seal(batch)
         changes: list[Change] = []
         for key, (token, before) in self._open_keys.items():
             record = self._overlay[key][0]
@@ -423,6 +507,8 @@ class Replica:
             batch.records.append((token, key, stored))
             changes.append((token, key, before, after))
         self.forest.apply(batch, changes)
+        batch.strays = list(self._strays)
+        self._strays = {}
         self._open = Batch(batch.number + 1)
         self._open_keys = {}
         self._open_bytes = 0
@@ -447,6 +533,7 @@ class Replica:
         self._overlay.clear()
         self._waiters.clear()
         self.hints.on_refused()
+        self.unknown.on_refused()
         self.forest.on_refused()
         self.barriers.on_refused()
         self.tombstones.recount()

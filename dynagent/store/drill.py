@@ -153,7 +153,7 @@ class Drill:
         stored = self._store.get(token, key)
         assert stored is not None
         wrong = Token(self._dice.getrandbits(128).to_bytes(16, "big"))
-        self._write([(token, key, b""), (wrong, key, stored)])
+        self._write([(token, key, b""), (wrong, key, stored)])  # an engine knows no tokens
         return done._replace(token=wrong.hex())
 
     def _miss(self, replica: Replica, places: list[Place]) -> None:

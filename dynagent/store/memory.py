@@ -80,9 +80,9 @@ class MemoryStore:
         before = len(self._records)
         self._records.update(kept)  # one step of the interpreter: another thread sees all or none
         changed = len(self._records) != before
-        for token, key, stored in batch.records:
-            if not stored:
-                changed |= self._records.pop((token, key), None) is not None
+        gone = [(token, key) for token, key, stored in batch.records if not stored]
+        for place in (*gone, *batch.strays):
+            changed |= self._records.pop(place, None) is not None
         if changed:
             self._sorted = None
         self._meta.update(batch.meta)

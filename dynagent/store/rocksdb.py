@@ -220,6 +220,8 @@ class RocksStore:
                 changes.put(_RECORD + token + key, stored)
             else:
                 changes.delete(_RECORD + token + key)
+        for token, key in batch.strays:
+            changes.delete(_RECORD + token + key)
         for target, token, key, owed in batch.hints:
             if owed:
                 changes.put(_hint_prefix(target) + token + key, b"")

@@ -280,40 +280,35 @@ class SqliteStore:
     def _write(self, batch: Batch) -> None:
         rows: list[_Row] = [(-1 - number, b"", row) for number, row in batch.sums]
         gone: list[tuple[int, bytes]] = []
-        keyless: list[tuple[int]] = []
         stored_bytes = sum(len(row) for _, row in batch.sums)
         for token, key, stored in batch.records:
             id_ = int.from_bytes(token[:8], "big") >> 1
             if stored:
                 rows.append((id_, token[7:] + key, stored))
                 stored_bytes += len(stored)
-            elif key:
-                gone.append((id_, token[7:] + key))
             else:
-                keyless.append((id_,))
+                gone.append((id_, token[7:] + key))
         rows.sort()  # neighbours share the way down the tree: 7 to 15 % of a put
         is_small = stored_bytes <= _CHUNK_BYTES_MAX or len(batch.records) == 1
         fits_one = len(rows) <= ROWS_MAX + 1 and is_small
-        only_rows = not gone and not keyless and not batch.meta and not batch.hints
+        only_rows = not (gone or batch.meta or batch.hints or batch.strays)
         alone = fits_one and only_rows and not self._touches_crowded(rows)
         # One statement that commits by itself: SQLite is entered once, and the GIL let go once, for
         # the whole batch and its fsync. BEGIN and COMMIT around it cost 10 % more in batches of 16,
         # 20 % from 64 on (a statement journal, which a lone statement does not need).
         if alone and (not rows or self._try_upsert(rows)):
             return
-        self._write_in_transaction(rows, gone, keyless, batch)
+        self._write_in_transaction(rows, gone, batch)
 
     def _write_in_transaction(
-        self,
-        rows: list[_Row],
-        gone: list[tuple[int, bytes]],
-        keyless: list[tuple[int]],
-        batch: Batch,
+        self, rows: list[_Row], gone: list[tuple[int, bytes]], batch: Batch
     ) -> None:
         writer = self._writer
         writer.execute("BEGIN IMMEDIATE")
-        if keyless:
+        if batch.strays:
+            keyless = [(_id_of(token),) for token, key in batch.strays if not key]
             writer.executemany(f"DELETE FROM record WHERE id = ? AND ({_KEYLESS})", keyless)
+            gone += [(_id_of(token), token[7:] + key) for token, key in batch.strays if key]
         if gone:
             writer.executemany("DELETE FROM record WHERE id = ? AND key = ?", gone)
             crowded = [place for place in gone if place[0] in self._crowded]

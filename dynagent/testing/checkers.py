@@ -43,6 +43,8 @@ NAMES = (
     "fresh",
     "gossip_converges",
     "heals",
+    "rot_is_healed",
+    "lost_rows_return",
     "hint_is_data",
     "hints_are_counted",
     "hints_come_home",
@@ -109,7 +111,7 @@ class Judge:
         self._listings = listings
         self._operations = history.of_key(key)
         self._sightings = ledger.sightings.get(key, {})
-        self._is_rotten = any(rotten == key for _, rotten in ledger.rotten)
+        self._is_rotten = key in ledger.ever_rotten
         self._gets = [op for op in self._operations if op.kind == GET and op.is_ok]
         self._puts = [op for op in self._operations if op.kind == PUT]
         self._writers = {put.number: put for put in self._puts}
@@ -211,7 +213,7 @@ class Judge:
                 )
 
     def _may_be_gone(self, write: Operation) -> bool:
-        """One copy has rotted, and this write asked for no more than one."""
+        """A copy has rotted once, and this write asked for no more than one."""
         return self._is_rotten and write.w < 2
 
     def _leads_to(self, put: Operation, left: set[int], before_order: int = 1 << 62) -> bool:

@@ -161,6 +161,27 @@ class Disk:
         self._ledger.on_rot(self._node, key)
         return True
 
+    def lose_row(self, token: Token, key: bytes) -> bool:
+        """A row vanishes, and nobody is told; False if there is none."""
+        if self.store.get(token, key) is None or self._under_way is not None:
+            return False
+        batch = Batch(0)
+        batch.strays.append((token, key))
+        self.store.write(batch)
+        self._note_version(key, b"")
+        self._ledger.on_row_lost(self._node, key)
+        return True
+
+    def misplace(self, token: Token, key: bytes, elsewhere: Token) -> bool:
+        """A row moves to another token, and nobody is told; False if there is none."""
+        stored = self.store.get(token, key)
+        if stored is None or not self.lose_row(token, key):
+            return False
+        batch = Batch(0)
+        batch.records.append((elsewhere, key, stored))
+        self.store.write(batch)
+        return True
+
 
 def may_be_anew(batch: Batch, ring: Ring, node: NodeId) -> set[bytes]:
     """Keys whose copy `node` may have dropped in this batch, and been given again in it: it has

@@ -13,7 +13,7 @@ afterwards.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dynagent import limits
 from dynagent.core.entry import Record, decode_entry, unflatten
@@ -81,7 +81,8 @@ class Ledger:
         self.applied: dict[int, int] = {}  # deletes that a record tells of → when (order)
         self.known: dict[int, dict[NodeId, float]] = {}  # by operation: disks with its op-id
         self.rotten: dict[tuple[NodeId, bytes], int] = {}  # → since when (order)
-        self.ever_rotten: set[bytes] = set()
+        self.ever_rotten: set[bytes] = set()  # keys of which a copy has rotted, or was lost
+        self.lost: dict[tuple[NodeId, bytes], Clock] = {}  # rows that vanished → what they held
         self._copies: dict[tuple[NodeId, bytes], Clock] = {}  # durable, as of now
         self._debts: dict[tuple[NodeId, NodeId, bytes], Clock] = {}  # node, target, key
         self._op_ids: dict[tuple[NodeId, bytes], frozenset[int]] = {}  # likewise
@@ -200,7 +201,9 @@ class Ledger:
     def on_dropped(self, node: NodeId, key: bytes, *, owes: bool) -> None:
         """A copy is gone from a disk, on purpose: nobody must be owed it any more."""
         self._world.verdicts.check(
-            "hint_is_data", not owes, f"{node} drops {key!r}, which it still owes somebody"
+            "hint_is_data",
+            not owes or key in self.ever_rotten,  # healed from owners none of whom has any
+            f"{node} drops {key!r}, which it still owes somebody",
         )
         self._world.faults["drop"] += 1
         self.rotten.pop((node, key), None)
@@ -243,6 +246,28 @@ class Ledger:
     def on_rot(self, node: NodeId, key: bytes) -> None:
         self.rotten[node, key] = self._world.order()
         self.ever_rotten.add(key)
+
+    def on_row_lost(self, node: NodeId, key: bytes) -> None:
+        """A row has vanished from a disk, and only a scrub can find that."""
+        self.ever_rotten.add(key)
+        self.lost[node, key] = self._copies.pop((node, key), {})
+        self._op_ids.pop((node, key), None)
+
+    def check_all_is_known(self, owners: Callable[[bytes], Sequence[NodeId]]) -> None:
+        """All is quiet: what has rotted is healed, and what was lost is back, with whatever the
+        other owners hold."""
+        for node, key in self.rotten:
+            self._world.verdicts.check("rot_is_healed", False, f"{node} has not healed {key!r}")
+        for node, key in self.lost:
+            own = self._copies.get((node, key), {})
+            for other in owners(key):
+                its = self._copies.get((other, key), {})
+                self._world.verdicts.check(
+                    "lost_rows_return",
+                    covers(own, its),
+                    f"{node} has lost {key!r}, and lacks some of what {other} holds of it",
+                )
+        self._world.verdicts.evaluations["rot_is_healed"] += len(self.ever_rotten)
 
     def copies_covering(self, key: bytes, clock: Clock) -> list[NodeId]:
         """Who has made everything that `clock` claims durable."""

@@ -74,6 +74,8 @@ class Profile:
     antientropy_s: float = 0.0  # between two rounds; 0: none, a repair at the end
     jobs_s: float = 0.0  # mean time between two jobs; 0: none but those at the end
     loses: bool = False  # at the end a node loses the records of a partition
+    scrub_interval_s: float = 0.0  # of a pass; 0: only at the end
+    lost_rows: int = 0  # at the end: rows that vanish or move elsewhere, of distinct keys
 
     @property
     def longest_delay_s(self) -> float:
@@ -146,6 +148,9 @@ def draw(world: World) -> Profile:
     if repairs.random() < 0.25:
         profile.jobs_s = repairs.choice((0.5, 2.0, 5.0))
     profile.loses = repairs.random() < 0.8
+    rows = world.stream("rows profile")
+    profile.scrub_interval_s = rows.choice((0.0, 0.0, 4.0, 20.0))
+    profile.lost_rows = rows.choice((0, 0, 1, 2))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:

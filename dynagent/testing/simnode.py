@@ -20,6 +20,7 @@ from dynagent.core.detector import Detector
 from dynagent.core.entry import decode_context
 from dynagent.core.gossip import Gossiper
 from dynagent.core.messages import (
+    JOB_START,
     MODE_OVERWRITE,
     STATE_UNREADABLE,
     WANT_DIGEST,
@@ -36,6 +37,7 @@ from dynagent.core.messages import (
     LeafKeys,
     LeafKeysReply,
     List,
+    ListReply,
     Look,
     LookReply,
     Merge,
@@ -118,6 +120,7 @@ class SimNode:
         self._hint_bytes_max = profile.hint_bytes_max
         self._owner_hints_max = profile.owner_hints_max
         self._tombstone_rest_s = profile.tombstone_rest_s
+        self._scrub_interval_s = profile.scrub_interval_s
         self._probes = world.stream(f"detector {node_id}")
         self._gossip = world.stream(f"gossip {node_id}")
         self._timing = world.stream(f"timing {node_id}")
@@ -128,6 +131,7 @@ class SimNode:
             world.fault("skew", f"{node_id[:2]} by {self.wall_offset_ms} ms")
         self._pages: list[Message] = []  # answers to a listing, within its call
         self._lives = 0
+        self._scrubs = 0
         self._run = 0
         self._clean_from_run = 1
         self._was_clean = True  # a new store joins nothing, and has no marks to keep either
@@ -176,6 +180,7 @@ class SimNode:
             tree_shape=self._tree_shape,
             tombstone_rest_s=self._tombstone_rest_s,
             antientropy_interval_s=self._antientropy_s,
+            scrub_interval_s=self._scrub_interval_s,
         )
         self.check_trees(is_quiet=False)
         self._watch_debts(self.node.replica)
@@ -255,6 +260,27 @@ class SimNode:
         if self.node is not None:
             self.node.replica.forget(key)
         return self.disk.rot(token, key)
+
+    def lose_row(self, token: Token, key: bytes) -> bool:
+        """As `Disk.lose_row`: a row vanishes, and the node's trees and cache still have it."""
+        return self.disk.lose_row(token, key)
+
+    def misplace(self, token: Token, key: bytes, elsewhere: Token) -> bool:
+        """As `Disk.misplace`."""
+        return self.disk.misplace(token, key, elsewhere)
+
+    def begin_scrub(self) -> None:
+        """Somebody asks for a scrub of all that it owns; none comes by itself any more."""
+        if self.node is None or self.node.scrubber is None:
+            return
+        self.node.scrubber.interval_s = 0.0
+        self._scrubs += 1
+        self.order(JobRequest(JOB_START, f"5c{self._scrubs:014x}", "scrub", "", [], b"", False))
+
+    @property
+    def is_scrubbing(self) -> bool:
+        jobs = self.node.jobs if self.node is not None else None
+        return jobs is not None and jobs.under_way > 0
 
     # --- what the network brings -----------------------------------------------------------------
 
@@ -449,7 +475,7 @@ class SimNode:
             if isinstance(self._handling, Merge) and self._handling.hint_for:
                 self._world.faults["hint_refused"] += message.error == Overloaded.code
             self._handling = None
-        elif isinstance(message, Pong | GossipReply | FactsReply):
+        elif isinstance(message, Pong | GossipReply | FactsReply | ListReply):
             pass
         elif isinstance(message, _EXCHANGE_REPLIES) or isinstance(self._handling, _EXCHANGE):
             self._watch_exchange(link, message)

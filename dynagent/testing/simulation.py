@@ -17,10 +17,13 @@ from traceback import format_exc
 from dynagent import limits
 from dynagent.core.entry import decode_stored
 from dynagent.core.hints import ROW, decode_row
-from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE, Message
-from dynagent.core.ports import NodeId
+from dynagent.core.messages import MODE_CONTEXT, Message
+from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import Member, Ring, token_of
+from dynagent.core.salvage import FIRST, LAST
 from dynagent.core.siblings import Dot
+from dynagent.core.unknown import ROW as UNKNOWN_ROW
+from dynagent.core.unknown import decode_row as decode_unknown
 from dynagent.errors import CorruptRecord
 from dynagent.testing.checkers import Copy, Judge, merge_copies
 from dynagent.testing.clients import SimClient
@@ -43,6 +46,7 @@ PARTITIONS = 8
 HORIZON_S = 120.0  # of phase 1, should the clients not get through their work
 SETTLE_S = 8.0  # longer than any deadline, delay, slow batch or restart still under way
 HOME_S = 60.0  # until the last hint has been delivered
+HEAL_S = 90.0  # until the last copy is known again: after a pause of the healer's longest
 AUDIT_S = 20.0
 
 
@@ -108,6 +112,7 @@ class Simulation:
             ring=self.ring,
             profile=profile,
             keys=self.keys,
+            ledger=self.ledger,
         )
         self.hangs = Hangs(world=world, network=self.network, nodes=self.nodes, profile=profile)
         self.shapes = Shapes(world=world, network=self.network, nodes=self.nodes, profile=profile)
@@ -181,8 +186,14 @@ class Simulation:
         self.nemesis.heal_everything()
         world.run(until=world.now + horizon_s, unless=self._are_clients_idle)
         world.run(until=world.now + SETTLE_S)
+        world.log("=== the disks lose rows, and everything is scrubbed")
+        self.nemesis.lose_rows()
+        for node in self.nodes:
+            node.begin_scrub()
+        world.run(until=world.now + HEAL_S, unless=self._is_all_known)
         world.run(until=world.now + HOME_S, unless=self._are_hints_home)
         world.log("=== phase 2: audit")
+        self._check_all_is_known()
         self._check_hints_are_home()
         finals = {key: merge_copies(self._copies(key)) for key in self.keys}
         for key, final in finals.items():
@@ -229,15 +240,41 @@ class Simulation:
         return not any(self._owed(node) for node in self.nodes)
 
     def _owed(self, node: SimNode) -> list[object]:
-        """What a node owes to whom; what has rotted there waits to be healed."""
+        """What a node owes to whom."""
         store = node.disk.store
         dirty = decode_row(store.get_meta(ROW))[2]
         return [*dirty.items()] + [
             (target, key)
             for target in owed_targets(store)
             for _, key in store.hints(target, b"", 1_000)
-            if (node.id, key) not in self.ledger.rotten
         ]
+
+    def _is_all_known(self) -> bool:
+        """No node is scrubbing, and none has anything left to heal; and the disks know that."""
+        return not self.ledger.rotten and not any(
+            node.is_scrubbing
+            or node.node is None
+            or not node.node.replica.unknown.is_empty
+            or any(_unknown(node))
+            for node in self.nodes
+        )
+
+    def _check_all_is_known(self) -> None:
+        """Whatever was damaged has been found and healed, and nothing lies where it should not."""
+        ring = self.ring
+        self.ledger.check_all_is_known(lambda key: ring.lists[ring.partition_of(token_of(key))])
+        for node in self.nodes:
+            unknown = _unknown(node)
+            self.world.verdicts.check(
+                "rot_is_healed", not any(unknown), f"{node.id} does not know {unknown}"
+            )
+            for token, key, _ in node.disk.store.scan(FIRST, LAST):
+                is_owner = node.id in ring.lists[ring.partition_of(token)]
+                self.world.verdicts.check(
+                    "rot_is_healed",
+                    token == token_of(key) or not is_owner,
+                    f"{node.id} still has {key!r} in another place",
+                )
 
     def _check_hints_are_home(self) -> None:
         """All is well again: nothing is owed, it has arrived, and only owners hold copies."""
@@ -250,16 +287,14 @@ class Simulation:
                 is_owner = node.id in self.ring.lists[self.ring.partition_of(token)]
                 self.world.verdicts.check(
                     "hints_come_home",
-                    is_owner
-                    or (node.id, key) in self.ledger.rotten
-                    or node.disk.store.get(token, key) is None,
+                    is_owner or node.disk.store.get(token, key) is None,
                     f"{node.id} still keeps {key!r}, of which it is no owner",
                 )
 
     # --- the end ---------------------------------------------------------------------------------
 
     def _copies(self, key: bytes) -> dict[NodeId, Copy]:
-        """What the disks hold, a rotten one excepted."""
+        """What the disks hold."""
         token = token_of(key)
         copies: dict[NodeId, Copy] = {}
         for node in self.nodes:
@@ -269,29 +304,24 @@ class Simulation:
             try:
                 record = decode_stored(stored, cluster_id=self.ring.cluster_id, key=key)
             except CorruptRecord:
-                continue
+                continue  # `rot_is_healed` has said so
             copies[node.id] = (record.value.clock, frozenset(record.value.dots()))
         return copies
 
     def _audit(self, key: bytes, final: frozenset[Dot]) -> None:
         """Nothing is broken any more: strict reads and writes succeed, and leave one value."""
-        is_rotten = any(rotten == key for _, rotten in self.ledger.rotten)
-        r = N - is_rotten
-        first = self._ask(GET, key, r=r)
+        first = self._ask(GET, key, r=N)
         writers = {self.ledger.sightings[key][dot].writer for dot in final}
-        self._heals(first.is_ok, f"a get of {key!r} with R={r} does not succeed")
-        if not is_rotten:
-            self._heals(
-                set(first.values) == writers,
-                f"a get of {key!r} with R={N} has {first.values}, the disks {sorted(writers)}",
-            )
-        # An unreadable copy may hide siblings that stand in the way of a put with a context.
-        put = self._ask(PUT, key, r=r, mode=MODE_OVERWRITE if is_rotten else MODE_CONTEXT)
-        self._heals(put.is_ok, f"a put of {key!r} with W={N} does not succeed")
-        last = self._ask(GET, key, r=r)
+        self._heals(first.is_ok, f"a get of {key!r} with R={N} does not succeed")
         self._heals(
-            # A copy that was unreadable may have kept back what only it held.
-            put.number in last.values if is_rotten else last.values == (put.number,),
+            set(first.values) == writers,
+            f"a get of {key!r} with R={N} has {first.values}, the disks {sorted(writers)}",
+        )
+        put = self._ask(PUT, key, r=N)
+        self._heals(put.is_ok, f"a put of {key!r} with W={N} does not succeed")
+        last = self._ask(GET, key, r=N)
+        self._heals(
+            last.values == (put.number,),
             f"{key!r} holds {last.values} after put {put.number}, which had seen everything",
         )
 
@@ -303,6 +333,11 @@ class Simulation:
 
     def _heals(self, holds: bool, what: str) -> None:
         self.world.verdicts.check("heals", holds, what)
+
+
+def _unknown(node: SimNode) -> tuple[set[PartitionId], set[PartitionId]]:
+    """The suspect and the hollow partitions that its disk tells of."""
+    return decode_unknown(node.disk.store.get_meta(UNKNOWN_ROW))
 
 
 def make_ring(nodes: int, *, per_machine: int = 1) -> Ring:

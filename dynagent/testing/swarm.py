@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dynagent.core.messages import Message, Put
+from dynagent.core.ports import Token
 from dynagent.core.ring import Ring, token_of
+from dynagent.testing.ledger import Ledger
 from dynagent.testing.network import Network, Pair, both_ways
 from dynagent.testing.profile import Profile
 from dynagent.testing.simnode import SimNode
@@ -29,7 +31,9 @@ class Nemesis:
         ring: Ring,
         profile: Profile,
         keys: Sequence[bytes],
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._world = world
         self._network = network
         self._nodes = nodes
@@ -206,7 +210,7 @@ class Nemesis:
         key = self._dice.choice(self._keys)
         owner = self._dice.choice(self._ring.lists[self._ring.partition_of(token_of(key))])
         node = next(node for node in self._nodes if node.id == owner)
-        if key in self._rotten:
+        if key in self._rotten and not self._is_healed(key):
             return
         self._rotten.add(key)  # already now: no other copy may rot while this one waits for it
         if self._dice.random() < 0.5:
@@ -214,8 +218,31 @@ class Nemesis:
         else:
             self._damage(node, key)
 
+    def _is_healed(self, key: bytes) -> bool:
+        """No copy is rotten, nor about to be."""
+        return key not in self._rots_at_retry and not self._is_rotten(key)
+
+    def _is_rotten(self, key: bytes) -> bool:
+        return any(rotten == key for _, rotten in self._ledger.rotten)
+
+    def lose_rows(self) -> None:
+        """At the end: rows vanish, or move elsewhere, while nothing else is wrong with the key."""
+        dice = self._world.stream("lost rows")
+        keys = [key for key in self._keys if not self._is_rotten(key)]
+        for key in dice.sample(keys, min(len(keys), self._profile.lost_rows)):
+            token = token_of(key)
+            owner = dice.choice(self._ring.lists[self._ring.partition_of(token)])
+            node = next(node for node in self._nodes if node.id == owner)
+            elsewhere = Token(bytes([token[0] ^ dice.choice((0x80, 0x40, 0x01))]) + token[1:])
+            if dice.random() < 0.5:
+                kind, happened = "lost_row", node.lose_row(token, key)
+            else:
+                kind, happened = "misplaced_row", node.misplace(token, key, elsewhere)
+            if happened:
+                self._world.fault(kind, f"{node.id[:2]} {key.decode()}")
+
     def _damage(self, node: SimNode, key: bytes) -> None:
-        if self._is_over or not node.rot(token_of(key), key):
+        if self._is_over or self._is_rotten(key) or not node.rot(token_of(key), key):
             self._rotten.discard(key)
         else:
             self._world.fault("rot", f"{node.id[:2]} {key.decode()}")

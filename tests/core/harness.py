@@ -70,6 +70,7 @@ class Disk:
     markers: Markers = field(default_factory=Markers)
     meta: dict[str, bytes] = field(default_factory=dict)
     numbered: dict[int, bytes] = field(default_factory=dict)
+    strays: list[tuple[Token, bytes, bytes]] = field(default_factory=list)  # misplaced rows
 
     def get(self, token: Token, key: bytes) -> bytes | None:
         return self.rows.get(key)
@@ -81,10 +82,10 @@ class Disk:
         return list(self.numbered.items())
 
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
-        places = sorted((token_of(key), key) for key in self.rows)
-        for token, key in places:
+        rows = [(token_of(key), key, stored) for key, stored in self.rows.items()]
+        for token, key, stored in sorted(rows + self.strays):
             if first <= token <= last:
-                yield token, key, self.rows[key]
+                yield token, key, stored
 
     def hints(self, target: NodeId, after: bytes, count: int) -> list[tuple[Token, bytes]]:
         return self.markers.read(target, after, count)
@@ -101,6 +102,7 @@ class Disk:
                 self.rows[key] = stored
             else:
                 self.rows.pop(key, None)
+        self.strays = [row for row in self.strays if row[:2] not in batch.strays]
         self.markers.apply(batch.hints)
         self.meta.update(batch.meta)
         self.numbered.update(batch.sums)

@@ -208,6 +208,7 @@ class Local:
 def begin(case: Case, id_: NodeId) -> Cluster:
     """One node of the case, alone."""
     cluster = Cluster(RINGS[case.n], running=(id_,))
+    cluster.nodes[id_].healer = None  # what it does is no part of a request
     cluster.disks[id_].rows = dict(case.rows[id_])
     if id_ == A:
         for peer in case.down:

@@ -49,8 +49,11 @@ FAULTS = {
     "slow_disk": 1_800,
     # In a fifth of the seeds; each is one refused batch.
     "disk_full": 600,
-    # At most one copy of each key, see the fault budget in dynagent/testing/swarm.py.
+    # At most one copy of each key at a time, see the fault budget in dynagent/testing/swarm.py.
     "rot": 340,
+    # At the end of half of the seeds.
+    "lost_row": 150,
+    "misplaced_row": 150,
     # Wall clocks decide nothing; half of the seeds have them wrong.
     "skew": 900,
     "clock_jump": 500,
@@ -97,8 +100,9 @@ EVALUATIONS = {
     "retried_once": 17_000,
     "settling_passes": 10_600,
     "no_lost_write": 12_000,
-    # Few writes are refused by all they ask; few copies rot; few siblings are left at the end.
-    "unreadable_is_unknown": 7_500,
+    # Few writes are refused by all they ask; few copies rot, and not for long; few siblings are
+    # left at the end.
+    "unreadable_is_unknown": 3_000,
     "antichain": 1_700,
     "refused_is_nothing": 1_000,
     # A fixed number for each seed, its keys and its nodes.
@@ -106,6 +110,9 @@ EVALUATIONS = {
     "nothing_left": 3_600,
     "up_again": 5_400,
     "hints_come_home": 9_000,
+    # Once for each node and key, and for each row that was lost and its owners.
+    "rot_is_healed": 8_000,
+    "lost_rows_return": 1_000,
     # Once for each fact that a node takes or asserts, and for each that it replaces.
     "facts_are_own": 41_000,
     "facts_grow": 24_000,

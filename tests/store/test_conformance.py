@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynagent import limits
-from dynagent.core.ports import NodeId, Token
+from dynagent.core.ports import Batch, NodeId, Token
 from dynagent.errors import Refused
 from dynagent.store.markers import Hint
 from dynagent.store.protocol import Store
@@ -156,6 +156,15 @@ def test_meta_rows_are_written_with_the_records_and_replaced_by_name(store: Stor
     assert store.get_meta("tree") == b""
     assert store.get(A, b"a") == b"1"
     assert store.count() == 1
+
+
+def test_a_stray_row_is_removed_and_no_other_of_its_key(store: Store) -> None:
+    write(store, (A, b"key", b"1"), (B, b"key", b"2"))
+    batch = Batch(2)
+    batch.records.append((C, b"other", b"3"))
+    batch.strays += [(B, b"key"), (B, b"")]
+    store.write(batch)
+    assert contents(store) == [(A, b"key", b"1"), (C, b"other", b"3")]
 
 
 @pytest.mark.parametrize("key", [b"", b"\x00", b"k" * 1024, b"\xff" * 1024])

@@ -304,7 +304,9 @@ def test_a_row_that_has_lost_its_key_is_shown_and_can_be_removed(tmp_path: Path)
     assert (one, three) == ((places[0], b"key", b"x"), (places[2], b"key", b"x"))
     assert keyless[0][:8] == places[1][:8]
     assert keyless[1:] == (b"", b"")
-    write(store, (keyless[0], b"", b""), (places[0], b"", b""))
+    batch = Batch(2)
+    batch.strays += [(keyless[0], b""), (places[0], b"")]
+    store.write(batch)
     assert contents(store) == [one, three]
     store.close()
 

@@ -122,6 +122,7 @@ class LogStore:
         if self._failed:
             raise StoreFailed(f"{self._file}: an earlier write failed ({self._failed}); restart")
         rows = [(token, key, stored) for token, key, stored in batch.records]
+        rows += [(token, key, b"") for token, key in batch.strays]
         rows += [(_META_ROW, name.encode(), stored) for name, stored in batch.meta]
         rows += [(_SUMS_ROW, number.to_bytes(4, "big"), row) for number, row in batch.sums]
         for target, token, key, owed in batch.hints:
