@@ -28,10 +28,10 @@ moves less. `certify` checks every arc with its own few lines and does not need 
 plan was found. (The simple count Σ max(0, ⌊t⌋ − places held) is printed beside it: it is a lower
 bound that can often, not always, be reached: in one change of twenty it cannot.)
 
-**Spread.** Many placements are optimal. Which one is taken depends on the order in which partitions
-are served and in which each likes its nodes; both are drawn from a hash of the member list. With a
-fixed order, growing from 3 to 100 nodes one by one left a node that shared 70 % of its places with
-one partner, so that its loss would have loaded that one alone; salted it is 16 %.
+**Spread.** Many placements are optimal. Where the flow starts depends on the order in which
+partitions are served and in which each likes its nodes; both are drawn from a hash of the member
+list. From what it finds, `claim_spread` walks on to other optimal placements until no two nodes
+share many more partitions than others do: else one partner would take over all work of a dead node.
 
 Example: Q=8, N=3 and nodes a, b, c, d of capacity 1 give t = 24/4 = 6 places for each. When e
 joins, t = 4.8: each may have 4 or 5. The fewest that can move are 4, one from each of the four to
@@ -47,6 +47,7 @@ from hashlib import blake2b
 
 from dynagent.core.claim_networks import Places, Seats
 from dynagent.core.claim_rules import Rules, rules
+from dynagent.core.claim_spread import spread
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member
 from dynagent.errors import BadRequest
@@ -99,7 +100,9 @@ def plan(
     places.keep(terms.low)
     places.fill(terms.low)
     places.fill(terms.high)
-    owners = [[node for node in liked if node in places.held[p]] for p, liked in enumerate(likes)]
+    held = [list(nodes) for nodes in places.held]
+    spread(held, rules=terms, old=before, visit=visit)
+    owners = [[node for node in liked if node in held[p]] for p, liked in enumerate(likes)]
     seated = _seat(owners, n=n, nodes=len(terms.nodes), old=before, visit=visit)
     lists = tuple(tuple(terms.nodes[node] for node in seats) for seats in seated)
     moved, bound, first_moved = _movement(lists, old, terms)

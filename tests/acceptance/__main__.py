@@ -18,13 +18,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from tests.acceptance import durability, everyday, faults, quorum, repair, speed
+from tests.acceptance import durability, everyday, faults, placement, quorum, repair, speed
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] = {
     "durability": durability.run,
     "everyday": everyday.run,
     "faults": faults.run,
+    "placement": placement.run,
     "quorum": quorum.run,
     "repair": repair.run,
     "speed": speed.run,

@@ -16,19 +16,7 @@ from dynagent.core.claim import Plan, certify, plan
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member
 from dynagent.errors import BadRequest, PlanInfeasible
-
-Lists = tuple[tuple[NodeId, ...], ...]
-
-
-def member(number: int, *, capacity: int = 1, zone: str = "", host: str = "") -> Member:
-    return Member(
-        id=NodeId(f"{number:016x}"),
-        name=f"n{number}",
-        address=f"10.0.0.{number}:7411",
-        zone=zone,
-        host=host or f"host-{number}",
-        capacity=capacity,
-    )
+from tests.core.placements import Lists, changed, company, expected_company, member, random_members
 
 
 def certified(
@@ -61,17 +49,6 @@ def check_balance(made: Plan, *, n: int) -> None:
         assert share - 1 < places[node] < share + 1
         held = [seat[node] for seat in seats]
         assert max(held) - min(held) <= 1
-
-
-def random_members(dice: random.Random, numbers: Sequence[int], *, zones: int) -> list[Member]:
-    """Nodes of capacity 1 to 4; some hosts have two; a host is in the zone of its number."""
-    hosts = [number // dice.choice((1, 1, 2)) for number in numbers]
-    return [
-        member(
-            number, capacity=dice.randint(1, 4), zone=f"zone-{host % zones}", host=f"host-{host}"
-        )
-        for number, host in zip(numbers, hosts, strict=True)
-    ]
 
 
 # --- balance -------------------------------------------------------------------------------------
@@ -312,30 +289,6 @@ def test_a_plan_moves_as_little_as_an_exhaustive_search_finds() -> None:
     assert above_the_bound > 0
 
 
-def changed(dice: random.Random, members: list[Member], fresh: int) -> list[Member]:
-    """A random change: joins, leaves, a replacement, another capacity, or another zone."""
-    kind = dice.choice(("join", "join", "leave", "replace", "capacity", "zone"))
-    victim = dice.randrange(len(members))
-    others = members[:victim] + members[victim + 1 :]
-    zone, capacity = f"zone-{dice.randrange(4)}", dice.choice((0, 1, 1, 2, 5))
-    match kind:
-        case "join":
-            joiners = [
-                member(fresh + i, capacity=1 + capacity, zone=zone)
-                for i in range(dice.randint(1, 3))
-            ]
-            return members + joiners
-        case "leave":
-            return others[dice.randint(0, 1) :]
-        case "replace":
-            return [*others, replace(members[victim], id=member(fresh).id, name=f"n{fresh}")]
-        case "capacity":
-            return [*others, replace(members[victim], capacity=capacity)]
-        case _:
-            moved = members[victim].host
-            return [replace(m, zone=zone) if m.host == moved else m for m in members]
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_the_certificate_holds_after_each_of_2000_changes(seed: int) -> None:
     dice = random.Random(seed)
@@ -496,7 +449,7 @@ def test_a_plan_that_breaks_a_rule_is_rejected_by_name() -> None:
 # --- determinism and spread ----------------------------------------------------------------------
 
 _PRINT_A_PLAN = """
-from tests.core.test_claim import member
+from tests.core.placements import member
 from dynagent.core.claim import plan
 members = [member(i, capacity=1 + i % 3, zone=f"z{i % 4}", host=f"h{i % 8}") for i in range(16)]
 before = plan(members=members, partitions=64, n=3)
@@ -525,16 +478,26 @@ def test_the_order_in_which_members_are_given_does_not_matter() -> None:
     assert plan(members=members[::-1], partitions=32, n=3) == forwards
 
 
-def test_growing_one_by_one_leaves_no_node_with_one_partner_for_most_of_its_places() -> None:
+def test_after_100_single_joins_no_two_nodes_share_more_than_3_times_the_expected() -> None:
     lists: Lists = ()
-    for size in range(3, 101):
+    for size in range(3, 104):
         members = [member(number) for number in range(size)]
-        lists = plan(members=members, partitions=512, n=3, old=lists).lists
-    places = Counter(node for owners in lists for node in owners)
-    together = Counter((node, partner) for owners in lists for node in owners for partner in owners)
-    worst = max(
-        Fraction(count, places[node])
-        for (node, partner), count in together.items()
-        if node != partner
-    )
-    assert worst <= Fraction(3, 10)
+        # Where less than a third of a partition is expected, one is always allowed.
+        allowed = max(Fraction(1), 3 * expected_company(size, partitions=128))
+        lists = certified(members, partitions=128, old=lists).lists
+        assert max(company(lists).values()) <= allowed
+
+
+def test_spreading_company_moves_no_more_and_breaks_no_rule() -> None:
+    dice = random.Random(17)
+    for _ in range(20):
+        members = random_members(dice, range(40), zones=dice.randint(1, 5))
+        before = certified(members, partitions=128)
+        certified(members[dice.randint(1, 8) :], partitions=128, old=before.lists)
+
+
+def test_company_is_spread_among_nodes_that_stay_when_many_leave() -> None:
+    before = certified([member(number) for number in range(60)], partitions=1024)
+    stay = [member(number) for number in range(20, 60)]
+    after = certified(stay, partitions=1024, old=before.lists)
+    assert max(company(after.lists).values()) <= 3 * expected_company(40, partitions=1024)
