@@ -48,6 +48,7 @@ BUDGET_MS_MAX = 600_000  # ten minutes: a longer deadline is a job, not a reques
 LISTING_ROWS_MAX = 200
 LISTING_LOOK_ROWS_MAX = 500  # below the 512 that the engines read at once
 LISTING_LOOK_BYTES_MAX = 512 * KIB  # of records looked at; the last one may go beyond
+EXPORT_PAGE_BYTES = 512 * KIB  # of records: as many as a listing looks at
 LISTING_PAGE_BYTES_MAX = 48 * KIB  # of rows, so that most pages fit a control frame
 
 # --- hints ---------------------------------------------------------------------------------------

@@ -38,10 +38,12 @@ trees                  partitions (that this node owns), leaves (of each tree), 
 unknown                copies that this node does not know any more (core.unknown): waiting (to be
                        healed), met and healed since the start, suspect and hollow (partitions),
                        keys (the first of them), under_way, failures (attempts), provable (False:
-                       W=1, so no other owner can prove what was lost)
+                       W=1, so no other owner can prove what was lost); and of dots that had two
+                       values: clashes, clashed (the last keys)
+disk_full              whether changes are refused for that
 scrub                  of core.scrub: interval_s, done and of (partitions of this pass), under_way,
                        damaged (partitions of which ranges cannot be read); and since the start:
-                       partitions, records, unreadable, lost, phantom, misplaced, ranges
+                       partitions, keys, unreadable, lost, phantom, misplaced, ranges
 about                  name, address, zone, host, capacity: what bootstrap asks
 counters               name → count since start; names of messages and of errors
 
@@ -129,6 +131,7 @@ def status_fields(node: Node) -> dict[str, Any]:
         "jobs": node.jobs.under_way if node.jobs is not None else 0,
         "siblings": node.replica.crowd.document(),
         "tombstones": node.purger.document() if node.purger is not None else {},
+        "disk_full": node.replica.is_full(coordinator.now) if coordinator is not None else False,
         "unknown": node.healer.document() if node.healer is not None else {},
         "scrub": node.scrubber.document() if node.scrubber is not None else {},
         "repaired": coordinator.repaired if coordinator is not None else 0,

@@ -30,23 +30,31 @@ _NUMBER_BYTES = 9  # the longest integer in CBOR
 def list_page(reader: Reader, ring: Ring, node_id: NodeId, request: List) -> ListReply:
     """The next page. Raises `BadRequest` if this node is no owner of that partition or the place
     is none of it, `Unhealthy` if the store cannot be read there."""
-    first, last = _range(ring, request.partition)
-    if node_id not in ring.lists[request.partition]:
-        raise BadRequest(
-            f"partition {request.partition} is not of this agent under epoch {ring.epoch}; "
-            f"see: dynctl ring show"
-        )
-    after = request.after
-    if after:
-        if not TOKEN_BYTES < len(after) <= PLACE_BYTES_MAX:
-            raise BadRequest("not a place: a token of 16 bytes and a key")
-        if not first <= after[:TOKEN_BYTES] <= last:
-            raise BadRequest(f"that place is not in partition {request.partition}")
-        first = Token(after[:TOKEN_BYTES])
+    first, last = partition_start(ring, node_id, request.partition, request.after)
     try:
         return _gather(reader, ring.cluster_id, first, last, request)
     except CorruptRecord as exc:
         raise Unhealthy(f"the store of this agent cannot be read there: {exc.message}") from exc
+
+
+def partition_start(
+    ring: Ring, node_id: NodeId, partition: int, after: bytes
+) -> tuple[Token, Token]:
+    """Where a page begins, and the partition ends. Raises `BadRequest` if this node is no owner of
+    it or the place is none of it."""
+    first, last = _range(ring, partition)
+    if node_id not in ring.lists[partition]:
+        raise BadRequest(
+            f"partition {partition} is not of this agent under epoch {ring.epoch}; "
+            f"see: dynctl ring show"
+        )
+    if after:
+        if not TOKEN_BYTES < len(after) <= PLACE_BYTES_MAX:
+            raise BadRequest("not a place: a token of 16 bytes and a key")
+        if not first <= after[:TOKEN_BYTES] <= last:
+            raise BadRequest(f"that place is not in partition {partition}")
+        first = Token(after[:TOKEN_BYTES])
+    return first, last
 
 
 def _gather(

@@ -534,6 +534,28 @@ class JobsReply(Message, code=59):
     document: Blob
 
 
+# --- export --------------------------------------------------------------------------------------
+
+
+class Export(Message, code=60):
+    """Which records do you hold in a partition? Like List, but with all that is in them. Answered
+    by ExportReply or an Error."""
+
+    partition: Small
+    after: Blob = b""  # go on behind this place (see List); empty: at the first key
+
+
+class ExportReply(Message, code=61):
+    """A page of committed records, tombstones too, every one up to `position`.
+
+    It is bounded by the bytes that were looked at; a single record may be larger.
+    """
+
+    entries: Entries  # sorted by place; without op-ids
+    position: Blob  # the place up to which was looked; empty: the partition ends here
+    unreadable: Keys = []  # noqa: RUF012 - never changed; copies that are unreadable or unknown
+
+
 # --- the end of deletes (core.tombstones) --------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ from dynagent.core.counterpart import Counterpart
 from dynagent.core.delivery import Delivery
 from dynagent.core.detector import Detector
 from dynagent.core.explain import inspect_copy
+from dynagent.core.exports import export_page
 from dynagent.core.get import GetOperation
 from dynagent.core.gossip import Gossiper
 from dynagent.core.heal import Healer
@@ -42,6 +43,7 @@ from dynagent.core.messages import (
     BarrierRequest,
     Compare,
     Error,
+    Export,
     Facts,
     Get,
     Gossip,
@@ -170,6 +172,7 @@ class Node:
             Get: self._on_data,
             Put: self._on_data,
             List: self._on_list,
+            Export: self._on_export,
             Inspect: self._on_inspect,
             Merge: self._copies.on_merge,
             Read: self._copies.on_read,
@@ -477,6 +480,13 @@ class Node:
         for key, clock, _dots in page.rows:
             if not clock and isinstance(key, bytes):
                 self.replica.read(key, token_of(key))  # notes that it is to be healed
+        self._effects.answer(link, request_id, page)
+
+    def _on_export(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, Export)
+        page = export_page(self.replica, self._accepting().ring, self.node_id, message)
         self._effects.answer(link, request_id, page)
 
     def _on_inspect(

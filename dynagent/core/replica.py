@@ -200,7 +200,7 @@ class Replica:
             gone = _superseded(value, old.value, incoming.value)
             op_ids = _newest_op_ids(old.op_ids, incoming.op_ids, gone)
             if clashes := old.value.clashes(incoming.value):
-                self._effects.note("record.clash", key=key, dots=clashes)
+                self._on_clash(key, clashes)
         if op_ids == old.op_ids and value == old.value:
             return self.batch_of(key)
         since = self.barriers.since(token) if self.barriers.has_moved else 0
@@ -381,7 +381,7 @@ class Replica:
         """
         old = self.newest(key, token)
         if clashes := old.value.clashes(others.value):
-            self._effects.note("record.clash", key=key, dots=clashes)
+            self._on_clash(key, clashes)
         value = old.value.merge(others.value)
         if not value.clock:
             return self._keep(key, token, old, ABSENT)
@@ -430,6 +430,10 @@ class Replica:
         """All copies of that partition have been looked at."""
         self.unknown.on_scanned(self._open, partition)
 
+    def _on_clash(self, key: bytes, dots: int) -> None:
+        self.unknown.meet_clash(key, dots)
+        self._effects.note("record.clash", key=key, dots=dots)
+
     def _mint(self, old: Record, context: Clock) -> Dot:
         actor, counter, run = old.mark
         seen = max(old.value.clock.get(actor, 0), context.get(actor, 0))
@@ -468,6 +472,10 @@ class Replica:
             or self._open_bytes >= limits.BATCH_BYTES_MAX
         ):
             raise Overloaded("the agent's open batch is full; try again later")
+
+    def is_full(self, now: float) -> bool:
+        """Changes are refused, because the disk has no room."""
+        return now < self._full_until
 
     @property
     def gathered(self) -> tuple[int, int]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 ROW = "scrub"  # the named row: [how many partitions this pass has done]
-FIGURES = ("records", "unreadable", "lost", "phantom", "misplaced", "ranges")
+FIGURES = ("keys", "unreadable", "lost", "phantom", "misplaced", "ranges")
 
 
 class Scrubber:
@@ -157,7 +157,7 @@ class Scrubber:
                     self._coordinator.effects.note("record.misplaced", key=key, token=where)
                     replica.remove_row(token, key)
                 elif replica.verify(key, token, stored):
-                    self._found["records"] += 1
+                    self._found["keys"] += 1
                 else:
                     self._found["unreadable"] += 1
         except CorruptRecord as exc:
@@ -211,7 +211,7 @@ class Scrubber:
             return {}
         wanted = set(scope.partitions)
         mine = [at for at in self._forest.partitions if not wanted or at in wanted]
-        return {str(own): mine} if mine else {}
+        return {"": mine} if mine else {}
 
     def start(self, now: float, job: Job) -> None:
         self._jobs.append(job)

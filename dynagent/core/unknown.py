@@ -18,7 +18,7 @@ a row for each key.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 
 from dynagent import limits
@@ -45,6 +45,8 @@ class Unknown:
         self.suspect: set[PartitionId] = set()
         self.met = 0  # copies since the start
         self.healed = 0  # likewise
+        self.clashes = 0  # dots that had two values, likewise
+        self.clashed: deque[bytes] = deque(maxlen=limits.HEAL_KEYS_TOLD)  # the last such keys
         self._counts: Counter[PartitionId] = Counter()  # of `keys`
         self._reader = reader
         self._shift = 0
@@ -84,6 +86,12 @@ class Unknown:
             self.suspect.add(partition)
             self._changed_in = batch.number
         return True
+
+    def meet_clash(self, key: bytes, dots: int) -> None:
+        """So many dots had two values: a cloned store, or a bug (design §5). Both are kept."""
+        self.clashes += dots
+        if key not in self.clashed:
+            self.clashed.append(key)
 
     def meet_hollow(self, batch: Batch, partitions: Iterable[PartitionId]) -> None:
         """Records of these partitions may be missing."""
@@ -165,6 +173,8 @@ class Unknown:
             "healed": self.healed,
             "suspect": len(self.suspect),
             "hollow": len(self.hollow),
+            "clashes": self.clashes,
+            "clashed": list(self.clashed),
             "keys": list(self.keys)[: limits.HEAL_KEYS_TOLD],
         }
 

@@ -12,6 +12,7 @@ from operator import attrgetter
 from dynagent import limits
 from dynagent.core.messages import (
     Compare,
+    ExportReply,
     Facts,
     GetReply,
     Gossip,
@@ -172,6 +173,7 @@ _LARGE: dict[type[Message], int] = {
     ListReply: _DATA,  # one row may be that large: a clock has no bound of its own
     InspectReply: _DATA,
     LookReply: _DATA,
+    ExportReply: _DATA,
     JobsReply: limits.RING_BYTES_MAX,  # each job tells of each member
     RingReply: limits.RING_BYTES_MAX + limits.KIB,
     Install: limits.RING_BYTES_MAX + limits.KIB,

@@ -7,11 +7,13 @@ import msgspec
 from dynctl.views.base import Document
 from dynctl.views.bench import BenchDocument
 from dynctl.views.demo import DemoDocument
+from dynctl.views.doctor import DoctorDocument
 from dynctl.views.hints import HintsDocument
 from dynctl.views.jobs import JobDocument, JobsDocument, RecheckDocument
 from dynctl.views.keys import ExplainDocument, KeysDocument
 from dynctl.views.nodes import HealthDocument, NodesDocument
 from dynctl.views.ring import BootstrapDocument, RingDocument, RingStatusDocument
+from dynctl.views.scrub import ScrubDocument
 from dynctl.views.siblings import GetRecord, PutRecord, SiblingsDocument
 from dynctl.views.stats import StatsDocument
 
@@ -32,10 +34,12 @@ DOCUMENTS: dict[str, type[Document]] = {
     "repair": JobDocument,
     "verify": JobDocument,
     "recheck": RecheckDocument,
+    "scrub": ScrubDocument,
     "jobs ls": JobsDocument,
     "jobs status": JobDocument,
     "jobs wait": JobDocument,
     "health": HealthDocument,
+    "doctor": DoctorDocument,
     "stats": StatsDocument,
     "bench": BenchDocument,
     "demo": DemoDocument,

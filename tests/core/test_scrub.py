@@ -60,7 +60,7 @@ def test_a_scrub_of_good_records_finds_nothing() -> None:
     pass_time(c, 3)
     assert events(c) == ["job.ended"]
     assert scrubber(c).counts["partitions"] == 8
-    assert scrubber(c).counts["records"] == len(KEYS)
+    assert scrubber(c).counts["keys"] == len(KEYS)
 
 
 def test_rot_that_nobody_reads_is_found_named_and_healed() -> None:

@@ -1,0 +1,148 @@
+"""What is wrong with a cluster, and the command that puts it right: `doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from dynctl.observe import Observation, Seen, by_name
+from dynctl.views.base import Document
+from dynctl.views.hints import hint_rows
+from dynctl.views.nodes import health_document, quorum_words
+
+ACT, WAIT = "act", "wait"
+_UNVERIFIED_S_MIN = 3_600.0  # younger than that is no finding, whatever the interval
+_KEYS_NAMED = 3
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is not as it should be."""
+
+    severity: Annotated[
+        str, Meta(description="act: somebody must; wait: it gets well by itself, or with another")
+    ]
+    finding: Annotated[
+        str,
+        Meta(
+            description="agent_down, quorum_lost, disk_full, unreadable, unprovable, hollow, "
+            "store_damaged, clash, hints, hints_paused, dirty, unverified, trees_unknown or "
+            "purge_blocked"
+        ),
+    ]
+    node: Annotated[str, Meta(description="whose; empty: of the cluster")]
+    what: str
+    remedy: Annotated[str, Meta(description="the command, or what to wait for")]
+
+
+class DoctorDocument(Document, frozen=True, kw_only=True):
+    """`doctor`."""
+
+    ROWS: ClassVar[str] = "findings"
+
+    findings: list[Finding]
+
+
+def doctor_document(seen: Observation) -> DoctorDocument:
+    """All findings, those that need action first."""
+    found = [*_of_cluster(seen)]
+    for one in by_name(seen):
+        found += _of_node(one)
+    return DoctorDocument(findings=sorted(found, key=lambda row: row.severity != ACT))
+
+
+def _of_cluster(seen: Observation) -> Iterator[Finding]:
+    health = health_document(seen)
+    if health.strict_fails:
+        yield _act("quorum_lost", "", quorum_words(health), "start the agents that are down")
+    down = {one.member.name for one in seen.members if one.status is None}
+    for row in hint_rows(seen):
+        if row.state == "paused":
+            what = f"{row.hints:,} hints for {row.target} are paused"
+            yield _act("hints_paused", row.node, what, f"dynctl hints resume {row.target}")
+        elif row.hints:
+            when = f"start {row.target}" if row.target in down else "nothing: they are delivered"
+            yield _wait("hints", row.node, f"{row.hints:,} hints for {row.target}", when)
+        if row.dirty:
+            what = f"{row.dirty:,} partitions are dirty for {row.target}"
+            when = f"start {row.target}" if row.target in down else "nothing: they are handed over"
+            yield _wait("dirty", row.node, what, when)
+
+
+def _of_node(one: Seen) -> Iterator[Finding]:
+    name = one.member.name
+    if one.problem:
+        remedy = "start it: dynagent run with its own --data-dir; its log says why it stopped"
+        if one.status is not None:
+            remedy = "dynctl health"
+        yield _act("agent_down", name, one.problem, remedy)
+    if one.status is None:
+        return
+    status = one.status
+    if status.get("disk_full"):
+        yield _act("disk_full", name, "its disk is full", "free some space; it goes on by itself")
+    yield from _of_copies(name, status)
+    yield from _of_comparing(name, status)
+
+
+def _of_copies(name: str, status: dict[str, Any]) -> Iterator[Finding]:
+    unknown: dict[str, Any] = status.get("unknown", {})
+    if waiting := unknown.get("waiting", 0):
+        keys = [key.decode(errors="backslashreplace") for key in unknown["keys"][:_KEYS_NAMED]]
+        more = ", …" if waiting > len(keys) else ""
+        what = f"{waiting:,} copies are unreadable or unknown: {', '.join(keys)}{more}"
+        if unknown.get("provable", True):
+            yield _wait("unreadable", name, what, "nothing: they are healed from the other owners")
+        else:
+            yield _act(
+                "unprovable",
+                name,
+                f"{what}; with W=1 no other owner can prove what was lost",
+                "stop it, declare the copies lost, start it: "
+                "dynagent store damage DIR miss --key KEY --yes",
+            )
+    if damaged := status.get("scrub", {}).get("damaged"):
+        yield _act(
+            "store_damaged",
+            name,
+            f"ranges of partitions {', '.join(map(str, damaged))} cannot be read from its disk",
+            f"stop {name}; dynagent store rebuild DIR --yes; start it",
+        )
+    if hollow := unknown.get("hollow", 0):
+        what = f"records of {hollow:,} partitions are missing"
+        yield _wait("hollow", name, what, "nothing: they come back from the other owners")
+    if clashes := unknown.get("clashes", 0):
+        keys = [key.decode(errors="backslashreplace") for key in unknown["clashed"][:_KEYS_NAMED]]
+        yield _act(
+            "clash",
+            name,
+            f"{clashes:,} dots had two values (a cloned store?); both were kept: {', '.join(keys)}",
+            f"stop the clone; then dynctl resolve {keys[0] if keys else 'KEY'}",
+        )
+
+
+def _of_comparing(name: str, status: dict[str, Any]) -> Iterator[Finding]:
+    antientropy = status.get("antientropy", {})
+    interval_s = antientropy.get("interval_s", 0)
+    oldest_s = antientropy.get("oldest_unverified_s", 0.0)
+    if oldest_s > max(_UNVERIFIED_S_MIN, 4 * interval_s):
+        what = f"a partition was last compared with another owner {oldest_s:,.0f} s ago"
+        yield _act("unverified", name, what, f"dynctl repair {name}")
+    if leaves := status.get("trees", {}).get("unknown", 0):
+        what = f"{leaves:,} leaves of its trees are unknown"
+        yield _wait("trees_unknown", name, what, "nothing: they are rebuilt")
+    blocked: dict[str, dict[str, int]] = status.get("tombstones", {}).get("blocked", {})
+    for node, reasons in sorted(blocked.items()):
+        told = ", ".join(f"{reason} ({count:,})" for reason, count in sorted(reasons.items()))
+        what = f"{node} holds back the purging of tombstones: {told}"
+        yield _wait("purge_blocked", name, what, f"start {node}, if it is down")
+
+
+def _act(finding: str, node: str, what: str, remedy: str) -> Finding:
+    return Finding(severity=ACT, finding=finding, node=node, what=what, remedy=remedy)
+
+
+def _wait(finding: str, node: str, what: str, remedy: str) -> Finding:
+    return Finding(severity=WAIT, finding=finding, node=node, what=what, remedy=remedy)
