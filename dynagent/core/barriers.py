@@ -2,8 +2,8 @@
 
     barrier   where this node stands: it grows by one, when all that may hold content of the
               partition stand just before (`core.tombstones` tells why)
-    least     what was read under less is refused; an owner raises it when it drops a tombstone, a
-              stand-in when it moves
+    least     what was read under less is refused; a stand-in raises it when it moves, an owner when
+              all have moved
 
 Both are written in the batch that changes them. Until that batch is durable there are two views:
 
@@ -23,7 +23,7 @@ from dynagent.core.listing import partition_range
 from dynagent.core.ports import Batch, PartitionId, Reader, Token
 from dynagent.core.ring import Ring
 from dynagent.core.tombstones import (
-    least_after_drop,
+    least_after_close,
     least_after_move,
     must_refuse,
     since_after,
@@ -104,6 +104,10 @@ class Barriers:
         """Where this node stands, for good: durably."""
         return self._committed[partition]
 
+    def closed(self, partition: PartitionId) -> int:
+        """What was read before that barrier is refused, durably."""
+        return self._durable.get(partition, (0, 0))[1]
+
     def newest(self, partition: PartitionId) -> int:
         """The same, moves on their way to the disk included."""
         return self._barriers[partition]
@@ -115,9 +119,9 @@ class Barriers:
         least = least_after_move(self._leasts[partition], to, owns=partition in self._owned)
         self._note(batch, partition, (to, least))
 
-    def on_drop(self, batch: Batch, partition: PartitionId, barrier: int) -> None:
-        """A tombstone that has been purged under that barrier goes in this batch."""
-        least = least_after_drop(self._leasts[partition], barrier)
+    def close(self, batch: Batch, partition: PartitionId, barrier: int) -> None:
+        """All that may hold copies stand at that barrier."""
+        least = least_after_close(self._leasts[partition], barrier)
         if least != self._leasts[partition]:
             self._note(batch, partition, (self._barriers[partition], least))
 

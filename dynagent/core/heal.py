@@ -46,7 +46,7 @@ from dynagent.core.messages import (
 from dynagent.core.ports import LinkId, NodeId, PartitionId, Token
 from dynagent.core.ring import token_of
 from dynagent.core.siblings import EMPTY
-from dynagent.errors import Overloaded, ProtocolError
+from dynagent.errors import Overloaded, ProtocolError, StaleBarrier
 
 _NO_LINK = LinkId(-1)
 
@@ -128,7 +128,9 @@ class Healer:
         replica = self.coordinator.replica
         try:
             replica.check_room(now)
-        except Overloaded:
+            if operation.found:
+                replica.barriers.check(operation.token, operation.barrier)
+        except (Overloaded, StaleBarrier):
             self.on_failure(now, operation)
             return
         size = sum(len(record.content) for record in operation.found)
@@ -209,7 +211,7 @@ class Healer:
 class HealOperation(Operation):
     """The other owners' copies of one key; it stands in the table so that answers find it."""
 
-    __slots__ = ("counted", "found", "healer", "key", "needed", "token", "waiting")
+    __slots__ = ("barrier", "counted", "found", "healer", "key", "needed", "token", "waiting")
 
     def __init__(
         self,
@@ -229,6 +231,7 @@ class HealOperation(Operation):
         self.waiting = set(asked)
         self.counted: list[NodeId] = []
         self.found: list[Record] = []  # what those hold who hold anything
+        self.barrier = 1 << 62  # the least under which any of it was read
 
     def ask_all(self, now: float) -> None:
         coordinator = self.coordinator
@@ -254,6 +257,7 @@ class HealOperation(Operation):
                 self.on_failure(now, source)
                 return
             self.found.append(record)
+            self.barrier = min(self.barrier, message.barrier)
         self.waiting.discard(source)
         self.counted.append(source)
         if len(self.counted) == self.needed:

@@ -578,13 +578,15 @@ class BarrierReply(Message, code=71):
 
 class BarrierMove(Message, code=72):
     """All that may hold copies of these partitions stand just before the barrier given for each, or
-    have moved: move to it, if you may. Answered by MergeAck once that is on the disk (ask where you
-    stand to know whether), or as BarrierRequest; also Overloaded and DiskFull."""
+    have moved: move to it, if you may. Or, if `closes`, they all stand there: refuse what was read
+    under less. Answered by MergeAck once that is on the disk (ask where you stand to know whether
+    you have moved), or as BarrierRequest; also Overloaded and DiskFull."""
 
     stamp_change: Uint
     stamp_phase: Small
     partitions: Uints  # 256 at most
     barriers: Uints  # one for each
+    closes: Flag = False
 
 
 class TombstoneQuery(Message, code=73):
@@ -596,16 +598,15 @@ class TombstoneQuery(Message, code=73):
 
 
 class TombstoneReply(Message, code=74):
-    """A byte for each: 0 no; 1 yes, on the disk, and since before the move to that barrier; 2 yes,
-    but only since later."""
+    """A byte for each: 0 no; 1 yes, on the disk, since before the move to that barrier, and what
+    was read before it is refused; 2 yes, but not that long."""
 
     states: Blob
 
 
 class Purge(Message, code=75):
-    """All owners have answered 1 for these, and all that may hold copies stand at that barrier:
-    drop each that is unchanged, and refuse from now on what was read under less. Answered by
-    MergeAck once that is on the disk, or as BarrierMove."""
+    """All owners have answered 1 for these: drop each that is unchanged. Answered by MergeAck once
+    that is on the disk, or as BarrierMove."""
 
     stamp_change: Uint
     stamp_phase: Small

@@ -10,6 +10,7 @@ A *round* takes all of this node's partitions that have tombstones and are due, 
       ├────▶ one does not answer, or keeps a copy for another: blocked, and said by whom
       ├────▶ not all stand at the same barrier: move the rest
       ├────▶ all have stood at b for less than `rest_s`: later
+    close    the owners refuse what was read before b
     purge    page by page: our tombstones that are settled at b; the other owners say which of them
       │      they hold likewise; those that all hold are dropped, everywhere
       ├────▶ one has another version: blocked; repair makes them equal
@@ -20,8 +21,8 @@ The rest is for clients: as long as a tombstone stays, a retry finds its op-id b
 part of the rules, and nothing that is deleted depends on it, or on any other time.
 
 Costs: nothing while there are no tombstones. A round of any number of partitions is one message to
-each member and its answer, two more for a move; a page of 256 tombstones is four to each owner. All
-of it is granted by the background budget (design §8).
+each member and its answer, and as much for a move, and to close; a page of 256 tombstones is four
+to each owner. All of it is granted by the background budget (design §8).
 
 Example, N=3, five nodes, 10,000 keys deleted: a, the first owner of a third of the partitions, asks
 the others where they stand: at 0. It moves the owners and then the stand-ins to 1; after the rest
@@ -49,7 +50,7 @@ from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.purge_answers import DIFFERS, HELD, HELD_LATER, PurgeAnswers, Row
 from dynagent.core.purge_questions import Answers, Question, Questions
 from dynagent.core.ring import Ring, token_of
-from dynagent.core.tombstones import held_by, is_tombstone, may_purge, next_barrier
+from dynagent.core.tombstones import held_by, is_tombstone, may_close, may_purge, next_barrier
 from dynagent.errors import CorruptRecord
 
 AWAY, HOLDS, OTHER = "away", "holds", "differs"  # why a partition is blocked
@@ -114,7 +115,7 @@ class Purger:
         self._answers = answers
         self._replica = coordinator.replica
         self._tombstones = coordinator.replica.tombstones
-        self._rest_s = rest_s
+        self.rest_s = rest_s
         self._pause_s = min(limits.PURGE_PAUSE_S, max(rest_s, limits.PURGE_PAUSE_S / 20))
         self._is_draining = is_draining
         self._places: dict[PartitionId, _Place] = {}
@@ -129,7 +130,7 @@ class Purger:
         """When `on_tick` is due; inf if there are no tombstones, or answers are waited for."""
         if self._script is not None:
             return self._questions.due
-        return self._due if self._tombstones.counts and self._rest_s else inf
+        return self._due if self._tombstones.counts and self.rest_s else inf
 
     def on_tick(self, now: float) -> None:
         if self._script is not None:
@@ -197,7 +198,8 @@ class Purger:
         purges: dict[PartitionId, int] = {}
         for partition in partitions:
             self._judge(partition, look, moves, purges)
-        later = yield from self._purge(purges, look)
+        yield from self._order(purges, {at: self._ring.lists[at] for at in purges}, closes=True)
+        later = yield from self._purge(purges)
         for partition in later:
             if holding := look.holding[partition]:
                 self._block(partition, HOLDS, holding)
@@ -239,36 +241,50 @@ class Purger:
         if holding and (to == 1 or not is_level):
             self._block(partition, HOLDS, holding)
         if is_level and to > 1:
-            if now < place.at_since + self._rest_s:
-                place.due = place.at_since + self._rest_s
-            else:
+            if now < place.at_since + self.rest_s:
+                place.due = place.at_since + self.rest_s
+            elif may_close(standings, to - 1):
                 purges[partition] = to - 1
         elif not is_level or not holding:
             moves[partition] = to
 
     def _move(self, moves: dict[PartitionId, int], look: _Look) -> Script:
         """Owners first; the others only where all owners have moved."""
-        for is_owner in (True, False):
-            asked: dict[NodeId, list[PartitionId]] = {}
-            for partition in sorted(moves):
-                for node in look.members[partition]:
-                    if (node in self._ring.lists[partition]) == is_owner:
-                        asked.setdefault(node, []).append(partition)
-            answers = yield [
-                (node, BarrierMove(*self._stamp, [*about], [moves[at] for at in about]))
-                for node, about in sorted(asked.items())
-            ]
-            for node, about in asked.items():
-                if not isinstance(answers.get(node), MergeAck):
-                    for partition in about:
-                        self._block(partition, AWAY, [node])
-                        moves.pop(partition, None)
+        owners = {at: self._ring.lists[at] for at in moves}
+        rest = {
+            at: tuple(node for node in look.members[at] if node not in owners[at]) for at in moves
+        }
+        yield from self._order(moves, owners, closes=False)
+        yield from self._order(moves, rest, closes=False)
         for partition in moves:
             self.counts["moves"] += 1
             if partition not in self.blocked:
                 self._places[partition].due = self._coordinator.now
 
-    def _purge(self, purges: dict[PartitionId, int], look: _Look) -> Later:
+    def _order(
+        self,
+        barriers: dict[PartitionId, int],
+        nodes: dict[PartitionId, tuple[NodeId, ...]],
+        *,
+        closes: bool,
+    ) -> Script:
+        """Orders these nodes to move, or to close what is before; whatever one of them has not
+        done leaves `barriers`."""
+        asked: dict[NodeId, list[PartitionId]] = {}
+        for partition in sorted(barriers):
+            for node in nodes[partition]:
+                asked.setdefault(node, []).append(partition)
+        answers = yield [
+            (node, BarrierMove(*self._stamp, [*about], [barriers[at] for at in about], closes))
+            for node, about in sorted(asked.items())
+        ]
+        for node, about in asked.items():
+            if not isinstance(answers.get(node), MergeAck):
+                for partition in about:
+                    self._block(partition, AWAY, [node])
+                    barriers.pop(partition, None)
+
+    def _purge(self, purges: dict[PartitionId, int]) -> Later:
         """Ends what all owners hold; returns where some are younger than the barrier."""
         later: set[PartitionId] = set()
         blamed: dict[PartitionId, tuple[str, NodeId]] = {}
@@ -278,8 +294,7 @@ class Purger:
             agreed: list[Row] = []
             for row in page:
                 partition, says = self._partition_of(row), states[row]
-                standings = look.standings[partition].values()
-                if may_purge(standings, [state == HELD for _, state in says], row[2]):
+                if may_purge([state == HELD for _, state in says]):
                     agreed.append(row)
                 for node, state in says:
                     if state == HELD_LATER:

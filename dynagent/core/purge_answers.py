@@ -1,9 +1,9 @@
 """What the driver of a purge (`core.purge`) asks of the others, and of its own node.
 
 Nothing is remembered between two of these messages, and each may come late, or again: a move says
-that all that may hold copies stand before that barrier, a purge that all owners hold the tombstone
-settled. Both stay true for good, for barriers only grow and an owner's copy says itself whether it
-has changed. An answer that tells of the disk waits for it.
+that all that may hold copies stand before that barrier, a closing that they stand there, a purge
+that all owners hold the tombstone settled. These stay true for good, for barriers only grow and an
+owner's copy says itself whether it has changed. An answer that tells of the disk waits for it.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class PurgeAnswers:
         if len(message.barriers) != len(partitions):
             raise BadRequest("a BarrierMove whose partitions and barriers differ in number")
         self._replica.check_room(now)
-        self._acknowledge(
-            link, request_id, self.move(zip(partitions, message.barriers, strict=True))
-        )
+        orders = zip(partitions, message.barriers, strict=True)
+        batch = self.close(orders) if message.closes else self.move(orders)
+        self._acknowledge(link, request_id, batch)
 
     def on_tombstone_query(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
@@ -106,24 +106,30 @@ class PurgeAnswers:
                 )
         return barriers.newest_batch
 
+    def close(self, closings: Iterable[tuple[PartitionId, int]]) -> int:
+        """Refuses what is older, where this node has moved; returns the batch, as `move`."""
+        for partition, barrier in closings:
+            if self._replica.barriers.newest(partition) >= barrier:
+                self._replica.close(partition, barrier)
+        return self._replica.barriers.newest_batch
+
     def state_of(self, row: Row) -> int:
         key, digest, barrier = row
         token, replica = token_of(key), self._replica
         record = replica.newest(key, token)
         if not is_tombstone(record) or record.digest != digest:
             return DIFFERS
-        has_moved = replica.barriers.standing(replica.barriers.partition_of(token)) >= barrier
+        is_closed = replica.barriers.closed(replica.barriers.partition_of(token)) >= barrier
         is_durable = replica.batch_of(key) == DURABLE
-        return (
-            HELD if has_moved and is_durable and replica.is_settled(record, barrier) else HELD_LATER
-        )
+        is_held = is_closed and is_durable and replica.is_settled(record, barrier)
+        return HELD if is_held else HELD_LATER
 
     def purge(self, rows: Iterable[Row]) -> int:
         """Drops those that are as they were; returns the batch that makes it durable."""
         wait_for, replica = DURABLE, self._replica
         for key, digest, barrier in rows:
             token = token_of(key)
-            if replica.barriers.newest(replica.barriers.partition_of(token)) >= barrier:
+            if replica.barriers.closed(replica.barriers.partition_of(token)) >= barrier:
                 wait_for = max(wait_for, replica.purge(key, token, digest, barrier))
         return wait_for
 

@@ -99,15 +99,15 @@ class Questions:
                 except DynagentError:
                     answer = None
                 else:
-                    batch = (
-                        own.purge(_rows(message))
-                        if isinstance(message, Purge)
-                        else own.move(
-                            zip(map(PartitionId, message.partitions), message.barriers, strict=True)
-                        )
-                    )
+                    batch = self._obey(message)
         if not replica.when_durable(batch, (None, one.number)):
             self._settle(one, answer)
+
+    def _obey(self, message: BarrierMove | Purge) -> int:
+        if isinstance(message, Purge):
+            return self._own.purge(_rows(message))
+        orders = zip(map(PartitionId, message.partitions), message.barriers, strict=True)
+        return self._own.close(orders) if message.closes else self._own.move(orders)
 
     def _settle(self, one: _Asked, answer: Message | None) -> None:
         self._waiting.discard(one)

@@ -332,12 +332,10 @@ class Replica:
         self._keep(key, token, self.newest(key, token), ABSENT)
 
     def purge(self, key: bytes, token: Token, digest: bytes, barrier: int) -> int:
-        """Drops a tombstone that all owners hold, and refuses from now on what was read before
-        `barrier`; nothing is changed if it is not the one that was asked about. Returns the batch
-        that makes durable what is here now."""
+        """Drops a tombstone that all owners hold; a copy that is not the one that was asked about
+        stays. Returns the batch that makes durable what is here now."""
         old = self.newest(key, token)
         if old.digest == digest and self.is_settled(old, barrier):
-            self.barriers.on_drop(self._open, self.barriers.partition_of(token), barrier)
             self.tombstones.purged += 1
             return self._keep(key, token, old, ABSENT)
         return self.batch_of(key)
@@ -351,10 +349,13 @@ class Replica:
         """A copy of ours is a tombstone, and was that when we moved to `barrier`."""
         return is_settled(is_tombstone=is_tombstone(record), since=record.since, barrier=barrier)
 
-    def move(self, partition: PartitionId, to: int) -> int:
-        """Moves to a barrier; returns the batch that makes it durable."""
+    def move(self, partition: PartitionId, to: int) -> None:
+        """Moves to a barrier, in the open batch."""
         self.barriers.move(self._open, partition, to)
-        return self._open.number
+
+    def close(self, partition: PartitionId, barrier: int) -> None:
+        """Refuses what was read before that barrier, from now on and in the open batch."""
+        self.barriers.close(self._open, partition, barrier)
 
     def holding(self, partitions: Iterable[PartitionId]) -> set[PartitionId]:
         """Of which of these there is any copy, on the disk or on its way there; one that cannot be

@@ -10,24 +10,27 @@ helps, because nothing bounds a delay. So each node keeps a number for each part
        │  each moves to b: an owner at any time, a stand-in once it holds nothing of P; from then
        │  on a stand-in refuses what was read under less than b
     all of S_P stand at b
-       │  every owner holds the same tombstone, on disk, last changed before its own move to b
-    purge: each owner, in one batch, drops it and refuses what was read under less than b; one whose
-           copy has changed meanwhile keeps it
+       │  the owners *close* what is before b: from now on they too refuse it
+       │  every owner that has done so holds the same tombstone, last changed before its move to b
+    purge: each owner drops it, unless its copy has changed meanwhile
 
 Why that is safe. Let v be superseded by a tombstone t that is purged under b.
 
 - At its move to b each owner held t already (it has not changed since). Copies only grow, so what
   is read at an owner under b or later has seen t, or comes from after the drop.
 - A stand-in held nothing when it moved, and takes only what was read under b or later.
-- So v travels under less than b, or not at all; and who has dropped t refuses that.
+- So v travels under less than b, or not at all; and who has said that it holds t refuses that,
+  whether it has dropped t, or t has rotted since, or was lost.
 
-An owner that has not dropped yet may take v: it holds t, and a merge of both is t. Nothing depends
-on time, on order, or on who asks (`core.purge`): barriers only grow, and so does "has moved".
-Each clause is needed; `tests/core/test_purge_model.py` searches every order of everything on the
-functions below, and finds a way back for v as soon as one of them forgets a clause.
+An owner closes no earlier, because a stand-in that has not moved may hold a hint for it. And nobody
+is refused for long: all stand at b, so whoever reads again reads under b.
+
+Nothing depends on time, on order, or on who asks (`core.purge`): barriers only grow, and so does
+"has moved". Each clause is needed; `tests/core/test_purge_model.py` searches every order of
+everything on the functions below, and finds a way back for v as soon as one of them forgets one.
 
 Example, N=3. A client deletes k: a, b, c hold the tombstone, changed under 4. All of S_P move to 5.
-The owners say: the same, since 4. All drop it and refuse less than 5. The Merge with k's old value
+The owners refuse less than 5, and say: the same, since 4. All drop it. The Merge with k's old value
 that has been stuck since Monday says "read under 4": refused.
 """
 
@@ -87,20 +90,25 @@ def since_after(barrier: int) -> int:
     return barrier
 
 
+def may_close(standings: Collection[int], barrier: int) -> bool:
+    """Whether the owners may refuse what was read before a barrier: all of S_P stand there."""
+    return min(standings) >= barrier
+
+
+def least_after_close(least: int, barrier: int) -> int:
+    """What an owner refuses from then on."""
+    return max(least, barrier)
+
+
 def is_settled(*, is_tombstone: bool, since: int, barrier: int) -> bool:
-    """Whether an owner that has moved to `barrier` held just that already when it did."""
+    """Whether an owner that has closed what is before `barrier` held just that already when it
+    moved there."""
     return is_tombstone and since < barrier
 
 
-def may_purge(standings: Collection[int], settled: Collection[bool], barrier: int) -> bool:
-    """Whether the owners may drop a tombstone. `standings`: of all of S_P; `settled`: whether each
-    owner holds that very one, settled, on its disk."""
-    return min(standings) >= barrier and all(settled)
-
-
-def least_after_drop(least: int, barrier: int) -> int:
-    """What an owner refuses from its drop on."""
-    return max(least, barrier)
+def may_purge(settled: Collection[bool]) -> bool:
+    """Whether the owners may drop a tombstone: each holds that very one, settled, on its disk."""
+    return all(settled)
 
 
 # --- this node's tombstones ----------------------------------------------------------------------

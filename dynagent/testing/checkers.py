@@ -21,7 +21,7 @@ from math import inf
 
 from dynagent.core.messages import MODE_BLIND, MODE_CONTEXT, MODE_OVERWRITE
 from dynagent.core.ports import NodeId
-from dynagent.core.siblings import Clock, Dot
+from dynagent.core.siblings import Clock, Dot, join
 from dynagent.testing.history import DELETE, FAILED, GET, PUT, History, Operation
 from dynagent.testing.ledger import Ledger, Sighting, covers, is_covered, name_dot
 from dynagent.testing.listings import Verdict
@@ -58,6 +58,7 @@ NAMES = (
     "newcomer_learns",
     "no_lost_write",
     "no_phantom",
+    "no_resurrection",
     "nothing_left",
     "owed_arrives",
     "read_is_durable",
@@ -71,6 +72,7 @@ NAMES = (
     "siblings_are_bounded",
     "siblings_are_concurrent",
     "superseded_stays_away",
+    "tombstones_end",
     "trees_are_current",
     "trees_are_known",
     "unreadable_is_unknown",
@@ -103,6 +105,7 @@ class Judge:
         final: frozenset[Dot],
         listings: Sequence[Verdict] = (),
     ) -> None:
+        self._key = key
         self._ledger = ledger
         self._verdicts = verdicts
         self._n = n
@@ -149,6 +152,7 @@ class Judge:
         self._context_is_honest(get, get.reply_clock, frozenset(get.values))
         dots = frozenset(dot for dot in get.dots if dot in self._sightings)
         self._siblings_are_concurrent(dots, what)
+        self._no_resurrection(get)
         for write in self._acked:
             is_before = write.returned_order < get.invoked_order
             if is_before and get.strict and write.strict and get.r + write.w > self._n:
@@ -253,7 +257,14 @@ class Judge:
             if put.strict and put.r + put.w > self._n:
                 known = sorted(self._ledger.known.get(put.number, {}).values())
                 settled = known[put.w - 1] if len(known) >= put.w else inf
-                able = [a for a in put.attempts if a.sent <= settled and not a.is_refused]
+                # A tombstone takes the op-ids with it: who comes after that finds none.
+                purged = self._ledger.first_purged(self._key)
+                able = [
+                    attempt
+                    for attempt in put.attempts
+                    if (attempt.sent <= settled or attempt.dead_by >= purged)
+                    and not attempt.is_refused
+                ]
                 dots = self._dots(put)
                 self._verdicts.check(
                     "retried_once",
@@ -324,13 +335,13 @@ class Judge:
 
     def _fresh(self, get: Operation, write: Operation) -> None:
         """R+W>N: a get sees every write that was acknowledged before it began, or its heirs."""
-        assert get.reply_clock is not None
+        clock = self._known_to(get)
         if write.kind == DELETE:
-            is_seen = covers(get.reply_clock, write.reply_clock or write.clock)
+            is_seen = covers(clock, write.reply_clock or write.clock)
         elif write.reply_dot is not None:
-            is_seen = is_covered(write.reply_dot, get.reply_clock)
+            is_seen = is_covered(write.reply_dot, clock)
         else:
-            is_seen = any(is_covered(s.dot, get.reply_clock) for s in self._dots(write))
+            is_seen = any(is_covered(s.dot, clock) for s in self._dots(write))
         if is_seen and write.kind == PUT and write.number not in get.values:
             is_seen = self._is_explained(write, get.returned_order)
         self._verdicts.check(
@@ -340,13 +351,27 @@ class Judge:
             "which had returned before",
         )
 
+    def _known_to(self, get: Operation) -> Clock:
+        """What it has seen, or what no copy needs to know any more."""
+        assert get.reply_clock is not None
+        return join(get.reply_clock, self._ledger.purged(self._key, get.returned_order))
+
+    def _no_resurrection(self, get: Operation) -> None:
+        """What was purged before a get began is not in it."""
+        if purged := self._ledger.purged(self._key, get.invoked_order):
+            back = [dot for dot in get.dots if is_covered(dot, purged)]
+            self._verdicts.check(
+                "no_resurrection",
+                not back,
+                f"get {get.number} returns {', '.join(map(name_dot, back))}, which was purged",
+            )
+
     def _monotonic(self, earlier: Operation, get: Operation) -> None:
         """A get that repaired before it answered is not gone behind by a later one."""
         assert earlier.reply_clock is not None
-        assert get.reply_clock is not None
         self._verdicts.check(
             "monotonic",
-            covers(get.reply_clock, earlier.reply_clock),
+            covers(self._known_to(get), earlier.reply_clock),
             f"get {get.number} (R={get.r}) has not seen all that get {earlier.number},",
             "which repaired first, had returned before",
         )

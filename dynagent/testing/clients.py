@@ -87,6 +87,7 @@ class LoopClient:
         self._dice = world.stream(f"client {number}")
         self._sloppy = world.stream(f"sloppy client {number}")
         self._blind = world.stream(f"blind client {number}")
+        self._deletes = world.stream(f"deleting client {number}")
         self._repairs = world.stream(f"repairing client {number}")
         self._seen: dict[bytes, list[Seen]] = {}
         self._operation: Operation | None = None
@@ -109,6 +110,8 @@ class LoopClient:
             kind, mode = dice.choices(_KINDS, _WEIGHTS)[0]
             if self._blind.random() < profile.blind:
                 kind, mode = PUT, MODE_BLIND
+            if self._deletes.random() < profile.deletes:
+                kind, mode = DELETE, self._deletes.choice((MODE_CONTEXT, MODE_OVERWRITE))
         r = w = 0
         if dice.random() < profile.odd_quorum:
             r, w = dice.randint(0, self._ring.n), dice.randint(0, self._ring.n)

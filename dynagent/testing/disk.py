@@ -42,6 +42,7 @@ class Disk:
         self._ring = ring
         self._batch_s = batch_s
         self._dice: Stream = world.stream(f"disk {node}")
+        self.purging: dict[int, set[bytes]] = {}  # by batch: tombstones that go in it
         self._under_way: tuple[Batch, list[tuple[bytes, Record]]] | None = None
         self.taken: dict[bytes, Clock] = {}  # of all that has ever been on its way here
         self._versions: dict[bytes, tuple[bytes, float]] = {}  # digest, and since when
@@ -75,6 +76,7 @@ class Disk:
                 self._under_way = None
                 self.is_busy = False
                 self.debts.forget()
+                self.purging.clear()
                 self._world.fault("disk_full", f"{self._node[:2]} batch {batch.number}")
                 refused()
                 return
@@ -97,8 +99,11 @@ class Disk:
         digests = {key: record.digest for key, record in records}
         for _token, key, _stored in batch.records:
             self._note_version(key, digests.get(key, b""))
+        purged = self.purging.pop(batch.number, set())
+        for key in sorted(purged):
+            self._ledger.on_purged(self._node, key)
         for token, key, stored in batch.records:
-            if not stored:
+            if not stored and key not in purged:
                 owes = owes_any(self.store, token, key)
                 self._ledger.on_dropped(self._node, key, owes=owes)
         anew = may_be_anew(batch, self._ring, self._node)
@@ -119,6 +124,7 @@ class Disk:
         if self._under_way is not None and self._dice.random() < lands:
             self._land()
         self.debts.forget()
+        self.purging.clear()
         self._under_way = None
         self.is_busy = False
         self._generation += 1

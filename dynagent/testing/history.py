@@ -110,6 +110,13 @@ class History:
         operation.returned = self._world.now
         operation.returned_order = self._world.order()
 
+    def leap(self, seconds: float) -> None:
+        """The world has leapt: what is still under way takes so much longer."""
+        for operation in self.operations.values():
+            for attempt in operation.attempts:
+                if attempt.dead_by > self._world.now - seconds:
+                    attempt.dead_by += seconds
+
     def of_key(self, key: bytes) -> list[Operation]:
         return [operation for operation in self.operations.values() if operation.key == key]
 

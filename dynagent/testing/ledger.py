@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 
 from dynagent import limits
 from dynagent.core.entry import Record, decode_entry, unflatten
 from dynagent.core.messages import Put, PutReply
 from dynagent.core.ports import NodeId
-from dynagent.core.siblings import Clock, Dot
+from dynagent.core.siblings import Clock, Dot, join
 from dynagent.core.version import Version
 from dynagent.errors import ProtocolError
 from dynagent.testing.history import History, decode_value
@@ -87,6 +88,7 @@ class Ledger:
         self._debts: dict[tuple[NodeId, NodeId, bytes], Clock] = {}  # node, target, key
         self._op_ids: dict[tuple[NodeId, bytes], frozenset[int]] = {}  # likewise
         self._ever: dict[bytes, dict[NodeId, Clock]] = {}  # durable, at any time
+        self._purges: dict[bytes, list[tuple[int, float, Clock]]] = {}  # order, time, what it knew
 
     # --- what is seen ----------------------------------------------------------------------------
 
@@ -182,6 +184,14 @@ class Ledger:
             max(minted.values(), default=0) <= self._siblings_max,
             f"{node} holds {dict(minted)} siblings of {key!r} by actor",
         )
+        if key in self._purges and not record.unknown:
+            purged = self.purged(key)
+            back = [dot for dot in record.value.dots() if is_covered(dot, purged)]
+            self._world.verdicts.check(
+                "no_resurrection",
+                not back,
+                f"{node} holds {', '.join(map(name_dot, back))} of {key!r}, which was purged",
+            )
         self._copies[node, key] = clock
         ever = self._ever.setdefault(key, {}).setdefault(node, {})
         grown = [actor for actor, counter in clock.items() if counter > ever.get(actor, 0)]
@@ -210,6 +220,26 @@ class Ledger:
         self._copies.pop((node, key), None)
         self._op_ids.pop((node, key), None)
 
+    def on_purged(self, node: NodeId, key: bytes) -> None:
+        """A tombstone is gone from an owner's disk, and with it all that it knew."""
+        self._world.faults["purge"] += 1
+        known = self._copies.pop((node, key), {})
+        self._op_ids.pop((node, key), None)
+        self.rotten.pop((node, key), None)
+        self._purges.setdefault(key, []).append((self._world.order(), self._world.now, known))
+
+    def purged(self, key: bytes, before_order: int = 1 << 62) -> Clock:
+        """All that was known of a key when its tombstones were purged."""
+        known: Clock = {}
+        for order, _, clock in self._purges.get(key, ()):
+            if order < before_order:
+                known = join(known, clock)
+        return known
+
+    def first_purged(self, key: bytes) -> float:
+        """When that happened first."""
+        return min((time for _, time, _ in self._purges.get(key, ())), default=inf)
+
     def on_hint_removed(self, node: NodeId, target: NodeId, key: bytes) -> None:
         """`node` owes `target` nothing any more: whatever it held of the key is durable there."""
         own = self._copies.get((node, key), {})
@@ -230,7 +260,7 @@ class Ledger:
             if key not in self.ever_rotten:
                 self._world.verdicts.check(
                     "owed_arrives",
-                    covers(self._copies.get((target, key), {}), owed),
+                    covers(join(self._copies.get((target, key), {}), self.purged(key)), owed),
                     f"{target} lacks some of {key!r} that {node} owed it",
                 )
 

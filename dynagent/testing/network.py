@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from dynagent import limits
 from dynagent.core.messages import (
     Compare,
     CompareReply,
@@ -28,6 +29,7 @@ from dynagent.core.messages import (
     LeafKeysReply,
     Look,
     LookReply,
+    Merge,
     Message,
     Put,
 )
@@ -105,12 +107,15 @@ class Network:
         self.mutes: set[Pair] = set()  # the same, but nobody's link breaks of it
         self.loss = profile.loss
         self.duplication = profile.duplication
+        self.held = profile.held
+        self.hoard: list[tuple[NodeId, NodeId, int, Message]] = []  # Merges that were held back
         self.tail = profile.tail
         self._world = world
         self._profile = profile
         self._dice = world.stream("network")
         self._gossip_dice = world.stream("gossip network")
         self._exchange_dice = world.stream("exchange network")
+        self._held_dice = world.stream("held back")
         self._patience = world.stream("detection")
         self._peers: dict[Pair, Connection] = {}
         self._by_link: dict[LinkId, Connection] = {}
@@ -207,9 +212,36 @@ class Network:
     def request(
         self, dialer: NodeId, target: NodeId, request_id: int, budget_ms: int, message: Message
     ) -> None:
+        if self.held and isinstance(message, Merge) and self._held_dice.random() < self.held:
+            self._hold(dialer, target, request_id, message)
         connection = self._peers.get((dialer, target))
         if connection is not None:
             self._travel(connection, 0, request_id, budget_ms, message)
+
+    # --- messages that come once more, much later ------------------------------------------------
+
+    def _hold(self, dialer: NodeId, target: NodeId, request_id: int, message: Message) -> None:
+        """No connection, process or time bounds how late this Merge may arrive."""
+        self.hoard.append((dialer, target, request_id, message))
+        delay_s = self._held_dice.choice((0.3, 1.0, 4.0)) * (0.5 + self._held_dice.random())
+        self._world.after(delay_s, self.release, dialer, target, request_id, message)
+
+    def release(self, dialer: NodeId, target: NodeId, request_id: int, message: Message) -> None:
+        """It arrives; whoever had sent it does not hear of it."""
+        host = self.hosts[target]
+        if host.life:
+            self._world.faults["held"] += 1
+            connection = self._connect(dialer, target)
+            connection.broken = True
+            self._log(connection, 0, request_id, message)
+            host.on_request(connection.link, request_id, limits.REPAIR_BUDGET_MS, message)
+
+    def leap(self, seconds: float) -> None:
+        """The world has leapt; what is on its way arrives in the same order."""
+        for connection in self._by_link.values():
+            connection.last = [at + seconds for at in connection.last]
+
+    # --- connections between nodes ---------------------------------------------------------------
 
     def reply(self, link: LinkId, request_id: int, message: Message) -> None:
         connection = self._by_link.get(link)

@@ -76,6 +76,9 @@ class Profile:
     loses: bool = False  # at the end a node loses the records of a partition
     scrub_interval_s: float = 0.0  # of a pass; 0: only at the end
     lost_rows: int = 0  # at the end: rows that vanish or move elsewhere, of distinct keys
+    deletes: float = 0.0  # share of writes that become deletes
+    held: float = 0.0  # probability of a Merge that arrives once more, much later
+    weeks_s: float = 0.0  # mean time between two nodes that are away for weeks; 0: never
 
     @property
     def longest_delay_s(self) -> float:
@@ -151,6 +154,16 @@ def draw(world: World) -> Profile:
     rows = world.stream("rows profile")
     profile.scrub_interval_s = rows.choice((0.0, 0.0, 4.0, 20.0))
     profile.lost_rows = rows.choice((0, 0, 1, 2))
+    purges = world.stream("purges profile")
+    if purges.random() < 0.3:
+        # Tombstones must have time to become old: more keys, and fewer writes to each.
+        profile.tombstone_rest_s = purges.choice((0.05, 0.2, 0.6))
+        profile.keys = purges.randint(2, 6)
+        profile.think_s = purges.choice((0.1, 0.25, 0.5))
+        profile.deletes = purges.choice((0.3, 0.6))
+        profile.held = purges.choice((0.0, 0.05, 0.3))
+        if not profile.hangs_s:
+            profile.weeks_s = purges.choice((0.0, 1.0, 4.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:

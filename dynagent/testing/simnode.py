@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from dynagent.core.detector import Detector
-from dynagent.core.entry import decode_context
+from dynagent.core.entry import ABSENT, decode_context
 from dynagent.core.gossip import Gossiper
 from dynagent.core.messages import (
     JOB_START,
     MODE_OVERWRITE,
     STATE_UNREADABLE,
     WANT_DIGEST,
+    BarrierMove,
+    BarrierReply,
     Compare,
     CompareReply,
     Error,
@@ -46,10 +48,12 @@ from dynagent.core.messages import (
     Ping,
     PingFor,
     Pong,
+    Purge,
     Put,
     PutReply,
     Read,
     ReadReply,
+    TombstoneReply,
 )
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
@@ -72,6 +76,8 @@ LISTINGS = LinkId(-1)  # where a listing's requests come from: no link of the ne
 ORDERS = LinkId(-2)  # likewise of jobs
 _EXCHANGE = (Compare, LeafKeys, Look)
 _EXCHANGE_REPLIES = (CompareReply, LeafKeysReply, LookReply)
+_WAIT_FOR_DISK = (Merge, BarrierMove, Purge)  # requests that are answered with a MergeAck
+_TOLD_AT_ONCE = (Pong, GossipReply, FactsReply, ListReply, BarrierReply, TombstoneReply)
 _CACHES_BYTES = (0, 4_000, 1_000_000)  # none, one that forgets all the time, one for everything
 # Of the journal of sums: as it is, so short that its slots come round, and the shortest.
 _TREE_SHAPES = (None, Shape(8, 3), Shape(2, 1))
@@ -184,6 +190,7 @@ class SimNode:
         )
         self.check_trees(is_quiet=False)
         self._watch_debts(self.node.replica)
+        self._watch_purges(self.node.replica)
         self._network.dial_missing()
 
     def _watch_debts(self, replica: Replica) -> None:
@@ -197,6 +204,24 @@ class SimNode:
             return number
 
         replica.owe = watched  # type: ignore[method-assign]
+
+    def _watch_purges(self, replica: Replica) -> None:
+        """Notes which tombstones go, and in which batch."""
+        purge = replica.purge
+
+        def watched(key: bytes, token: Token, digest: bytes, barrier: int) -> int:
+            before = replica.newest(key, token)
+            number = purge(key, token, digest, barrier)
+            if replica.newest(key, token) is ABSENT and before is not ABSENT:
+                self.disk.purging.setdefault(number, set()).add(key)
+            return number
+
+        replica.purge = watched  # type: ignore[method-assign]
+
+    def leap(self, seconds: float) -> None:
+        """The world has leapt: clients wait for their answers as if it had not."""
+        for what, (message, deadline, order) in self._requests.items():
+            self._requests[what] = (message, deadline + seconds, order)
 
     def wall_ms(self) -> int:
         return 1_700_000_000_000 + int(self._world.now * 1000) + self.wall_offset_ms
@@ -296,7 +321,7 @@ class SimNode:
             self._requests[link, request_id] = (message, deadline, self._world.order())
             if isinstance(message, Put) and message.attempt > 1:
                 self._on_moment(self, message)
-        elif isinstance(message, Merge):
+        elif isinstance(message, _WAIT_FOR_DISK):
             self._merges[link, request_id] += 1
         elif isinstance(message, PingFor):
             self._relays[link, request_id] += 1
@@ -470,12 +495,12 @@ class SimNode:
                 self._answered_once(self._merges[link, number] >= 0, "a Merge is answered twice")
         elif isinstance(message, ReadReply):
             self._watch_read_reply(message)
-        elif isinstance(message, Error) and isinstance(self._handling, Merge | Read):
-            self._merges[link, request_id] -= isinstance(self._handling, Merge)
+        elif isinstance(message, Error) and isinstance(self._handling, (*_WAIT_FOR_DISK, Read)):
+            self._merges[link, request_id] -= isinstance(self._handling, _WAIT_FOR_DISK)
             if isinstance(self._handling, Merge) and self._handling.hint_for:
                 self._world.faults["hint_refused"] += message.error == Overloaded.code
             self._handling = None
-        elif isinstance(message, Pong | GossipReply | FactsReply | ListReply):
+        elif isinstance(message, _TOLD_AT_ONCE):
             pass
         elif isinstance(message, _EXCHANGE_REPLIES) or isinstance(self._handling, _EXCHANGE):
             self._watch_exchange(link, message)
@@ -567,6 +592,12 @@ class SimNode:
         assert self.node is not None
         forest, verdicts = self.node.replica.forest, self._world.verdicts
         check_trees(verdicts, forest, self.disk.store, self._ring, self.id, is_quiet=is_quiet)
+
+    def stop_purging(self) -> None:
+        """From now on tombstones stay: where a copy has rotted they may have to be asked about for
+        ever."""
+        if self.node is not None and self.node.purger is not None:
+            self.node.purger.rest_s = 0.0
 
     def check_nothing_left(self) -> None:
         """At the end of a run, when all is quiet: no request, operation or change is left over."""

@@ -17,7 +17,7 @@ from traceback import format_exc
 from dynagent import limits
 from dynagent.core.entry import decode_stored
 from dynagent.core.hints import ROW, decode_row
-from dynagent.core.messages import MODE_CONTEXT, Message
+from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE, Message
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import Member, Ring, token_of
 from dynagent.core.salvage import FIRST, LAST
@@ -30,8 +30,8 @@ from dynagent.testing.clients import SimClient
 from dynagent.testing.debts import owed_targets
 from dynagent.testing.grapevine import TRIPS_S, Grapevine
 from dynagent.testing.hangs import Hangs
-from dynagent.testing.history import GET, PUT, History, Operation
-from dynagent.testing.ledger import Ledger
+from dynagent.testing.history import DELETE, GET, PUT, History, Operation
+from dynagent.testing.ledger import Ledger, name_dot
 from dynagent.testing.listings import Lister
 from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile, draw
@@ -113,6 +113,7 @@ class Simulation:
             profile=profile,
             keys=self.keys,
             ledger=self.ledger,
+            history=self.history,
         )
         self.hangs = Hangs(world=world, network=self.network, nodes=self.nodes, profile=profile)
         self.shapes = Shapes(world=world, network=self.network, nodes=self.nodes, profile=profile)
@@ -211,6 +212,10 @@ class Simulation:
         for key, final in finals.items():
             self._audit(key, final)
         self.repairs.stop()
+        if self.profile.tombstone_rest_s:
+            self._check_tombstones_end()
+        for node in self.nodes:
+            node.stop_purging()
         world.run(until=world.now + SETTLE_S)
         for node in self.nodes:
             node.check_nothing_left()
@@ -324,6 +329,25 @@ class Simulation:
             last.values == (put.number,),
             f"{key!r} holds {last.values} after put {put.number}, which had seen everything",
         )
+
+    def _check_tombstones_end(self) -> None:
+        """Everything is deleted, and nothing of it is left; and it stays so, whatever arrives."""
+        world = self.world
+        keys = [key for key in self.keys if not any(key == k for _, k in self.ledger.rotten)]
+        for key in keys:
+            deleted = self._ask(DELETE, key, r=N, mode=MODE_OVERWRITE)
+            self._heals(deleted.is_ok, f"a delete of {key!r} with W={N} does not succeed")
+        world.run(until=world.now + HOME_S, unless=lambda: not any(map(self._copies, keys)))
+        for key in keys:
+            left = self._copies(key)
+            world.verdicts.check("tombstones_end", not left, f"of {key!r} there is left: {left}")
+        for late in self.network.hoard:
+            self.network.release(*late)
+        world.run(until=world.now + 1)
+        for key in keys:
+            back = merge_copies(self._copies(key))
+            what = f"{', '.join(map(name_dot, sorted(back)))} of {key!r} is back at the very end"
+            world.verdicts.check("no_resurrection", not back, what)
 
     def _ask(self, kind: str, key: bytes, *, r: int, mode: int = MODE_CONTEXT) -> Operation:
         operation = self.auditor.begin(kind=kind, key=key, mode=mode, r=r, w=N)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dynagent.core.messages import Message, Put
 from dynagent.core.ports import Token
 from dynagent.core.ring import Ring, token_of
+from dynagent.testing.history import History
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.network import Network, Pair, both_ways
 from dynagent.testing.profile import Profile
@@ -32,9 +33,11 @@ class Nemesis:
         profile: Profile,
         keys: Sequence[bytes],
         ledger: Ledger,
+        history: History,
     ) -> None:
         self._ledger = ledger
         self._world = world
+        self._history = history
         self._network = network
         self._nodes = nodes
         self._ring = ring
@@ -42,6 +45,7 @@ class Nemesis:
         self._keys = keys
         self._dice: Stream = world.stream("nemesis")
         self._fill_dice: Stream = world.stream("full disk")
+        self._weeks_dice: Stream = world.stream("weeks away")
         self._ack_dice: Stream = world.stream("power cut at ack")
         self._rotten: set[bytes] = set()
         self._rots_at_retry: dict[bytes, SimNode] = {}  # keys that rot there at the next retry
@@ -64,6 +68,7 @@ class Nemesis:
         """Faults from now on."""
         self._rest()
         self._rest_filling()
+        self._rest_weeks()
 
     def _rest(self) -> None:
         if self._profile.nemeses:
@@ -80,7 +85,7 @@ class Nemesis:
         """No more faults; what is broken is mended, who is dead starts. Rot stays."""
         self._is_over = True
         network = self._network
-        network.loss = network.duplication = network.tail = 0.0
+        network.loss = network.duplication = network.tail = network.held = 0.0
         for node in self._nodes:
             node.disk.slowness = 1.0
             node.disk.is_full = False
@@ -147,6 +152,31 @@ class Nemesis:
         if node.life and node.node is not None and node.node.draining:
             node.kill(power=False)
         node.start()
+
+    # --- weeks -----------------------------------------------------------------------------------
+
+    def _rest_weeks(self) -> None:
+        if self._profile.weeks_s and not self._is_over:
+            self._world.after(
+                self._weeks_dice.expovariate(1 / self._profile.weeks_s), self._go_away
+            )
+
+    def _go_away(self) -> None:
+        """A node is away for weeks: they pass in an instant, and the others go on without it."""
+        node = self._weeks_dice.choice(list(self._nodes))
+        if node.life and not self._is_over:
+            self._world.fault("weeks_away", node.id[:2])
+            node.kill(power=self._weeks_dice.random() < 0.5)
+            self._leap(self._weeks_dice.uniform(1, 4) * 7 * 86_400)
+            self._world.after(self._weeks_dice.uniform(0.2, 2.0), node.start)
+        self._rest_weeks()
+
+    def _leap(self, seconds: float) -> None:
+        self._world.leap(seconds)
+        self._network.leap(seconds)
+        self._history.leap(seconds)
+        for node in self._nodes:
+            node.leap(seconds)
 
     # --- cuts ------------------------------------------------------------------------------------
 

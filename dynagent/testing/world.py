@@ -38,6 +38,7 @@ class World:
     def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
         self.seed = seed
         self.now = 0.0
+        self.leapt = 0.0  # of this time, how much has been leapt over
         self.events = 0
         self.messages = 0
         self.trace: list[str] | None = [] if keep_trace else None
@@ -68,15 +69,26 @@ class World:
         return self._heap[0][0] if self._heap else inf
 
     def run(self, *, until: float, unless: Callable[[], bool] | None = None) -> None:
-        """Lets the world go on to a virtual time, or until `unless` holds."""
+        """Lets the world go on to a virtual time, or until `unless` holds. What is leapt over does
+        not count."""
         heap = self._heap
-        while heap and heap[0][0] <= until:
+        before = self.leapt
+        while heap and heap[0][0] <= until + self.leapt - before:
             self.now, _, action, arguments = heappop(heap)
             self.events += 1
             action(*arguments)
             if unless is not None and unless():
                 return
-        self.now = max(self.now, until)
+        self.now = max(self.now, until + self.leapt - before)
+
+    def leap(self, seconds: float) -> None:
+        """So much time passes in which nothing happens: whatever was to happen does so later."""
+        self.now += seconds
+        self.leapt += seconds
+        self._heap[:] = [
+            (at + seconds, number, action, arguments)
+            for at, number, action, arguments in self._heap
+        ]  # in the same order
 
     def fault(self, kind: str, what: str) -> None:
         """A fault has been injected."""

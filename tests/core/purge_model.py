@@ -41,7 +41,8 @@ class Rules:
     since_after: Callable[[int], int] = tombstones.since_after
     is_settled: Callable[..., bool] = tombstones.is_settled
     may_purge: Callable[..., bool] = tombstones.may_purge
-    least_after_drop: Callable[[int, int], int] = tombstones.least_after_drop
+    may_close: Callable[..., bool] = tombstones.may_close
+    least_after_close: Callable[[int, int], int] = tombstones.least_after_close
     sends_under_present: bool = False  # content carries the barrier of its sending
     asks_fallback: bool = True  # the fallback is in S_P
 
@@ -53,6 +54,7 @@ class State(NamedTuple):
     since: tuple[int, ...]
     barriers: tuple[int, ...]
     leasts: tuple[int, ...]
+    closed: tuple[int, ...]  # before which barrier each owner was told to close
     sent: frozenset[tuple[int, int, int]]  # to whom, content, read under
     read: frozenset[tuple[int, int]]  # by whom, content: only if it is sent under the present one
     said: frozenset[tuple[int, int]]  # which owner has said of which barrier: settled
@@ -118,6 +120,7 @@ class Model:
             since=(0,) * (count + 1),
             barriers=(0,) * (count + 1),
             leasts=(0,) * (count + 1),
+            closed=(0,) * count,
             sent=frozenset((node, V, 0) for node in range(1, count + 1)),
             read=frozenset(),
             said=frozenset(),
@@ -225,31 +228,38 @@ class Model:
     def _purge(self, state: State) -> Iterator[Step]:
         """The driver asks each owner, decides, and orders the drops: each whenever it likes."""
         for barrier in range(1, self._barriers_max + 1):
+            if self._rules.may_close(self._asked(state), barrier):
+                for owner in self._owners:
+                    if state.barriers[owner] >= barrier > state.closed[owner]:
+                        least = self._rules.least_after_close(state.leasts[owner], barrier)
+                        yield (
+                            f"{owner} closes what is before {barrier}",
+                            state._replace(
+                                closed=_with(state.closed, owner, barrier),
+                                leasts=_with(state.leasts, owner, least),
+                            ),
+                        )
             for owner in self._owners:
                 if self._is_settled(state, owner, barrier) and (owner, barrier) not in state.said:
                     said = state.said | {(owner, barrier)}
                     yield f"{owner} says: settled at {barrier}", state._replace(said=said)
             all_said = [(owner, barrier) in state.said for owner in self._owners]
-            if barrier not in state.purged and self._rules.may_purge(
-                self._asked(state), all_said, barrier
-            ):
+            if barrier not in state.purged and self._rules.may_purge(all_said):
                 purged = state.purged | {barrier}
                 yield f"purge is decided under {barrier}", state._replace(purged=purged)
         for barrier in state.purged:
             for owner in self._owners:
                 if self._is_settled(state, owner, barrier):
-                    least = self._rules.least_after_drop(state.leasts[owner], barrier)
                     yield (
                         f"{owner} drops under {barrier}",
                         state._replace(
                             copies=_with(state.copies, owner, NOTHING),
-                            leasts=_with(state.leasts, owner, least),
                             dropped=_with(state.dropped, owner, True),
                         ),
                     )
 
     def _is_settled(self, state: State, owner: int, barrier: int) -> bool:
-        return state.barriers[owner] >= barrier and self._rules.is_settled(
+        return state.closed[owner] >= barrier and self._rules.is_settled(
             is_tombstone=state.copies[owner] == T, since=state.since[owner], barrier=barrier
         )
 

@@ -47,7 +47,7 @@ def move(c: Cluster, *nodes: NodeId, to: int = 1) -> None:
 def purge_something_else(c: Cluster, node: NodeId, barrier: int = 1) -> None:
     """A tombstone of another key of that partition goes there."""
     replica = c.nodes[node].replica
-    replica.barriers.on_drop(replica._open, P, barrier)
+    replica.barriers.close(replica._open, P, barrier)
     assert c.commit(node)
 
 
@@ -91,7 +91,7 @@ def test_only_a_stand_in_refuses_what_is_older_than_its_move(
             barriers.check(TOKEN, 0)
     else:
         barriers.check(TOKEN, 0)
-        barriers.on_drop(Batch(1), P, 1)
+        barriers.close(Batch(1), P, 1)
         with pytest.raises(StaleBarrier):
             barriers.check(TOKEN, 0)
     barriers.check(TOKEN, 1)

@@ -20,7 +20,7 @@ def test_no_order_of_anything_brings_a_deleted_value_back() -> None:
 
 FORGOTTEN = {
     "what was read before the purge is taken": Rules(must_refuse=lambda _least, _under: False),
-    "a drop does not raise what is refused": Rules(least_after_drop=lambda least, _barrier: least),
+    "to close refuses nothing": Rules(least_after_close=lambda least, _barrier: least),
     "content carries the barrier of its sending": Rules(sends_under_present=True),
     "the fallback is not asked": Rules(asks_fallback=False),
     "a fallback moves while it holds a hint": Rules(
@@ -36,10 +36,8 @@ FORGOTTEN = {
         is_settled=lambda *, is_tombstone, since, barrier: is_tombstone
     ),
     "a change does not say under which barrier": Rules(since_after=lambda _barrier: 0),
-    "not all have moved": Rules(may_purge=lambda _standings, settled, _barrier: all(settled)),
-    "not all owners hold it": Rules(
-        may_purge=lambda standings, _settled, barrier: min(standings) >= barrier
-    ),
+    "the owners close before all have moved": Rules(may_close=lambda _standings, _barrier: True),
+    "not all owners hold it": Rules(may_purge=lambda _settled: True),
 }
 
 

@@ -771,4 +771,132 @@ MUTANTS = (
         ),
         seeds=(),
     ),
+    _mutant(
+        "M8",
+        "tombstones go when they are old enough, whoever has them",
+        (
+            "core/tombstones.py",
+            "    return read_under < least\n",
+            "    return False\n",
+        ),
+        ("core/tombstones.py", "    return all(settled)\n", "    return True\n"),
+        (
+            "core/tombstones.py",
+            "    return is_tombstone and since < barrier\n",
+            "    return is_tombstone\n",
+        ),
+        ("core/tombstones.py", "barrier == to - 1 and (owns or not holds)", "barrier == to - 1"),
+        seeds=(2, 8, 12),
+    ),
+    _mutant(
+        "T2",
+        "only the owners have a say in when a tombstone goes",
+        (
+            "core/tombstones.py",
+            "        members.update(dict.fromkeys(fallbacks(ring, partition)))\n",
+            "",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "T3",
+        "a stand-in moves to the next barrier while it holds a copy",
+        ("core/tombstones.py", "barrier == to - 1 and (owns or not holds)", "barrier == to - 1"),
+        (
+            "core/purge.py",
+            "        if holding and (to == 1 or not is_level):\n"
+            "            self._block(partition, HOLDS, holding)\n",
+            "        holding = []\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "T4",
+        "it does not matter under which barrier a tombstone has last changed",
+        (
+            "core/tombstones.py",
+            "    return is_tombstone and since < barrier\n",
+            "    return is_tombstone\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "T5",
+        "tombstones are purged, and what was read before is still taken",
+        (
+            "core/tombstones.py",
+            "    return read_under < least\n",
+            "    return False\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "T6",
+        "an owner refuses what is older as soon as it has moved",
+        ("core/tombstones.py", "    return least if owns else to\n", "    return to\n"),
+        seeds=(),
+    ),
+    _mutant(
+        "T7",
+        "a stand-in that has moved takes hints that are older",
+        ("core/tombstones.py", "    return least if owns else to\n", "    return least\n"),
+        seeds=(),
+    ),
+    _mutant(
+        "T8",
+        "the owners close a barrier before all have moved there",
+        (
+            "core/purge.py",
+            "        is_level = max(standings) < to\n",
+            "        is_level, to = True, max(standings) + 1\n",
+        ),
+        ("core/tombstones.py", "    return min(standings) >= barrier\n", "    return True\n"),
+        seeds=(),
+    ),
+    _mutant(
+        "T9",
+        "a tombstone goes although not all owners hold it",
+        ("core/tombstones.py", "    return all(settled)\n", "    return any(settled)\n"),
+        seeds=(),
+    ),
+    _mutant(
+        "T10",
+        "a tombstone that is not yet on the disk counts as held",
+        (
+            "core/purge_answers.py",
+            "        is_durable = replica.batch_of(key) == DURABLE\n",
+            "        is_durable = True\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "T11",
+        "a tombstone is dropped although the copy has changed since it was asked about",
+        (
+            "core/replica.py",
+            "        if old.digest == digest and self.is_settled(old, barrier):\n",
+            "        if True:\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "T12",
+        "the barriers are forgotten when the agent stops",
+        (
+            "core/barriers.py",
+            "                if standing != (0, 0):\n",
+            "                if False:\n",
+        ),
+        seeds=(),
+    ),
+    _mutant(
+        "T13",
+        "copies are read under the barrier to which a move is still on its way to the disk",
+        (
+            "core/barriers.py",
+            '        return self._committed[int.from_bytes(token[:4], "big") >> self._shift]\n',
+            '        return self._barriers[int.from_bytes(token[:4], "big") >> self._shift]\n',
+        ),
+        seeds=(),
+    ),
 )

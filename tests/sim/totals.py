@@ -67,6 +67,11 @@ FAULTS = {
     # Puts that the bound on siblings refuses; two agents that lose their power together.
     "crowded": 3_500,
     "power_cut_machine": 300,
+    # In a third of the seeds: tombstones that are dropped at an owner, Merges that arrive once more
+    # and much later, nodes that are away for weeks.
+    "purge": 2_000,
+    "held": 2_000,
+    "weeks_away": 500,
     # Jobs of two fifths of the seeds and of their ends; copies that a node has lost, in four
     # fifths; records that exchanges have moved, most of them these.
     "job": 2_300,
@@ -119,6 +124,10 @@ EVALUATIONS = {
     # A fixed number for each pair of nodes, and for each node but one.
     "gossip_converges": 7_000,
     "newcomer_learns": 1_800,
+    # Once for each copy, and each get, of a key of which a tombstone was purged; for each key of a
+    # seed that purges, when all is well.
+    "no_resurrection": 1_700,
+    "tombstones_end": 500,
     # Once for each leaf with records, at each start and refused batch of a node, and at the end.
     "trees_are_current": 21_000,
     "trees_are_known": 1_900,
