@@ -67,6 +67,7 @@ EVALUATIONS = {
     "nothing_left": 1_700,
     "read_is_durable": 23_000,
     "refused_is_nothing": 2_700,
+    "replicas_converge": 180,
     "retried_once": 24_000,
     "siblings_are_bounded": 58_000,
     "siblings_are_concurrent": 20_000,

@@ -149,7 +149,7 @@ class SimHost:
             host=self.place,
             probe_interval_s=self._profile.probe_interval_s,
             siblings_max=self._profile.siblings_max,
-            antientropy_interval_s=0.0,
+            antientropy_interval_s=self._profile.antientropy_s,
             tombstone_rest_s=0.0,
         )
         env = Env(
@@ -249,6 +249,18 @@ class SimHost:
         agent = self.life.agent if self.life is not None else None
         coordinator = agent.node.coordinator if agent is not None else None
         return set(coordinator.up) if coordinator is not None else set()
+
+    def stop_antientropy(self) -> None:
+        """It begins no more rounds."""
+        agent = self.life.agent if self.life is not None else None
+        if agent is not None and agent.node.antientropy is not None:
+            agent.node.antientropy.interval_s = 0.0
+
+    def roots(self) -> dict[int, bytes]:
+        """Of its trees, by partition."""
+        agent = self.life.agent if self.life is not None else None
+        forest = agent.node.replica.forest if agent is not None else None
+        return {at: forest.root(at) for at in forest.partitions} if forest is not None else {}
 
     def check_nothing_left(self) -> None:
         """When all is quiet: no operation, no change, no link that is not whole."""

@@ -90,6 +90,9 @@ def draw(world: World) -> Profile:
         profile.blind = crowds.choice((0.0, 0.4, 0.9))
     profile.repairs = world.stream("repairs profile").choice((0.0, 0.0, 0.3, 1.0))
     profile.probe_interval_s = world.stream("probes profile").choice((1.0, 3.0))
+    repairs = world.stream("antientropy profile")
+    if repairs.random() < 0.4:
+        profile.antientropy_s = repairs.choice((0.3, 1.0, 3.0))
     for kind, weight in NEMESES.items():
         weight *= maybe(0.4, 0.3, 2.0)
         if weight:

@@ -197,6 +197,14 @@ class Simulation:
         finals = self._judge()
         auditor = self._client(ring, 0, replace(profile, timeout_s=8.0, router=1.0))
         auditor.is_retired = True
+        if profile.antientropy_s and not any(host.is_rotten for host in self.hosts):
+            with trio.move_on_after(HOME_S):
+                await until(self._are_replicas_equal)
+            world.verdicts.check(
+                "replicas_converge", self._are_replicas_equal(), "the owners' roots differ"
+            )
+        for host in self.hosts:
+            host.stop_antientropy()
         for key, final in finals.items():
             await self._audit(auditor, ring, key, final)
         await trio.sleep(SETTLE_S)
@@ -208,6 +216,14 @@ class Simulation:
                     host.sees_up() == running, f"{host.place} has a wrong view of its peers"
                 )
         self.watch.check_all_answered(self.wires.open_lines())
+
+    def _are_replicas_equal(self) -> bool:
+        """All owners of each partition have the same root."""
+        found: dict[int, set[bytes]] = {}
+        for host in self.hosts:
+            for partition, root in host.roots().items():
+                found.setdefault(partition, set()).add(root)
+        return all(len(roots) == 1 and b"" not in roots for roots in found.values())
 
     def _client(self, ring: Ring, number: int, profile: Profile) -> FrameClient:
         return FrameClient(
