@@ -265,6 +265,16 @@ class AntiEntropy:
         ]
         return max(0.0, now - min(since, default=now))
 
+    def verified_s(self, now: float, partition: PartitionId) -> float:
+        """How long ago it was verified with the last of the peers that this node compares it with;
+        0: not with all of them since the start, or there are none."""
+        since = [
+            pair.verified.get(partition, inf)
+            for pair in self._pairs.values()
+            if partition in pair.mine
+        ]
+        return max(0.0, now - min(since)) if since and inf not in since else 0.0
+
     def document(self, now: float) -> dict[str, object]:
         """For the status of this node."""
         return {

@@ -267,6 +267,9 @@ class InspectReply(Message, code=17):
     pending: Flag  # a newer copy waits for its fsync
     writable: Flag  # this node takes writes now: it does not stop, and its disk is not full
     owed: Texts = []  # noqa: RUF012 - never changed; ids of nodes for which it keeps this key
+    # Milliseconds since this node compared the key's partition with all owners that come after it
+    # in the preference list, and found or made it equal; 0: not since its start, or it is the last.
+    verified_ms: Uint = 0
 
 
 # --- between owners ------------------------------------------------------------------------------

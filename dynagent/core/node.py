@@ -499,6 +499,9 @@ class Node:
         reply = inspect_copy(
             self.replica, self._reader, message.key, now=now, draining=self.draining
         )
+        if self.antientropy is not None:
+            partition = self.coordinator.ring.partition_of(token_of(message.key))
+            reply.verified_ms = int(1000 * self.antientropy.verified_s(now, partition))
         self._effects.answer(link, request_id, reply)
 
     def _count_error(self, error: DynagentError) -> None:

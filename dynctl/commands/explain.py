@@ -150,6 +150,7 @@ def _row(
         clock=_dots(copy.clock) if copy and is_held else None,
         pending=copy.pending if copy else None,
         writable=copy.writable if copy else None,
+        verified_s=copy.verified_ms / 1000 if copy and copy.verified_ms else None,
         problem=reply if isinstance(reply, str) else "",
     )
 

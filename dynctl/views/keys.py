@@ -54,6 +54,13 @@ class CopyRow(msgspec.Struct, frozen=True, kw_only=True):
     clock: Annotated[list[str] | None, Meta(description="actor:counter, all that it has seen")]
     pending: Annotated[bool | None, Meta(description="a newer copy waits for its fsync")]
     writable: Annotated[bool | None, Meta(description="it takes writes now")]
+    verified_s: Annotated[
+        float | None,
+        Meta(
+            description="seconds since it compared the key's partition with all owners after it, "
+            "and found or made it equal; null: not since its start, or it is the last of them"
+        ),
+    ]
     problem: Annotated[str, Meta(description="why it is unreachable; else empty")]
 
 

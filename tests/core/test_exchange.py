@@ -11,6 +11,8 @@ from dynagent.core.entry import Record, encode_sibling, encode_stored
 from dynagent.core.messages import (
     Compare,
     CompareReply,
+    Inspect,
+    InspectReply,
     LeafKeys,
     LeafKeysReply,
     Look,
@@ -412,3 +414,30 @@ def test_a_stored_record_has_its_digest() -> None:
     token = token_of(b"k")
     rows = list(world.nodes[A].replica.digests(token, token, b""))
     assert [(place, digest) for place, digest, _ in rows] == [(token + b"k", record.digest)]
+
+
+def test_explain_tells_when_a_partition_was_verified() -> None:
+    world = cluster()
+    for node in (A, B):
+        hold(world, node, b"k", version(1))
+    antientropy = world.nodes[A].antientropy
+    assert antientropy is not None
+    partition = PartitionId(world.ring.partition_of(token_of(b"k")))  # type: ignore[union-attr]
+    Watch(world).run()
+    assert antientropy.verified_s(world.now, partition) == 0.0  # not with C yet
+    hold(world, C, b"k", version(1))
+    antientropy.add(
+        world.now, Tour(C, ALL, lambda now, tour, verdict: antientropy.note(tour, verdict))
+    )
+    antientropy.add(
+        world.now, Tour(B, ALL, lambda now, tour, verdict: antientropy.note(tour, verdict))
+    )
+    for _ in range(4):
+        world.tick(world.now)
+        world.settle()
+    assert antientropy.verified_s(world.now + 3, partition) == 3.0
+    reply = at_once(world, A, Inspect(b"k"))
+    assert isinstance(reply, InspectReply)
+    world.now += 2
+    reply = at_once(world, A, Inspect(b"k"))
+    assert isinstance(reply, InspectReply) and reply.verified_ms == 2_000
