@@ -39,6 +39,7 @@ _LAZY = {
     "ring": ("ring", "app"),
     "node": ("node", "app"),
     "hints": ("hints", "app"),
+    "tombstones": ("tombstones", "tombstones"),
     "repair": ("repair", "repair"),
     "verify": ("repair", "verify"),
     "recheck": ("repair", "recheck"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
@@ -42,14 +43,17 @@ class Observation:
     facts: dict[str, dict[str, Any]]
 
 
-def observe(found: Sequence[str], *, timeout_s: float, facts: bool = False) -> Observation:
-    """Asks everybody. Raises `Unreachable` if no endpoint answers, `NotReady` if none of them has
-    a cluster."""
+def observe(
+    found: Sequence[str], *, timeout_s: float, facts: bool = False, tombstones: bool = False
+) -> Observation:
+    """Asks everybody; `tombstones`: by partition too. Raises `Unreachable` if no endpoint
+    answers, `NotReady` if none of them has a cluster."""
     with Client(found, timeout_s=timeout_s, learn_ring=False) as client:
         agent, ring = first_ring(client, found)
         status = status_of(client, agent, facts=facts)
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-            members = tuple(pool.map(lambda member: _look(client, ring, member), ring.members))
+            look = partial(_look, client, ring, tombstones)
+            members = tuple(pool.map(look, ring.members))
     return Observation(
         agent=agent,
         ring=ring,
@@ -67,10 +71,12 @@ def observed(
     verbose: bool,
     *,
     facts: bool = False,
+    tombstones: bool = False,
 ) -> Observation:
     """What a verb that reads begins with: `observe` with the options as they were given."""
     timeout_s = options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
-    seen = observe(endpoints.find(endpoint or []), timeout_s=timeout_s, facts=facts)
+    found = endpoints.find(endpoint or [])
+    seen = observe(found, timeout_s=timeout_s, facts=facts, tombstones=tombstones)
     if verbose:
         say(f"dynctl: {verb}: {seen.agent} answered")
     return seen
@@ -136,9 +142,9 @@ def first_ring(client: Client, found: Sequence[str]) -> tuple[str, Ring]:
     raise Unreachable(", ".join(failure.message for failure in failures))
 
 
-def _look(client: Client, ring: Ring, member: Member) -> Seen:
+def _look(client: Client, ring: Ring, tombstones: bool, member: Member) -> Seen:
     try:
-        status = status_of(client, member.address)
+        status = status_of(client, member.address, tombstones=tombstones)
     except DynagentError as exc:
         reason = exc.message.removeprefix(f"{member.address}: ")
         return Seen(member=member, status=None, problem=f"down ({member.address}: {reason})")

@@ -28,10 +28,12 @@ class Bootstrapped:
     resumed: bool
 
 
-def status_of(client: Client, address: str, *, facts: bool = False) -> dict[str, Any]:
-    """The status document of one agent, with what it knows of all others if `facts`; raises
-    `Unreachable` or `ProtocolError`."""
-    reply = client.ask(address, StatusRequest(facts))
+def status_of(
+    client: Client, address: str, *, facts: bool = False, tombstones: bool = False
+) -> dict[str, Any]:
+    """The status document of one agent, with what it knows of all others if `facts`, and of each
+    partition with `tombstones`; raises `Unreachable` or `ProtocolError`."""
+    reply = client.ask(address, StatusRequest(facts, tombstones))
     if not isinstance(reply, StatusReply):
         raise ProtocolError(f"{address}: {type(reply).__name__} is not a status")
     return decode_status(reply.document)

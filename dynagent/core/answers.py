@@ -100,7 +100,9 @@ class Answers:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, StatusRequest)
-        document = status_document(self._node, with_facts=message.facts)
+        document = status_document(
+            self._node, with_facts=message.facts, with_tombstones=message.tombstones
+        )
         self._effects.answer(link, request_id, StatusReply(document))
 
     def on_job_request(

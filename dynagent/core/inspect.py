@@ -31,7 +31,9 @@ siblings               of the keys that have changed here since the start: most 
 tombstones             of core.purge: count (on this node, of its own partitions), partitions (that
                        have any), purged (dropped here since the start); and of those that this
                        node drives: blocked (node id → reason → partitions: away, holds, differs),
-                       rounds and moves since the start
+                       rounds and moves since the start; if it was asked for, by_partition: of
+                       each with tombstones [partition, count, barrier, reason, node ids], the last
+                       two if it is blocked and this node drives it
 repaired               owners that a get has found behind, and sent what they lacked
 trees                  partitions (that this node owns), leaves (of each tree), records (in known
                        leaves, tombstones too), unknown (leaves), rebuilt (leaves, since the start)
@@ -84,8 +86,12 @@ if TYPE_CHECKING:
     from dynagent.core.node import Node
 
 
-def status_document(node: Node, *, with_facts: bool = False) -> bytes:
+def status_document(
+    node: Node, *, with_facts: bool = False, with_tombstones: bool = False
+) -> bytes:
     fields = status_fields(node)
+    if with_tombstones and node.purger is not None:
+        fields["tombstones"] = node.purger.document(by_partition=True)
     if with_facts:
         fields["facts"] = node.gossip.document() if node.gossip is not None else {}
     return encode(fields)

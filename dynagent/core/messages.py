@@ -370,6 +370,7 @@ class StatusRequest(Message, code=34):
     """How is this node, as it sees itself and its peers? Answered by StatusReply."""
 
     facts: Flag = False  # also tell what gossip says of each member
+    tombstones: Flag = False  # also tell of each partition with tombstones
 
 
 class StatusReply(Message, code=35):

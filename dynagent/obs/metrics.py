@@ -272,6 +272,30 @@ METRICS = (
         read=_summed("dirty"),
     ),
     Metric(
+        name="dynagent_tombstones",
+        kind=GAUGE,
+        help="Deleted keys of its partitions that still leave a tombstone here.",
+        read=_at("tombstones", "count"),
+    ),
+    Metric(
+        name="dynagent_tombstones_purged_total",
+        kind=COUNTER,
+        help="Tombstones that were dropped here, because nothing can bring their values back.",
+        read=_at("tombstones", "purged"),
+    ),
+    Metric(
+        name="dynagent_purge_blocked_partitions",
+        kind=GAUGE,
+        help="Partitions whose tombstones a node holds back: it is away, it holds hints there, or "
+        "its copy differs; see dynctl tombstones.",
+        labels=("node", "reason"),
+        read=lambda status: [
+            ((node, reason), count)
+            for node, reasons in status.get("tombstones", {}).get("blocked", {}).items()
+            for reason, count in reasons.items()
+        ],
+    ),
+    Metric(
         name="dynagent_oldest_unverified_seconds",
         kind=GAUGE,
         help="Since when the partition waits that was compared with another owner, and found or "

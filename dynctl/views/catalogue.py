@@ -16,6 +16,7 @@ from dynctl.views.ring import BootstrapDocument, RingDocument, RingStatusDocumen
 from dynctl.views.scrub import ScrubDocument
 from dynctl.views.siblings import GetRecord, PutRecord, SiblingsDocument
 from dynctl.views.stats import StatsDocument
+from dynctl.views.tombstones import TombstonesDocument
 
 # What verbs print line by line, with no document around it.
 LINES: dict[str, type[msgspec.Struct]] = {
@@ -31,6 +32,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "ring show": RingDocument,
     "node ls": NodesDocument,
     "hints ls": HintsDocument,
+    "tombstones": TombstonesDocument,
     "repair": JobDocument,
     "verify": JobDocument,
     "recheck": RecheckDocument,
