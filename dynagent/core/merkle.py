@@ -134,6 +134,15 @@ class Forest:
         count, total = divmod(entry, _MODULUS)
         return None if count == UNKNOWN_COUNT else (count, total)
 
+    def first_used(self, partition: PartitionId, leaf: int) -> int:
+        """The first leaf from that one on which is not known to be empty; `leaves` if all are."""
+        table, end = self._tables[partition], ENTRY * self.leaves
+        group = ARITY * ENTRY
+        at = ENTRY * leaf
+        while at < end and table.startswith(_EMPTY_LEAF, at):
+            at += group if table.startswith(_EMPTY_GROUP, at) else ENTRY
+        return min(at, end) // ENTRY
+
     def is_known(self, partition: PartitionId, leaf: int) -> bool:
         return (partition, leaf) not in self.unknown
 
@@ -159,20 +168,22 @@ class Forest:
         return bytes(self._tables[partition][ENTRY * leaf : ENTRY * (leaf + 1)])
 
     def _leaf_hash(self, partition: PartitionId, leaf: int) -> bytes:
-        entry = self._entry(partition, leaf)
-        if entry == UNKNOWN:
-            return b""
-        return blake2b(entry, digest_size=32, person=b"dyn-leaf").digest()
+        return _hash_of(self._entry(partition, leaf))
 
     def _group_hashes(self, partition: PartitionId) -> list[bytes]:
         groups = self._groups.setdefault(partition, [None] * (self.leaves // ARITY))
         hashes: list[bytes] = []
         for index, group in enumerate(groups):
             if group is None:
-                group = _inner_hash(self.children(partition, self.levels - 1, index))
-                groups[index] = group
+                group = groups[index] = self._group_hash(partition, index)
             hashes.append(group)
         return hashes
+
+    def _group_hash(self, partition: PartitionId, index: int) -> bytes:
+        at = ARITY * ENTRY * index
+        if self._tables[partition].startswith(_EMPTY_GROUP, at):
+            return _EMPTY_GROUP_HASH
+        return _inner_hash(self.children(partition, self.levels - 1, index))
 
     # --- changes ---------------------------------------------------------------------------------
 
@@ -299,7 +310,16 @@ class Forest:
             self._counts[partition] = sum(counts)
 
 
+def _hash_of(entry: bytes) -> bytes:
+    return b"" if entry == UNKNOWN else blake2b(entry, digest_size=32, person=b"dyn-leaf").digest()
+
+
 def _inner_hash(children: list[bytes]) -> bytes:
     if b"" in children:
         return b""
     return blake2b(b"".join(children), digest_size=32, person=b"dyn-node").digest()
+
+
+_EMPTY_LEAF = bytes(ENTRY)
+_EMPTY_GROUP = bytes(ARITY * ENTRY)
+_EMPTY_GROUP_HASH = _inner_hash([_hash_of(_EMPTY_LEAF)] * ARITY)

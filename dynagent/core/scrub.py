@@ -108,7 +108,7 @@ class Scrubber:
             self._next_turn = budget.next_grant_at(now)
             return
         spent = 0
-        while spent < room and self._leaf < self._forest.leaves:
+        while spent < room and self._skip_empty(partition):
             try:
                 self._replica.check_room(now)  # of what is found something may be to be removed
             except Overloaded:
@@ -139,6 +139,21 @@ class Scrubber:
                     job.finish_unit(label, partition, {"partitions": 1, **found})
             if not any(job.todo.values()):
                 self._jobs.remove(job)
+
+    def _skip_empty(self, partition: PartitionId) -> bool:
+        """Goes on to the next leaf of which the tree or the disk has anything; False at the end. A
+        stretch of which the tree has nothing is one look at the disk."""
+        forest, leaf = self._forest, self._leaf
+        used = forest.first_used(partition, leaf) if leaf < forest.leaves else leaf
+        if used > leaf:
+            first, _ = forest.leaf_range(partition, leaf)
+            _, last = forest.leaf_range(partition, used - 1)
+            try:
+                row = next(self._reader.scan(first, last), None)
+            except CorruptRecord:
+                return True  # it is met again in this leaf, or in one after it
+            self._leaf = used if row is None else forest.leaf_of(row[0])
+        return self._leaf < forest.leaves
 
     # --- one leaf --------------------------------------------------------------------------------
 

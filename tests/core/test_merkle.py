@@ -228,3 +228,14 @@ def test_partitions_of_others_have_no_tree() -> None:
     assert forest.records == 0
     with pytest.raises(KeyError):
         forest.root(PartitionId(0))
+
+
+def test_used_leaves_are_found_past_any_stretch_of_empty_ones() -> None:
+    owner = Owner()
+    owner.change({key: record_of(number) for number, key in enumerate(KEYS)})
+    forest = owner.forest
+    for partition in forest.partitions:
+        used = [leaf for leaf in range(forest.leaves) if forest.leaf(partition, leaf) != (0, 0)]
+        for start in range(forest.leaves + 1):
+            expected = next((leaf for leaf in used if leaf >= start), forest.leaves)
+            assert forest.first_used(partition, start) == expected
