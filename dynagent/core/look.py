@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
-from dynagent.core.entry import Record, decode_entry, unflatten
+from dynagent.core.entry import Record, decode_clock, decode_entry
 from dynagent.core.messages import (
     MODE_OVERWRITE,
     OP_FORGOTTEN,
@@ -158,7 +158,7 @@ class LookingPut(PutOperation):
     def _on_look(self, now: float, source: NodeId, reply: ReadReply) -> None:
         self.coordinator.note_read(now - self.asked_at)
         try:
-            clock = dict(unflatten(reply.clock))
+            clock = decode_clock(reply.clock)
         except ProtocolError as exc:
             self.coordinator.effects.note("peer.malformed", peer=source, reason=exc.message)
             self.on_failure(now, source)

@@ -356,7 +356,8 @@ class PutOperation(Operation):
         siblings = record.value.siblings
         own = [sibling for sibling in siblings if sibling.op_id == self.put.op_id]
         alone = len(own) == len(siblings)
-        context = encode_context(record.value.clock, key=self.put.key) if alone else b""
+        clock, encoded = record.value.clock, record.clock_bytes
+        context = encode_context(clock, key=self.put.key, encoded=encoded) if alone else b""
         dot = own[0].actor.to_bytes(8, "big") + own[0].counter.to_bytes(8, "big") if own else b""
         return PutReply(context, len(siblings), dot)
 

@@ -185,7 +185,7 @@ MUTANTS = (
     _mutant(
         "A4",
         "a put's reply hands out a context that claims siblings its writer has not seen",
-        ("core/put.py", 'key=self.put.key) if alone else b""', "key=self.put.key)"),
+        ("core/put.py", 'encoded=encoded) if alone else b""', "encoded=encoded)"),
         seeds=(0, 1, 2),
     ),
     _mutant(
