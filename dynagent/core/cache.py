@@ -2,8 +2,8 @@
 
 An engine's own page cache does not do: SQLite's reader forgets its pages at each foreign commit.
 Under puts that was a sixth of their cost (decision 0008). Stored forms and not records are kept:
-bytes take a quarter of the memory, the garbage collector never walks them, and the checksum is
-verified at every read as before.
+bytes take a quarter of the memory, and the garbage collector never walks them. Their checksum has
+been verified when they came from the engine.
 
 Two generations stand in for an exact order of use. A form that is kept, or found in the old one,
 joins the young one; when as much has joined that as half of the room, it becomes the old one, and

@@ -42,9 +42,11 @@ from dynagent.core.crowd import Crowd
 from dynagent.core.entry import (
     ABSENT,
     Record,
+    check_stored,
     decode_stored,
     encode_sibling,
     encode_stored,
+    read_stored,
     stored_digest,
 )
 from dynagent.core.hints import DURABLE, Hints
@@ -122,10 +124,12 @@ class Replica:
             stored = self._cache.get(key)
             if stored is None:
                 stored = self._reader.get(token, key) or b""
+                if stored:
+                    check_stored(stored, cluster_id=self.cluster_id, key=key)
                 self._cache.keep(key, stored)
             if not stored:
                 return UNREADABLE if self._is_lost(token) else ABSENT
-            record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
+            record = read_stored(stored, key=key)
             if record.unknown:
                 self.unknown.meet(self._open, token, key)
             return record

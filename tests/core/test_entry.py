@@ -188,6 +188,7 @@ MALFORMED: dict[str, list[object]] = {
     "content is cut": [b"key", encode([CLOCK, DATAS])[:-1], b""],
     "content has trailing garbage": [b"key", encode([CLOCK, DATAS]) + b"\x00", b""],
     "content is a map": [b"key", encode({"clock": CLOCK}), b""],
+    "content has a long head": [b"key", b"\x98\x02" + encode([CLOCK, DATAS])[1:], b""],
     "content has no siblings": [b"key", encode([CLOCK]), b""],
     "content has three parts": [b"key", encode([CLOCK, DATAS, []]), b""],
     "clock is a map": entry_of({b"a": 1}, DATAS),
@@ -269,6 +270,7 @@ def test_a_stored_record_decodes_to_what_was_encoded(key: bytes, record: Record)
     assert got.value == record.value
     assert [s.op_id for s in got.value.siblings] == [s.op_id for s in record.value.siblings]
     assert local_parts(got) == local_parts(record)
+    assert got.content == record.content
     assert got.digest == record.digest == Record(record.value).digest
 
 
@@ -305,18 +307,36 @@ def test_a_record_stored_under_another_key_or_in_another_cluster_is_found() -> N
             decode_stored(stored, cluster_id=cluster_id, key=key)
 
 
-@pytest.mark.parametrize("body", [[], [0] * 11, 5, "text", b"", None, [0] * 10, {"a": 1}])
-def test_a_stored_form_that_is_not_ours_is_corrupt_even_if_its_checksum_holds(body: object) -> None:
-    encoded = encode(body)
-    stored = crc32(encoded, crc32(b"key", crc32(CLUSTER_ID))).to_bytes(4, "big") + encoded
-    with pytest.raises(CorruptRecord):
-        decode_stored(stored, cluster_id=CLUSTER_ID, key=b"key")
+def sealed(head: bytes, *, size: int) -> bytes:
+    """A stored form whose checksum holds, of RECORD's content and any head."""
+    rest = size.to_bytes(4, "big") + head + RECORD.content
+    return crc32(rest, crc32(b"key", crc32(CLUSTER_ID))).to_bytes(4, "big") + rest
+
+
+HEAD = [0, RECORD.digest, 2, b"i" * 64, b"", 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *([], [0] * 11, 5, "text", b"", None, [0] * 10, {"a": 1}, HEAD[:8]),
+        *([*HEAD[:3], b"i" * 63, *HEAD[4:]], [*HEAD[:3], b"i" * 96, *HEAD[4:]]),
+        *([*HEAD[:4], b"o" * 15, *HEAD[5:]], [*HEAD[:4], b"o" * 144, *HEAD[5:]]),
+    ],
+)
+def test_a_stored_form_that_is_not_ours_is_corrupt_even_if_its_checksum_holds(head: object) -> None:
+    encoded = encode(head)
+    for size in (len(encoded), 0, 1, 2**32 - 1):
+        with pytest.raises(CorruptRecord):
+            decode_stored(sealed(encoded, size=size), cluster_id=CLUSTER_ID, key=b"key")
 
 
 def test_unknown_trailing_fields_of_a_stored_record_are_skipped() -> None:
-    body = encode([*decode_list(encode_stored(RECORD, cluster_id=b"", key=b"k")[4:]), "future"])
-    stored = crc32(body, crc32(b"k")).to_bytes(4, "big") + body
-    got = decode_stored(stored, cluster_id=b"", key=b"k")
+    stored = encode_stored(RECORD, cluster_id=CLUSTER_ID, key=b"key")
+    size = int.from_bytes(stored[4:8], "big")
+    head = encode([*decode_list(stored[8 : 8 + size]), "future"])
+    newer = sealed(head, size=len(head))
+    got = decode_stored(newer, cluster_id=CLUSTER_ID, key=b"key")
     assert got.value == RECORD.value
     assert local_parts(got) == local_parts(RECORD)
 

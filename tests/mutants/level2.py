@@ -157,8 +157,8 @@ LEVEL_2_MUTANTS = (
         "M14",
         "bytes are read from the disk, and handed to others, without looking at their checksum",
         "core/entry.py",
-        '    if crc32(body, crc32(cluster_id + key)).to_bytes(4, "big") != stored[:4]:',
-        "    if not body:",
+        '    if crc32(stored[4:], crc32(cluster_id + key)).to_bytes(4, "big") != stored[:4]:',
+        "    if not stored:",
         16,
     ),
     _mutant(
