@@ -8,8 +8,7 @@ CBOR's nameless simple values, which no schema accepts; the caller checks the sh
 
 from __future__ import annotations
 
-from cbor2 import CBORDecodeError, dumps, loads
-
+from dynagent.core.cbor import CBORDecodeError, dumps, loads
 from dynagent.errors import ProtocolError
 
 TYPE_CHECKING = False

@@ -34,9 +34,8 @@ from itertools import chain
 from struct import Struct, error
 from zlib import crc32
 
-from cbor2 import CBORDecodeError, loads
-
 from dynagent import limits
+from dynagent.core.cbor import CBORDecodeError, loads
 from dynagent.core.encoding import decode, encode
 from dynagent.core.siblings import EMPTY, Clock, Dot, Sibling, Siblings
 from dynagent.core.version import sibling_fields

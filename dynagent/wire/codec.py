@@ -6,9 +6,8 @@ of the message's code before anything is decoded.
 
 from __future__ import annotations
 
-from cbor2 import dumps
-
 from dynagent import limits
+from dynagent.core.cbor import dumps
 from dynagent.core.encoding import decode
 from dynagent.core.messages import Message, ReadReply
 from dynagent.errors import ProtocolError, TooLarge

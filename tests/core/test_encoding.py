@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import cbor2
 import pytest
 from cbor2 import CBORSimpleValue, undefined
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dynagent import limits
+from dynagent.core import cbor
 from dynagent.core.encoding import decode, encode
 from dynagent.core.entry import decode_entry, decode_sibling
 from dynagent.core.ring import decode_ring
@@ -205,3 +207,8 @@ def test_a_fault_is_told_alike_in_every_process(data: str, fault: str) -> None:
     """Nothing of the salted number that marks the end gets into the words."""
     with pytest.raises(ProtocolError, match=fault):
         decode(bytes.fromhex(data))
+
+
+def test_the_extension_that_is_loaded_without_its_package_is_the_package_s_own() -> None:
+    names = ("CBORDecodeError", "dumps", "loads")
+    assert all(getattr(cbor, name) is getattr(cbor2, name) for name in names)
