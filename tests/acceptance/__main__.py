@@ -59,14 +59,14 @@ def main() -> int:
         name = f"{options.points}-{options.part}" if options.part else options.points
         path = ROOT / "docs" / "acceptance" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        document = {"points": name, **_circumstances(), "figures": figures}
+        document = {"points": name, **_circumstances(options.points), "figures": figures}
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         print(f"written: {path.relative_to(ROOT)}")
     return 0
 
 
-def _circumstances() -> dict[str, object]:
-    """When, of what, on what."""
+def _circumstances(points: str) -> dict[str, object]:
+    """When, of what, on what, and how agents were configured if there were any."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=ROOT,
@@ -74,7 +74,7 @@ def _circumstances() -> dict[str, object]:
         text=True,
         check=True,
     ).stdout.strip()
-    return {
+    circumstances: dict[str, object] = {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit,
         "machine": {
@@ -82,8 +82,12 @@ def _circumstances() -> dict[str, object]:
             "system": f"{platform.system()} {platform.release()}",
             "cores": os.cpu_count(),
         },
-        "config": "defaults of dynagent run; N=3 R=2 W=2, 256 partitions, sqlite, fsync",
     }
+    if points != "placement":
+        circumstances["config"] = (
+            "defaults of dynagent run; N=3 R=2 W=2, 256 partitions, sqlite, fsync"
+        )
+    return circumstances
 
 
 if __name__ == "__main__":
