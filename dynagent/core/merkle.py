@@ -17,11 +17,11 @@ hold the same have the same root.
 Changes are applied when their batch is taken: from then on the sums are what the disk will hold
 when that batch is durable. If it is refused they are what the disk holds (`on_refused`).
 
-A leaf is **unknown** when the record that was replaced there could not be read: nobody can say what
-to subtract. Its hash is b"", as is everything above it, and b"" equals nothing. It is rebuilt from
-its range on the disk (`rebuild`; `core.rebuild` does so under the background budget), as soon as
-all of that can be read. A record that rots without being touched changes no leaf: that is for the
-scrub to find, which compares `recompute` with `leaf`.
+A leaf is **unknown** when the record that was replaced there could not be read (or was not counted:
+then the sums are wrong): nobody can say what to subtract. Its hash is b"", as is everything above
+it, and b"" equals nothing. It is rebuilt from its range on the disk (`rebuild`; `core.rebuild` does
+so under the background budget), as soon as all of that can be read. A record that rots without being
+touched changes no leaf: that is for the scrub to find, which compares `recompute` with `leaf`.
 
 The sums themselves, and how they outlive this process: `core.sums`. They are kept as they are
 hashed, 40 bytes a leaf: 2.5 MiB for 256 partitions of 256 leaves.
@@ -42,8 +42,9 @@ from dynagent.errors import CorruptRecord
 
 ARITY = 16
 _MODULUS = 1 << 256
-_COUNT_BITS = -1 << 256  # of an entry as a number
-_LEAST_UNKNOWN = UNKNOWN_COUNT << 256
+_ONE = 1 << 256  # record more, of an entry as a number
+_COUNT_BITS = -_ONE
+_LEAST_UNKNOWN = UNKNOWN_COUNT * _ONE
 _COUNTS = Struct(">Q32x")  # of each leaf of a table
 
 UNREADABLE_DIGEST = b""  # of a record that was there and could not be read
@@ -214,7 +215,7 @@ class Forest:
                 hashed.update(key + new)
                 total = from_bytes(hashed.digest(), "big")
             if old is not None:
-                if not old:
+                if not old or entry < _ONE:  # it cannot be read; or a leaf of none had it
                     self._set(partition, place & mask, None)
                     continue
                 hashed = copy()
@@ -223,7 +224,7 @@ class Forest:
             if old is None or new is None:
                 growth = 1 if old is None else -1
                 counts[partition] += growth
-                entry += growth << 256
+                entry += growth * _ONE
             total = (entry + total) % _MODULUS
             entry = (entry & _COUNT_BITS) | total
             table[begin : begin + ENTRY] = entry.to_bytes(ENTRY, "big")
@@ -288,7 +289,8 @@ class Forest:
         """Takes what the disk says for what is so; False if not all of it can be read: then the
         leaf is unknown."""
         state = self.recompute(partition, leaf)
-        self._set(partition, leaf, state)
+        if state != self.leaf(partition, leaf):
+            self._set(partition, leaf, state)
         return state is not None
 
     def _hash(self, key: bytes, digest: bytes) -> int:

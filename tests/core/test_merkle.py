@@ -219,6 +219,19 @@ def test_an_unreadable_record_makes_its_leaf_unknown_until_it_is_rebuilt() -> No
     owner.check()
 
 
+def test_a_leaf_that_had_not_counted_what_is_replaced_is_unknown() -> None:
+    """Its sums are wrong, however that came; that must not end the agent, nor go on."""
+    owner = Owner()
+    token = token_of(b"key")
+    for after in (record_of(1).digest, None):
+        owner.forest.apply(Batch(1), [(token, b"key", record_of(0).digest, after)])
+        owner.forest.on_committed()
+        assert len(owner.forest.unknown) == 1
+        place = owner.forest.unknown.copy().pop()
+        assert owner.forest.rebuild(*place)
+    owner.check()
+
+
 def test_partitions_of_others_have_no_tree() -> None:
     forest = Forest(MemoryStore())
     forest.serve(make_ring(2, others=1), IDS[2])
