@@ -20,8 +20,8 @@ when that batch is durable. If it is refused they are what the disk holds (`on_r
 A leaf is **unknown** when the record that was replaced there could not be read (or was not counted:
 then the sums are wrong): nobody can say what to subtract. Its hash is b"", as is everything above
 it, and b"" equals nothing. It is rebuilt from its range on the disk (`rebuild`; `core.rebuild` does
-so under the background budget), as soon as all of that can be read. A record that rots without being
-touched changes no leaf: that is for the scrub to find, which compares `recompute` with `leaf`.
+so under the background budget), as soon as all of that can be read. A record that rots without
+being touched changes no leaf: the scrub finds it, by comparing `recompute` with `leaf`.
 
 The sums themselves, and how they outlive this process: `core.sums`. They are kept as they are
 hashed, 40 bytes a leaf: 2.5 MiB for 256 partitions of 256 leaves.
