@@ -2,6 +2,7 @@
 
     check     what is wrong with it: one finding a line; exit status 12 if there is any
     damage    damages it on purpose, for drills and tests
+    rebuild   makes a new one of what can be read; the other owners heal the rest
 
 Findings and deeds are records: JSON Lines with `-o jsonl`, else lines for people. Words go to
 stderr. A directory that an agent uses is refused (exit status 10).
@@ -23,6 +24,7 @@ from dynagent.store import drill
 from dynagent.store.datadir import DataDir, lock_stopped
 from dynagent.store.drill import KINDS, Damage, Drill
 from dynagent.store.examine import Examined, Finding, examine
+from dynagent.store.rebuild import Rebuilt, rebuild
 
 DIFFERENCES = 12  # the exit status of `dynctl verify` too
 
@@ -41,7 +43,14 @@ def add_commands(commands: Any) -> None:
         help="damage it on purpose, for drills: flip bits, lose, misplace or miss records",
         epilog="example: dynagent store damage /var/lib/dynagent lose --count 10 --seed 1 --yes",
     )
-    for verb in (check, damage):
+    anew = verbs.add_parser(
+        "rebuild",
+        help="set a damaged engine aside, and make a new one of what can be read of it; the rest"
+        " comes from the other owners once the agent runs",
+        epilog="example: dynagent store rebuild /var/lib/dynagent --yes",
+    )
+    anew.add_argument("--yes", action="store_true", help="really do it")
+    for verb in (check, damage, anew):
         verb.add_argument("dir", type=Path, metavar="DIR", help="the agent's data directory")
         verb.add_argument("-o", dest="form", choices=("plain", "jsonl"), default="plain",
                           help="lines for people, or JSON Lines")  # fmt: skip
@@ -68,6 +77,8 @@ def run(options: argparse.Namespace) -> int:
     """Runs a verb; returns the exit status."""
     if options.verb == "check":
         return _check(options)
+    if options.verb == "rebuild":
+        return _rebuild(options)
     return _damage(options)
 
 
@@ -81,6 +92,13 @@ def _check(options: argparse.Namespace) -> int:
             findings += 1
             _print(found, options.form)
     return DIFFERENCES if findings else 0
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    if not options.yes:
+        raise Refused(f"this replaces the engine of {options.dir}; say --yes if you want that")
+    _print(rebuild(options.dir, dice=random.SystemRandom()), options.form)
+    return 0
 
 
 def _damage(options: argparse.Namespace) -> int:
@@ -140,7 +158,7 @@ def _deeds(options: argparse.Namespace, dice: random.Random) -> Iterator[Damage]
 # --- records -------------------------------------------------------------------------------------
 
 
-def _print(record: Finding | Damage, form: str) -> None:
+def _print(record: Finding | Damage | Rebuilt, form: str) -> None:
     fields = {
         name: _plain(value)
         for name, value in record._asdict().items()

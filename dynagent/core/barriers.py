@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 ROW = "barriers/"
 _ROW_PARTITIONS = 64  # a row of some 300 bytes
 
+
+def row_names(partitions: int) -> list[str]:
+    """All named rows of a ring of so many partitions."""
+    return [f"{ROW}{first // _ROW_PARTITIONS}" for first in range(0, partitions, _ROW_PARTITIONS)]
+
+
 _Standing = tuple[int, int]  # barrier, least
 
 

@@ -73,6 +73,6 @@ def damaged(file: Path, offset: int, what: str) -> DataDirError:
     """The refusal of a file that is not as it was last written."""
     return DataDirError(
         f"{file}: damaged at byte {offset} ({what}), so acknowledged writes may be missing;"
-        " nothing was changed; move the data directory away and start as a new node, which the"
-        " cluster refills"
+        " nothing was changed; dynagent store rebuild keeps what can be read, and the cluster heals"
+        " the rest; or move the data directory away and start as a new node, which it refills"
     )

@@ -137,7 +137,7 @@ class SqliteStore:
                 fsync_path(path.parent)  # the names of the file and its log
                 undo.pop_all()
         except (sqlite3.Error, OSError) as exc:
-            raise DataDirError(f"{path}: cannot open the store: {exc}") from exc
+            raise DataDirError(f"{path}: cannot open the store: {exc}{_remedy(exc)}") from exc
 
     # --- reading: the event-loop thread ----------------------------------------------------------
 
@@ -251,8 +251,8 @@ class SqliteStore:
                 raise DiskFull(f"{self._path}: no room for batch {batch.number}") from exc
             self._failed = str(exc) or type(exc).__name__
             raise StoreFailed(
-                f"{self._path}: batch {batch.number} failed: {self._failed};"
-                " check the disk and its free space, then restart"
+                f"{self._path}: batch {batch.number} failed: {self._failed}"
+                f"{_remedy(exc) or '; check the disk and its free space, then restart'}"
             ) from exc
 
     def snapshot(self, path: Path) -> None:
@@ -419,6 +419,14 @@ class SqliteStore:
 
     def _read_crowded(self) -> set[int]:
         return {id_ for (id_,) in self._reader.execute("SELECT DISTINCT id FROM overflow")}
+
+
+def _remedy(exc: BaseException) -> str:
+    """What to do about a file whose structure is damaged; nothing is known of other errors."""
+    codes = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    if (getattr(exc, "sqlite_errorcode", 0) & 0xFF) not in codes:
+        return ""
+    return "; dynagent store rebuild keeps what can be read, and the cluster heals the rest"
 
 
 def _chunks(rows: list[_Row]) -> Iterator[list[_Row]]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dynagent.core.entry import Record, encode_sibling, encode_stored
-from dynagent.core.ports import Batch, NodeId, Token
+from dynagent.core.ports import Batch, NodeId, PartitionId, Token
 from dynagent.core.ring import Member, Ring, token_of
 from dynagent.core.salvage import FIRST, LAST, Gap, salvage
 from dynagent.core.siblings import Siblings
-from dynagent.errors import CorruptRecord
+from dynagent.core.unknown import ROW, decode_row
+from dynagent.errors import CorruptRecord, DataDirError
 from dynagent.main import main
 from dynagent.store.datadir import DataDir
 from dynagent.store.drill import files_of
@@ -216,3 +218,98 @@ def test_a_scan_goes_on_behind_what_cannot_be_read() -> None:
     assert len(gaps) == 1
     assert rows[299][0] <= gaps[0].first <= rows[300][0]
     assert rows[329][0] <= gaps[0].last < rows[330][0]
+
+
+# --- rebuild -------------------------------------------------------------------------------------
+
+
+def rebuilt(directory: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    assert main(["store", "rebuild", str(directory), "--yes", "-o", "jsonl"]) == 0
+    (done,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found: dict[str, object] = done
+    return found
+
+
+def unknown_of(directory: Path) -> tuple[set[PartitionId], set[PartitionId]]:
+    data_dir = DataDir.open(directory, dice=random.Random(1))
+    try:
+        assert not data_dir.identity_file.value.clean_stop
+        return decode_row(data_dir.store.get_meta(ROW))
+    finally:
+        data_dir.close(clean=True)
+
+
+def test_a_rebuilt_store_has_what_could_be_read_and_knows_that_it_may_lack_some(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(directory)
+    damage(directory, capsys, "misplace", "--key", "k003")
+    done = rebuilt(directory, capsys)
+    assert (done["records"], done["strays"], done["log_lost"]) == (199, 1, False)
+    assert Path(str(done["set_aside"])).exists()
+    every = set(map(PartitionId, range(8)))
+    assert unknown_of(directory) == (every, every)
+    assert contents(directory) == {at: row for at, row in before.items() if at[1] != b"k003"}
+
+
+def test_a_store_with_a_damaged_log_is_rebuilt_and_all_of_it_is_unknown(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_dir = DataDir.open(directory, dice=random.Random(1))
+    batch = Batch(9)
+    batch.records.extend((token_of(key), key, stored(key, b"new")) for key in KEYS[:50])
+    data_dir.store.write(batch)
+    crashed = directory.with_name("crashed")
+    shutil.copytree(directory, crashed)
+    data_dir.close(clean=True)
+    logs = [*crashed.glob("*-wal"), *crashed.glob("*/*.log")]
+    log = max(logs, key=lambda file: file.stat().st_size)
+    data = bytearray(log.read_bytes())
+    data[len(data) // 2] ^= 1
+    log.write_bytes(data)
+    status, found = check(crashed, capsys)
+    assert status == 12
+    assert [one["kind"] for one in found] == ["store"]
+    assert "dynagent store rebuild" in str(found[0]["remedy"])
+    done = rebuilt(crashed, capsys)
+    assert done["log_lost"] is True
+    status, found = check(crashed, capsys)
+    assert {one["kind"] for one in found} == {"unknown"}
+    assert len(found) == done["records"]
+
+
+def test_a_sqlite_file_with_a_damaged_header_is_rebuilt(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = directory / "store.sqlite"
+    if not file.exists():  # RocksDB has no header; its list of tables is renewed by itself
+        file = directory / "store.rocksdb" / "CURRENT"
+    with file.open("r+b") as handle:
+        handle.write(b"\xa5" * 150)
+    status, found = check(directory, capsys)
+    assert (status, found[0]["kind"]) == (12, "store")
+    assert rebuilt(directory, capsys)["records"] == 200
+
+
+def test_a_rebuild_that_was_cut_short_goes_on(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: object) -> None:
+        raise DataDirError("the power went")
+
+    monkeypatch.setattr("dynagent.store.rebuild._move_in", cut)
+    assert main(["store", "rebuild", str(directory), "--yes"]) == 1
+    monkeypatch.undo()
+    assert rebuilt(directory, capsys)["records"] == 200
+
+
+def test_what_cannot_be_rebuilt_says_so(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["store", "rebuild", str(directory)]) == 10
+    assert "say --yes" in capsys.readouterr().err
+    for child in directory.iterdir():
+        if child.name.startswith("store."):
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    assert main(["store", "rebuild", str(directory), "--yes"]) == 1
+    assert "has to be replaced" in capsys.readouterr().err
