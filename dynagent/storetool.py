@@ -50,6 +50,12 @@ def add_commands(commands: Any) -> None:
         epilog="example: dynagent store rebuild /var/lib/dynagent --yes",
     )
     anew.add_argument("--yes", action="store_true", help="really do it")
+    anew.add_argument(
+        "--from",
+        dest="agent",
+        metavar="HOST:PORT",
+        help="another agent of the cluster, for a store that has lost the ring itself",
+    )
     for verb in (check, damage, anew):
         verb.add_argument("dir", type=Path, metavar="DIR", help="the agent's data directory")
         verb.add_argument("-o", dest="form", choices=("plain", "jsonl"), default="plain",
@@ -97,7 +103,13 @@ def _check(options: argparse.Namespace) -> int:
 def _rebuild(options: argparse.Namespace) -> int:
     if not options.yes:
         raise Refused(f"this replaces the engine of {options.dir}; say --yes if you want that")
-    _print(rebuild(options.dir, dice=random.SystemRandom()), options.form)
+    ring = None
+    if options.agent is not None:
+        from dynagent.client.blocking import Client
+
+        with Client([options.agent]) as client:
+            ring = client.ring()
+    _print(rebuild(options.dir, dice=random.SystemRandom(), ring=ring), options.form)
     return 0
 
 

@@ -24,8 +24,8 @@ from dynagent.store.protocol import Store
 
 ROW = "store"  # the named row of the engine
 _REMEDY = (
-    "put the right one back, or move the directory away and start as a new node, which the"
-    " cluster refills"
+    "put the right one back; or dynagent store rebuild keeps what can be read, and the cluster"
+    " heals the rest; or move the directory away and start as a new node, which the cluster refills"
 )
 
 

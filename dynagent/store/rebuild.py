@@ -10,9 +10,9 @@ can still be read, under the same identity. What could not be read is unknown, n
     lost too          counts before it has been merged with N−W+1 others
 
 So the node never answers for what it has forgotten, and the cluster refills it by itself
-(`core.heal`). It mints no dot under an old mark: the stop counts as unclean. What this cannot do:
-give back a store whose named rows (the ring, who it is) are gone; then the member has to be
-replaced, and so has one that has lost its identity file.
+(`core.heal`). It mints no dot under an old mark: the stop counts as unclean. The ring, if its row
+is lost, comes from another agent (`--from`); who this node is stands in the identity file, without
+which the member has to be replaced.
 
 The damaged engine stays beside the new one, as `….damaged-1`, for whoever wants to look.
 """
@@ -62,8 +62,9 @@ class Rebuilt(NamedTuple):
     set_aside: str
 
 
-def rebuild(path: Path, *, dice: Dice) -> Rebuilt:
-    """Raises `Refused` if an agent uses the directory, `DataDirError` if that cannot be done."""
+def rebuild(path: Path, *, dice: Dice, ring: Ring | None = None) -> Rebuilt:
+    """`ring`: that of another agent, for a store that has lost its own. Raises `Refused` if an
+    agent uses the directory, `DataDirError` if that cannot be done."""
     lock = lock_stopped(path)
     try:
         identity_file = IdentityFile.open_or_create(path, dice=dice, engine="sqlite")
@@ -73,12 +74,14 @@ def rebuild(path: Path, *, dice: Dice) -> Rebuilt:
         aside = _set_aside(file)
         for stale in path.glob(f"{new.name}*"):
             _remove(stale)
-        old, log_lost = _open_damaged(aside, value.engine)
+        if ring is not None and ring.cluster_id != value.cluster_id:
+            raise DataDirError(f"{path} is of another cluster than the agent named by --from")
+        old, log_lost = _open_damaged(aside, value.engine, needs_ring=ring is None)
         try:
-            ring = _read_ring(aside, old)
+            known = ring or _read_ring(aside, old)
             store = engine.open(new)
             try:
-                done = _copy(old, store, ring, flagged=log_lost)
+                done = _copy(old, store, known, flagged=log_lost)
                 write_mark(store, Mark(value.store_id, value.run, stopped=True))
             finally:
                 store.close()
@@ -133,7 +136,7 @@ def _remove(path: Path) -> None:
 # --- opening what is damaged ---------------------------------------------------------------------
 
 
-def _open_damaged(aside: Path, engine: str) -> tuple[Store, bool]:
+def _open_damaged(aside: Path, engine: str, *, needs_ring: bool) -> tuple[Store, bool]:
     """The damaged engine, opened by the first means that helps; has it lost its log?"""
     attempts: list[tuple[bool, Callable[[Path], None]]] = [(False, lambda _path: None)]
     if engine == "sqlite":
@@ -148,11 +151,11 @@ def _open_damaged(aside: Path, engine: str) -> tuple[Store, bool]:
         except DynagentError as exc:
             problem = exc.message
             continue
-        if _can_tell_its_ring(store):
+        if not needs_ring or _can_tell_its_ring(store):
             return store, log_lost
-        problem = f"{aside}: its named rows cannot be read"
+        problem = f"{aside}: its ring cannot be read; say --from HOST:PORT of another agent"
         store.close()
-    raise DataDirError(f"{problem}; nothing can be rebuilt from it: the member has to be replaced")
+    raise DataDirError(problem)
 
 
 def _can_tell_its_ring(store: Store) -> bool:
@@ -220,7 +223,9 @@ def _read_ring(aside: Path, store: Store) -> Ring:
     try:
         return decode_ring(store.get_meta(RING_ROW) or b"")
     except (CorruptRecord, ProtocolError) as exc:
-        raise DataDirError(f"{aside}: its ring is damaged: the member has to be replaced") from exc
+        raise DataDirError(
+            f"{aside}: its ring is damaged; say --from HOST:PORT of another agent"
+        ) from exc
 
 
 # --- copying -------------------------------------------------------------------------------------
@@ -244,7 +249,8 @@ def _copy(old: Store, new: Store, ring: Ring, *, flagged: bool) -> Rebuilt:
         if len(batch.records) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
             new.write(batch)
             batch, size = Batch(batch.number + 1), 0
-    batch.meta += _rows(old, [RING_ROW, HINTS_ROW, SCRUB_ROW, *row_names(ring.partitions)])
+    batch.meta += _rows(old, [HINTS_ROW, SCRUB_ROW, *row_names(ring.partitions)])
+    batch.meta.append((RING_ROW, ring.encode()))
     every = {PartitionId(number) for number in range(ring.partitions)}
     batch.meta.append((UNKNOWN_ROW, encode_row(every, every)))
     new.write(batch)

@@ -105,8 +105,9 @@ class RocksStore:
                 if found < seen:
                     raise DataDirError(
                         f"{path}: ends at commit {found}, but {seen} were synced, so acknowledged"
-                        " writes are missing; move the data directory away and start as a new node,"
-                        " which the cluster refills"
+                        " writes are missing; dynagent store rebuild keeps what can be read, and"
+                        " the cluster heals the rest; or move the directory away and start as a new"
+                        " node, which the cluster refills"
                     )
                 self._seen = SeenFile(seen_path)
                 undo.callback(self._seen.close)
@@ -117,7 +118,10 @@ class RocksStore:
         except DynagentError:
             raise
         except Exception as exc:
-            raise DataDirError(f"{path}: cannot open the store: {exc}") from exc
+            raise DataDirError(
+                f"{path}: cannot open the store: {exc}; if it is damaged, dynagent store rebuild"
+                " keeps what can be read, and the cluster heals the rest"
+            ) from exc
 
     # --- reading: the event-loop thread ----------------------------------------------------------
 
@@ -239,8 +243,9 @@ class RocksStore:
         except Exception as exc:
             self._failed = str(exc) or type(exc).__name__
             raise StoreFailed(
-                f"{self._path}: batch {batch.number} failed: {self._failed};"
-                " check the disk and its free space, then restart"
+                f"{self._path}: batch {batch.number} failed: {self._failed}; check the disk and"
+                " its free space, then restart; if the store is damaged, dynagent store rebuild"
+                " keeps what can be read, and the cluster heals the rest"
             ) from exc
 
     def snapshot(self, path: Path) -> None:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from tests.acceptance import durability, everyday, faults, placement, quorum, repair, speed
+from tests.acceptance import durability, everyday, faults, placement, quorum, repair, rot, speed
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] = {
@@ -27,6 +27,7 @@ POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] =
     "faults": faults.run,
     "placement": placement.run,
     "quorum": quorum.run,
+    "rot": rot.run,
     "repair": repair.run,
     "speed": speed.run,
 }
