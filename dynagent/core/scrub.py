@@ -168,8 +168,9 @@ class Scrubber:
                 size += len(stored)
                 if not key or token != token_of(key):
                     self._found["misplaced"] += 1
-                    where = token.hex()
-                    self._coordinator.effects.note("record.misplaced", key=key, token=where)
+                    self._coordinator.effects.note(
+                        "record.misplaced", key=key, partition=partition, token=token.hex()
+                    )
                     replica.remove_row(token, key)
                 elif replica.verify(key, token, stored):
                     self._found["keys"] += 1
@@ -197,10 +198,8 @@ class Scrubber:
 
     def _compare(self, partition: PartitionId, leaf: int) -> None:
         """The sums of the tree, and those of the disk at this moment."""
-        expected, found = (
-            self._forest.leaf(partition, leaf),
-            self._forest.recompute(partition, leaf),
-        )
+        expected = self._forest.leaf(partition, leaf)
+        found = self._forest.recompute(partition, leaf)
         if expected is None or found is None or expected == found:
             return
         fewer = expected[0] - found[0]

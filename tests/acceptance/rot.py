@@ -233,7 +233,12 @@ def _check_named(log: str, ring: Ring, hit: set[bytes] | None, counts: Counter[s
         counts["keys named"] += is_named
         by_partition = ring.partition_of(token_of(key)) in partitions
         counts["keys named by their partition"] += by_partition and not is_named
-        hold(is_named or by_partition, f"{key!r} was hit, and nobody has named it")
+        told = [line for line in log.splitlines() if "level=warning" in line][-20:]
+        where = ring.partition_of(token_of(key))
+        hold(
+            is_named or by_partition,
+            f"{key!r} of partition {where} was hit, and nobody has named it: {told}",
+        )
 
 
 def _check_equal(cluster: RealCluster, victim: RealAgent, values: dict[bytes, bytes]) -> None:
