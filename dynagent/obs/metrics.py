@@ -272,6 +272,36 @@ METRICS = (
         read=_summed("dirty"),
     ),
     Metric(
+        name="dynagent_unknown_copies",
+        kind=GAUGE,
+        help="Copies that are unreadable, or were, and wait to be healed from the other owners.",
+        read=_at("unknown", "waiting"),
+    ),
+    Metric(
+        name="dynagent_hollow_partitions",
+        kind=GAUGE,
+        help="Partitions of which records may be missing, and are being healed.",
+        read=_at("unknown", "hollow"),
+    ),
+    Metric(
+        name="dynagent_healed_copies_total",
+        kind=COUNTER,
+        help="Copies that were healed from the other owners.",
+        read=_at("unknown", "healed"),
+    ),
+    Metric(
+        name="dynagent_clashes_total",
+        kind=COUNTER,
+        help="Dots that had two values: a cloned store or a bug; see dynctl doctor.",
+        read=_at("unknown", "clashes"),
+    ),
+    Metric(
+        name="dynagent_scrubbed_partitions_total",
+        kind=COUNTER,
+        help="Partitions whose records were all read again and verified.",
+        read=_at("scrub", "partitions"),
+    ),
+    Metric(
         name="dynagent_tombstones",
         kind=GAUGE,
         help="Deleted keys of its partitions that still leave a tombstone here.",
