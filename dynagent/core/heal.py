@@ -79,6 +79,11 @@ class Healer:
         )
         return self._due if waits and len(self._under_way) < limits.HEAL_AT_ONCE else None
 
+    def go_on(self, now: float) -> None:
+        """There is something to do at once."""
+        self._due = now
+        self.on_tick(now)
+
     def on_tick(self, now: float) -> None:
         if now < self._due:
             return
@@ -159,8 +164,7 @@ class Healer:
         self._under_way.pop(operation.key, None)
         self.coordinator.replica.on_healed(operation.key)
         self._pause_s = 0.0
-        self._due = now
-        self.on_tick(now)
+        self.go_on(now)
 
     def on_failure(self, now: float, operation: HealOperation) -> None:
         operation.finish()
@@ -341,7 +345,7 @@ class Filling:
         self._after = page.position
         if not page.position:
             self._listed.append(source)
-        self._healer.on_tick(now)
+        self._healer.go_on(now)
 
     def on_failure(self, now: float, source: NodeId) -> None:
         self._operation = None

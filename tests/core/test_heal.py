@@ -209,7 +209,7 @@ def test_partitions_with_unknown_copies_are_known_after_a_restart() -> None:
     c.settle()
     assert decode_row(c.disks[A].meta[ROW]) == ({PARTITION}, set())
     node = c.restart(A)
-    assert node.replica.unknown.unscanned == {PARTITION}
+    assert node.replica.unknown.suspect == {PARTITION}
     meet(c, A)
     node.replica.note_scanned(PARTITION)
     pass_time(c, 1)
