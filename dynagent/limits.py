@@ -70,6 +70,7 @@ EXCHANGE_LEAVES_WAITING_MAX = 1_024  # known to differ; more are not sought befo
 EXCHANGE_ROWS_MAX = 256
 EXCHANGE_LOOK_BYTES_MAX = 512 * KIB  # of records looked at; the last one may go beyond
 EXCHANGE_ROW_BYTES = 256  # to read and compare one costs a quarter of a record's CPU
+EXCHANGE_READ_CHEAPER = 8  # bytes that are only read and checked, for one that is moved
 EXCHANGE_ROWS_BYTES_MAX = 32 * KIB  # of keys and digests: below a control frame
 # A write in flight is on all owners' disks in some milliseconds, or is owed to them by a hint. What
 # still differs after that long, unchanged on both sides, was missed.
@@ -81,8 +82,9 @@ EXCHANGE_PAGE_BYTES = 256 * KIB  # of it; the last record may go beyond
 EXCHANGE_PAGES = 2  # of each kind under way: one travels while the other is written
 EXCHANGE_ANSWER_S = 10.0  # until a message without an answer has failed: a slow disk is no reason
 EXCHANGE_PAUSE_S_MAX = 30.0  # after failures
-EXCHANGE_BUSY_S = 2.0  # after the last message about a partition it may be compared with another
-EXCHANGE_TURN_S = 6.0  # longer than whoever was told so takes to ask again
+EXCHANGE_BUSY_S = 5.0  # after the last message about a partition it may be compared with another
+EXCHANGE_LATER_S = 1.0  # until one that was is asked about again
+EXCHANGE_TURN_S = 12.0  # longer than whoever was told so takes to ask again
 # A round of roots that are equal is 10 KiB a peer, in 256 partitions; and what was missed in spite
 # of hints and read repair waits no longer than that to be found.
 ANTIENTROPY_INTERVAL_S_DEFAULT = 30.0

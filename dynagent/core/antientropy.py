@@ -1,9 +1,10 @@
 """Anti-entropy: all owners of each partition are compared with each other, again and again.
 
 Of each two owners of a partition the one that is earlier in its preference list begins. With each
-peer this node has one **tour** under way at most: a job's (`core.jobs`), or a round of its own once
-in an interval, which takes the partitions in which that peer has missed too much to note
-(`core.hints`), then those that were verified longest ago, as many as fit one message of roots.
+peer this node has one **tour** under way at most: a job's (`core.jobs`), or a round of its own,
+soon after the peer has come up and then once in an interval. A round takes the partitions in which
+that peer has missed too much to note (`core.hints`), then those that were verified longest ago, as
+many as fit one message of roots.
 Where nothing differs a round is one small message pair with each peer.
 
     due, or a job ──▶ Exchange ──▶ verdict by verdict ──▶ done … due again after the interval
@@ -94,11 +95,7 @@ class AntiEntropy:
             self._started = now
         if (pair := self._pairs.get(node)) is None:
             return
-        rest_s = min(self.interval_s, limits.ANTIENTROPY_UP_S)
-        if pair.due == inf:  # the first rounds are spread over the interval
-            place = self.peers.index(node) + 1
-            pair.due = now + self.interval_s * place / len(self._pairs)
-        pair.due = max(pair.due, now + rest_s)
+        pair.due = now + min(self.interval_s, limits.ANTIENTROPY_UP_S)
         self._reckon()
 
     def on_tick(self, now: float) -> None:
@@ -238,9 +235,9 @@ class AntiEntropy:
         if not tour.left and tour in pair.tours:
             pair.tours.remove(tour)
         elif tour.left and tour.patient:
-            tour.due = now + limits.EXCHANGE_BUSY_S
+            tour.due = now + limits.EXCHANGE_LATER_S
         elif tour.left:
-            pair.due = min(pair.due, now + limits.EXCHANGE_BUSY_S)
+            pair.due = min(pair.due, now + limits.EXCHANGE_LATER_S)
 
     # --- verdicts --------------------------------------------------------------------------------
 

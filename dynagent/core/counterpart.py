@@ -124,7 +124,8 @@ class Counterpart:
             rows, position, size = leaf_page(self._replica, leaves, after)
         except CorruptRecord as exc:
             raise Unhealthy(f"the store of this agent cannot be read there: {exc}") from exc
-        coordinator.budget.spend(now, max(size, limits.EXCHANGE_ROW_BYTES * len(rows)))
+        read_bytes = size // limits.EXCHANGE_READ_CHEAPER
+        coordinator.budget.spend(now, max(read_bytes, limits.EXCHANGE_ROW_BYTES * len(rows)))
         named: list[list[object]] = [[place[TOKEN_BYTES:], digest] for place, digest in rows]
         coordinator.effects.answer(link, request_id, LeafKeysReply(named, position))
 

@@ -370,9 +370,10 @@ def test_who_was_refused_has_the_next_turn() -> None:
     assert not busy.begin(1.5, 3, A)  # it would keep B away for ever
     assert busy.begin(2.0, 3, B)
     assert not busy.begin(2.0, 3, A)
-    assert busy.begin(2.0 + limits.EXCHANGE_BUSY_S, 3, A)
-    assert not busy.begin(5.0, 3, C)  # and if C does not come again:
-    assert busy.begin(5.0 + limits.EXCHANGE_BUSY_S + limits.EXCHANGE_TURN_S, 3, A)
+    again = 2.0 + limits.EXCHANGE_BUSY_S
+    assert busy.begin(again, 3, A)
+    assert not busy.begin(again + 1, 3, C)  # and if C does not come again:
+    assert busy.begin(again + limits.EXCHANGE_BUSY_S + limits.EXCHANGE_TURN_S, 3, A)
 
 
 def test_cancelled_tours_stop() -> None:
