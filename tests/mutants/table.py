@@ -682,7 +682,7 @@ MUTANTS = (
             "self._progress.open(partition, ARITY - 1)",
             "self._progress.open(partition, ARITY - 2)",
         ),
-        seeds=(5,),
+        seeds=(2, 5),
     ),
     _mutant(
         "E2",
@@ -692,7 +692,7 @@ MUTANTS = (
             "            if self._moves:\n",
             "            if self._moves and not (is_news and not suspect.sends):\n",
         ),
-        seeds=(5,),
+        seeds=(2, 5),
     ),
     _mutant(
         "E3",
