@@ -258,7 +258,7 @@ MUTANTS = (
             "since, old.unknown, content)",
             "since, False, content)",
         ),
-        seeds=(55, 484),
+        seeds=(127, 484),
     ),
     _mutant(
         "A11b",
