@@ -79,6 +79,7 @@ class Profile:
     deletes: float = 0.0  # share of writes that become deletes
     held: float = 0.0  # probability of a Merge that arrives once more, much later
     weeks_s: float = 0.0  # mean time between two nodes that are away for weeks; 0: never
+    pauses_s: float = 0.0  # mean time between two nodes whose hints an operator pauses; 0: never
 
     @property
     def longest_delay_s(self) -> float:
@@ -162,6 +163,9 @@ def draw(world: World) -> Profile:
         profile.think_s = purges.choice((0.1, 0.25, 0.5))
         profile.deletes = purges.choice((0.3, 0.6))
         profile.held = purges.choice((0.0, 0.05, 0.3))
+        profile.pauses_s = purges.choice((0.0, 0.5, 2.0))
+        if profile.pauses_s:  # there must be stand-ins whose hints become old
+            profile.sloppy, profile.nodes = 1.0, max(5, profile.nodes)
         if not profile.hangs_s:
             profile.weeks_s = purges.choice((0.0, 1.0, 4.0))
     for kind, weight in NEMESES.items():

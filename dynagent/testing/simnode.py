@@ -593,11 +593,19 @@ class SimNode:
         forest, verdicts = self.node.replica.forest, self._world.verdicts
         check_trees(verdicts, forest, self.disk.store, self._ring, self.id, is_quiet=is_quiet)
 
-    def stop_purging(self) -> None:
-        """From now on tombstones stay: where a copy has rotted they may have to be asked about for
-        ever."""
+    def order_hints(self, action: int) -> bool:
+        """An operator's order about all of its hints; False if nobody is there to take it."""
+        if self.node is None or self.node.delivery is None or self.is_paused:
+            return False
+        self.node.delivery.order(self._world.now, action, None)
+        self._arm()
+        return True
+
+    def purge(self, *, is_on: bool) -> None:
+        """Whether tombstones may go from now on. While they do, owners may differ in them."""
         if self.node is not None and self.node.purger is not None:
-            self.node.purger.rest_s = 0.0
+            self.node.purger.rest_s = self._tombstone_rest_s if is_on else 0.0
+            self._arm()
 
     def check_nothing_left(self) -> None:
         """At the end of a run, when all is quiet: no request, operation or change is left over."""

@@ -45,6 +45,7 @@ N, R, W = 3, 2, 2
 PARTITIONS = 8
 HORIZON_S = 120.0  # of phase 1, should the clients not get through their work
 SETTLE_S = 8.0  # longer than any deadline, delay, slow batch or restart still under way
+PURGED_S = 3.0  # until a round of purging that is under way has ended
 HOME_S = 60.0  # until the last hint has been delivered
 HEAL_S = 90.0  # until the last copy is known again: after a pause of the healer's longest
 AUDIT_S = 20.0
@@ -208,15 +209,19 @@ class Simulation:
                 final=final,
                 listings=[verdict for verdict in self.lister.verdicts if verdict.key == key],
             ).judge()
+        if self.profile.tombstone_rest_s:
+            for node in self.nodes:
+                node.purge(is_on=False)
+            world.run(until=world.now + PURGED_S)
         self.repairs.judge()
         for key, final in finals.items():
             self._audit(key, final)
         self.repairs.stop()
         if self.profile.tombstone_rest_s:
             self._check_tombstones_end()
-        for node in self.nodes:
-            node.stop_purging()
         world.run(until=world.now + SETTLE_S)
+        # A scrub that is under way writes down how far it has come, now and then.
+        world.run(until=world.now + SETTLE_S, unless=self._are_disks_idle)
         for node in self.nodes:
             node.check_nothing_left()
         self.grapevine.judge_convergence(self.nodes)
@@ -237,6 +242,9 @@ class Simulation:
 
     def _is_work_done(self) -> bool:
         return len(self.history.operations) >= self.profile.operations
+
+    def _are_disks_idle(self) -> bool:
+        return not any(node.disk.is_busy for node in self.nodes)
 
     def _are_clients_idle(self) -> bool:
         return all(client.is_idle for client in self.clients)
@@ -333,6 +341,8 @@ class Simulation:
     def _check_tombstones_end(self) -> None:
         """Everything is deleted, and nothing of it is left; and it stays so, whatever arrives."""
         world = self.world
+        for node in self.nodes:
+            node.purge(is_on=True)
         keys = [key for key in self.keys if not any(key == k for _, k in self.ledger.rotten)]
         for key in keys:
             deleted = self._ask(DELETE, key, r=N, mode=MODE_OVERWRITE)
@@ -341,6 +351,8 @@ class Simulation:
         for key in keys:
             left = self._copies(key)
             world.verdicts.check("tombstones_end", not left, f"of {key!r} there is left: {left}")
+        for node in self.nodes:
+            node.purge(is_on=False)
         for late in self.network.hoard:
             self.network.release(*late)
         world.run(until=world.now + 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dynagent.core.messages import Message, Put
+from dynagent.core.messages import HINTS_PAUSE, HINTS_RESUME, Message, Put
 from dynagent.core.ports import Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.testing.history import History
@@ -46,6 +46,7 @@ class Nemesis:
         self._dice: Stream = world.stream("nemesis")
         self._fill_dice: Stream = world.stream("full disk")
         self._weeks_dice: Stream = world.stream("weeks away")
+        self._pause_dice: Stream = world.stream("hints paused")
         self._ack_dice: Stream = world.stream("power cut at ack")
         self._rotten: set[bytes] = set()
         self._rots_at_retry: dict[bytes, SimNode] = {}  # keys that rot there at the next retry
@@ -69,6 +70,7 @@ class Nemesis:
         self._rest()
         self._rest_filling()
         self._rest_weeks()
+        self._rest_pauses()
 
     def _rest(self) -> None:
         if self._profile.nemeses:
@@ -89,6 +91,7 @@ class Nemesis:
         for node in self._nodes:
             node.disk.slowness = 1.0
             node.disk.is_full = False
+            node.order_hints(HINTS_RESUME)
             node.start()
         network.heal(list(network.cuts))
 
@@ -170,6 +173,24 @@ class Nemesis:
             self._leap(self._weeks_dice.uniform(1, 4) * 7 * 86_400)
             self._world.after(self._weeks_dice.uniform(0.2, 2.0), node.start)
         self._rest_weeks()
+
+    # --- operators -------------------------------------------------------------------------------
+
+    def _rest_pauses(self) -> None:
+        if self._profile.pauses_s and not self._is_over:
+            delay_s = self._pause_dice.expovariate(1 / self._profile.pauses_s)
+            self._world.after(delay_s, self._pause_hints)
+
+    def _pause_hints(self) -> None:
+        """An operator pauses the delivery of a node's hints: they become old."""
+        node = self._pause_dice.choice(list(self._nodes))
+        if not self._is_over and node.order_hints(HINTS_PAUSE):
+            self._world.fault("hints_paused", node.id[:2])
+            self._world.after(self._pause_dice.uniform(0.5, 4.0), self._resume_hints, node)
+        self._rest_pauses()
+
+    def _resume_hints(self, node: SimNode) -> None:
+        node.order_hints(HINTS_RESUME)
 
     def _leap(self, seconds: float) -> None:
         self._world.leap(seconds)

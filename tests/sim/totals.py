@@ -72,6 +72,7 @@ FAULTS = {
     "purge": 2_000,
     "held": 2_000,
     "weeks_away": 500,
+    "hints_paused": 500,
     # Jobs of two fifths of the seeds and of their ends; copies that a node has lost, in four
     # fifths; records that exchanges have moved, most of them these.
     "job": 2_300,
