@@ -615,7 +615,9 @@ class SimNode:
         if self.node is not None and self.node.coordinator is not None:
             operations = self.node.coordinator.operations
             self._world.verdicts.check("nothing_left", not operations, self.id, operations)
-            is_idle = self.node.is_idle and not self.disk.is_busy
+            # A scrubber writes down how far its pass has come, now and then.
+            scrubs = self.node.scrubber is not None and self.node.scrubber.interval_s > 0
+            is_idle = scrubs or (self.node.is_idle and not self.disk.is_busy)
             self._world.verdicts.check("nothing_left", is_idle, self.id, "is not idle")
             self.check_trees(is_quiet=True)
 

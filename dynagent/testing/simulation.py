@@ -220,8 +220,6 @@ class Simulation:
         if self.profile.tombstone_rest_s:
             self._check_tombstones_end()
         world.run(until=world.now + SETTLE_S)
-        # A scrub that is under way writes down how far it has come, now and then.
-        world.run(until=world.now + SETTLE_S, unless=self._are_disks_idle)
         for node in self.nodes:
             node.check_nothing_left()
         self.grapevine.judge_convergence(self.nodes)
@@ -242,9 +240,6 @@ class Simulation:
 
     def _is_work_done(self) -> bool:
         return len(self.history.operations) >= self.profile.operations
-
-    def _are_disks_idle(self) -> bool:
-        return not any(node.disk.is_busy for node in self.nodes)
 
     def _are_clients_idle(self) -> bool:
         return all(client.is_idle for client in self.clients)
