@@ -21,6 +21,7 @@ from dynagent.core.messages import JOB_START, JobRequest, LookReply, Merge, Mess
 from dynagent.core.node import Node
 from dynagent.core.ports import Batch, LinkId, NodeId
 from dynagent.core.ring import Member, Ring, token_of
+from dynagent.core.settings import Settings
 from dynagent.core.siblings import EMPTY
 from dynagent.store.memory import MemoryStore
 from dynagent.wire.codec import encode_frame
@@ -72,8 +73,10 @@ class World:
             wall_ms=lambda: 1_700_000_000_000,
             run=1,
             clean_from_run=1,
-            antientropy_interval_s=0,
-            tombstone_rest_s=0,
+            settings=Settings(
+                antientropy_interval_s=0,
+                tombstone_rest_s=0,
+            ),
         )
 
     def fill(self, keys: Sequence[bytes], nodes: Sequence[NodeId]) -> None:

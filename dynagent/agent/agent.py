@@ -25,6 +25,7 @@ from dynagent.core.node import Node
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId
 from dynagent.core.ring import Ring, decode_ring
+from dynagent.core.settings import Settings
 from dynagent.env import Env
 from dynagent.errors import ConfigError, DiskFull, StoreFailed, TooLarge
 from dynagent.obs.log import log
@@ -68,23 +69,25 @@ class Agent:
             wall_ms=env.wall_ms,
             run=identity.run,
             clean_from_run=identity.clean_from_run,
-            value_bytes_max=config.value_bytes_max,
-            siblings_max=config.siblings_max,
-            cache_bytes=config.cache_bytes,
-            timing=Timing(
-                probe_interval_s=config.probe_interval_s,
-                probe_timeout_s=config.probe_timeout_s,
-                gray_s=config.gray_s,
-                suspicion_s=config.suspicion_s,
-                gossip_interval_s=config.gossip_interval_s,
+            settings=Settings(
+                value_bytes_max=config.value_bytes_max,
+                siblings_max=config.siblings_max,
+                cache_bytes=config.cache_bytes,
+                timing=Timing(
+                    probe_interval_s=config.probe_interval_s,
+                    probe_timeout_s=config.probe_timeout_s,
+                    gray_s=config.gray_s,
+                    suspicion_s=config.suspicion_s,
+                    gossip_interval_s=config.gossip_interval_s,
+                ),
+                background_bytes_per_s=config.background_bytes_per_s,
+                foreground_p99_ms=config.foreground_p99_ms,
+                hint_bytes_max=config.hint_bytes_max,
+                owner_hints_max=config.owner_hints_max,
+                antientropy_interval_s=config.antientropy_interval_s,
+                tombstone_rest_s=config.tombstone_rest_s,
+                scrub_interval_s=config.scrub_interval_s,
             ),
-            background_bytes_per_s=config.background_bytes_per_s,
-            foreground_p99_ms=config.foreground_p99_ms,
-            hint_bytes_max=config.hint_bytes_max,
-            owner_hints_max=config.owner_hints_max,
-            antientropy_interval_s=config.antientropy_interval_s,
-            tombstone_rest_s=config.tombstone_rest_s,
-            scrub_interval_s=config.scrub_interval_s,
         )
         self._links = Links(self.node, self._hello, env.monotonic, data_dir.store.read_ahead)
         self.meter = Meter(

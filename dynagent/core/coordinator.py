@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from heapq import heapify, heappop, heappush
+from math import inf
 
 from dynagent import limits
 from dynagent.core.admission import MEMORY, TABLE, Admission, Gate
@@ -238,16 +239,17 @@ class Coordinator:
         self._last_number += 1
         return self._last_number
 
-    def next_deadline(self) -> float | None:
-        """When `on_tick` is due; None if nothing is under way."""
+    @property
+    def due(self) -> float:
+        """When `on_tick` is; infinite if nothing is under way."""
         deadlines = self._deadlines
         while deadlines and deadlines[0][1] not in self.operations:
             heappop(deadlines)
-        return deadlines[0][0] if deadlines else None
+        return deadlines[0][0] if deadlines else inf
 
     def on_tick(self, now: float) -> None:
         self.now = now
-        while (due := self.next_deadline()) is not None and due <= now:
+        while self.due <= now:
             _, number = heappop(self._deadlines)
             operation = self.operations[number]
             if operation.due < operation.deadline:

@@ -25,6 +25,8 @@ The bytes are granted by the background budget (design §8).
 
 from __future__ import annotations
 
+from math import inf
+
 from dynagent import limits
 from dynagent.core.admission import Gate
 from dynagent.core.coordinator import Coordinator, Operation
@@ -77,16 +79,17 @@ class Delivery:
             target = self._targets.setdefault(node, _Target(now))
             target.due, target.pause_s, target.after = now, 0.0, b""
 
-    def next_deadline(self) -> float | None:
-        """When `on_tick` is due; None if nobody is owed anything, or nobody can be given it."""
+    @property
+    def due(self) -> float:
+        """When `on_tick` is; infinite if nobody is owed anything, or nobody can be given it."""
         if not self._hints.counts and not self._hints.dirty:
-            return None
+            return inf
         dues = [
             target.due if (target := self._targets.get(node)) else 0.0
             for node in self._hints.targets
             if self._may_send(node)
         ]
-        return min(dues, default=None)
+        return min(dues, default=inf)
 
     def on_tick(self, now: float) -> None:
         owed = self._hints.targets

@@ -29,6 +29,8 @@ All of it is background work (design §8), a bounded number of keys at once.
 
 from __future__ import annotations
 
+from math import inf
+
 from dynagent import limits
 from dynagent.core.admission import Gate
 from dynagent.core.coordinator import SETTLED, Coordinator, Operation
@@ -71,13 +73,14 @@ class Healer:
         self._pause_s = 0.0
         self._due = now
 
-    def next_deadline(self) -> float | None:
-        """When `on_tick` is due; None if nothing waits, or all of it for answers."""
+    @property
+    def due(self) -> float:
+        """When `on_tick` is; infinite if nothing waits, or all of it for answers."""
         unknown = self._unknown
         waits = len(unknown.keys) > len(self._under_way) or (
             unknown.hollow and (self._filling is None or self._filling.can_go_on)
         )
-        return self._due if waits and len(self._under_way) < limits.HEAL_AT_ONCE else None
+        return self._due if waits and len(self._under_way) < limits.HEAL_AT_ONCE else inf
 
     def go_on(self, now: float) -> None:
         """There is something to do at once."""

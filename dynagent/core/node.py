@@ -23,6 +23,7 @@ from dynagent import limits
 from dynagent.core.admission import Admission
 from dynagent.core.answers import Answers
 from dynagent.core.antientropy import AntiEntropy
+from dynagent.core.assembly import Machine, assemble
 from dynagent.core.budget import Budget
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.copies import Copies
@@ -68,25 +69,21 @@ from dynagent.core.messages import (
     StatusRequest,
     TombstoneQuery,
 )
-from dynagent.core.peer import Timing
-from dynagent.core.portrait import SelfPortrait
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
 from dynagent.core.purge import Purger
 from dynagent.core.purge_answers import PurgeAnswers
 from dynagent.core.put import PutOperation
 from dynagent.core.readback import RepairingGet
 from dynagent.core.rebuild import Rebuilder
-from dynagent.core.repair import Repair
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.router import ForwardOperation
 from dynagent.core.scrub import Scrubber
-from dynagent.core.sums import Shape
+from dynagent.core.settings import DEFAULTS, Settings
 from dynagent.core.trace import Trace
 from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady
 
 _DATA = (Get, Put)  # a tuple: to make the union Get | Put costs 0.2 µs each time
-DEFAULT_TIMING = Timing()
 
 Handler = Callable[[float, LinkId, int, int, Message], None]
 
@@ -107,18 +104,7 @@ class Node:
         wall_ms: Callable[[], int],
         run: int,
         clean_from_run: int,
-        value_bytes_max: int = limits.VALUE_BYTES_DEFAULT_MAX,
-        siblings_max: int = limits.SIBLINGS_DEFAULT_MAX,
-        cache_bytes: int = limits.CACHE_BYTES_DEFAULT,
-        timing: Timing = DEFAULT_TIMING,
-        background_bytes_per_s: int = limits.BACKGROUND_BYTES_PER_S_DEFAULT,
-        foreground_p99_ms: int = limits.FOREGROUND_P99_MS_DEFAULT,
-        hint_bytes_max: int = limits.HINT_BYTES_DEFAULT_MAX,
-        owner_hints_max: int = limits.OWNER_HINTS_DEFAULT_MAX,
-        antientropy_interval_s: float = limits.ANTIENTROPY_INTERVAL_S_DEFAULT,
-        tree_shape: Shape | None = None,
-        tombstone_rest_s: float = limits.TOMBSTONE_REST_S_DEFAULT,
-        scrub_interval_s: float = limits.SCRUB_INTERVAL_S_DEFAULT,
+        settings: Settings = DEFAULTS,
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
@@ -133,13 +119,14 @@ class Node:
             cluster_id=b"",
             run=run,
             clean_from_run=clean_from_run,
-            cache_bytes=cache_bytes,
-            hint_bytes_max=hint_bytes_max,
-            owner_hints_max=owner_hints_max,
-            tree_shape=tree_shape,
+            cache_bytes=settings.cache_bytes,
+            hint_bytes_max=settings.hint_bytes_max,
+            owner_hints_max=settings.owner_hints_max,
+            tree_shape=settings.tree_shape,
         )
         self.budget = Budget(
-            threshold_s=foreground_p99_ms / 1000, bytes_per_s_max=background_bytes_per_s
+            threshold_s=settings.foreground_p99_ms / 1000,
+            bytes_per_s_max=settings.background_bytes_per_s,
         )
         self.rebuilder = Rebuilder(self.replica.forest, self.budget)
         self.admission = Admission()
@@ -152,21 +139,17 @@ class Node:
         self.jobs: Jobs | None = None  # too
         self.healer: Healer | None = None  # too
         self.scrubber: Scrubber | None = None  # too
-        self._probe_dice = probe_dice
-        self._gossip_dice = gossip_dice
-        self._timing = timing
-        self._copies = Copies(self.replica, effects)
-        self._counterpart = Counterpart(self.replica)
-        self._purge_answers = purge_answers = PurgeAnswers(self.replica, effects)
-        self._tombstone_rest_s = tombstone_rest_s
-        self._antientropy_interval_s = antientropy_interval_s
-        self._scrub_interval_s = scrub_interval_s
-        self._reader = reader
-        self._effects = effects
-        self._wall_ms = wall_ms
-        self._started_ms = max(0, wall_ms())
-        self._value_bytes_max = value_bytes_max
-        self._siblings_max = siblings_max
+        self.machines: list[Machine] = []  # those that live in time, as `on_tick` goes through them
+        self.settings = settings
+        self.probe_dice = probe_dice
+        self.gossip_dice = gossip_dice
+        self.copies = Copies(self.replica, effects)
+        self.counterpart = Counterpart(self.replica)
+        self.purge_answers = purge_answers = PurgeAnswers(self.replica, effects)
+        self.reader = reader
+        self.effects = effects
+        self.wall_ms = wall_ms
+        self.started_ms = max(0, wall_ms())
         self._answers = answers = Answers(self, effects)
         self._handlers: dict[type[Message], Handler] = {
             Get: self._on_data,
@@ -174,8 +157,8 @@ class Node:
             List: self._on_list,
             Export: self._on_export,
             Inspect: self._on_inspect,
-            Merge: self._copies.on_merge,
-            Read: self._copies.on_read,
+            Merge: self.copies.on_merge,
+            Read: self.copies.on_read,
             Ping: answers.on_ping,
             PingFor: answers.on_ping_for,
             RingRequest: answers.on_ring_request,
@@ -185,10 +168,10 @@ class Node:
             Gossip: answers.on_gossip,
             Facts: answers.on_facts,
             JobRequest: answers.on_job_request,
-            Compare: self._counterpart.on_compare,
-            LeafKeys: self._counterpart.on_leaf_keys,
-            Look: self._counterpart.on_look,
-            Roots: self._counterpart.on_roots,
+            Compare: self.counterpart.on_compare,
+            LeafKeys: self.counterpart.on_leaf_keys,
+            Look: self.counterpart.on_look,
+            Roots: self.counterpart.on_roots,
             BarrierRequest: purge_answers.on_barrier_request,
             BarrierMove: purge_answers.on_barrier_move,
             TombstoneQuery: purge_answers.on_tombstone_query,
@@ -201,65 +184,8 @@ class Node:
         self.ring = ring
         self.replica.serve(ring, self.node_id)
         if unknown := len(self.replica.forest.unknown):
-            self._effects.note("tree.unknown", leaves=unknown, of=self.replica.forest.size)
-        self.coordinator = coordinator = Coordinator(
-            node_id=self.node_id,
-            ring=ring,
-            replica=self.replica,
-            effects=self._effects,
-            wall_ms=self._wall_ms,
-            value_bytes_max=self._value_bytes_max,
-            siblings_max=self._siblings_max,
-            budget=self.budget,
-            admission=self.admission,
-            count_error=self._count_error,
-        )
-        self._copies.coordinator = self._counterpart.coordinator = coordinator
-        self._purge_answers.coordinator = coordinator
-        self.delivery = Delivery(coordinator)
-        self.healer = Healer(coordinator)
-        self.detector = Detector(
-            names={m.id: m.name for m in ring.members if m.id != self.node_id},
-            effects=self._effects,
-            dice=self._probe_dice,
-            timing=self._timing,
-            take_number=coordinator.take_number,
-            on_up=self._on_up,
-            on_down=coordinator.on_peer_down,
-        )
-        coordinator.peers = self.detector.peers
-        self.gossip = Gossiper(
-            node_id=self.node_id,
-            cluster_id=ring.cluster_id,
-            run=self.replica.run,
-            peers=self.detector.peers,
-            draw=SelfPortrait(self, started_ms=self._started_ms).draw,
-            effects=self._effects,
-            dice=self._gossip_dice,
-            interval_s=self._timing.gossip_interval_s,
-            take_number=coordinator.take_number,
-        )
-        self.antientropy = antientropy = AntiEntropy(
-            coordinator,
-            busy=self._counterpart.busy,
-            interval_s=self._antientropy_interval_s,
-            is_draining=lambda: self.draining,
-        )
-        self.purger = Purger(
-            coordinator,
-            self._purge_answers,
-            rest_s=self._tombstone_rest_s,
-            is_draining=lambda: self.draining,
-        )
-        kinds = {
-            "repair": Repair(coordinator, antientropy, moves=True),
-            "verify": Repair(coordinator, antientropy, moves=False),
-        }
-        self.scrubber = scrubber = Scrubber(
-            coordinator, self._reader, interval_s=self._scrub_interval_s
-        )
-        self.jobs = Jobs(coordinator, self._reader, {**kinds, "scrub": scrubber})
-        self.jobs.load()
+            self.effects.note("tree.unknown", leaves=unknown, of=self.replica.forest.size)
+        assemble(self, ring)
 
     # --- what the shell feeds --------------------------------------------------------------------
 
@@ -276,8 +202,8 @@ class Node:
                 raise BadRequest(f"{kind.__name__} is not a request")
             handler(now, link, request_id, budget_ms, message)
         except DynagentError as error:
-            self._count_error(error)
-            self._effects.answer(link, request_id, Error(error.code, error.message))
+            self.count_error(error)
+            self.effects.answer(link, request_id, Error(error.code, error.message))
 
     def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
         """A peer's answer; one that comes after its operation has ended is dropped."""
@@ -304,18 +230,6 @@ class Node:
         if self.detector is not None:
             self.detector.on_link_up(now, node)
 
-    def _on_up(self, now: float, node: NodeId) -> None:
-        """The detector has found that a peer can be used."""
-        assert self.coordinator is not None and self.delivery is not None
-        self.coordinator.up.add(node)
-        self.delivery.wake(now, node)
-        if self.healer is not None:
-            self.healer.wake(now)
-        if self.antientropy is not None:
-            self.antientropy.wake(now, node)
-        if self.purger is not None:
-            self.purger.wake(now, node)
-
     def on_peer_down(self, now: float, node: NodeId) -> None:
         if self.detector is not None:
             self.detector.on_link_down(now, node)
@@ -337,7 +251,7 @@ class Node:
         for link, ids in acks.items():
             for start in range(0, len(ids), limits.PACKED_MAX):
                 first, *also = ids[start : start + limits.PACKED_MAX]
-                self._effects.answer(link, first, MergeAck(also))
+                self.effects.answer(link, first, MergeAck(also))
 
     def on_refused(self, now: float) -> None:
         """The disk has no room for the batch that was taken; nothing of it is there."""
@@ -348,7 +262,7 @@ class Node:
             self.jobs.on_refused(now)
         for link, request_id in waiters:
             if link is not None:
-                self._effects.answer(link, request_id, Error(error.code, error.message))
+                self.effects.answer(link, request_id, Error(error.code, error.message))
             elif self.coordinator is not None and (
                 operation := self.coordinator.operations.get(request_id)
             ):
@@ -362,7 +276,7 @@ class Node:
         """The first ring, handed to `Effects.adopt`, is durable: serve."""
         self._answers.is_adopting = False
         self._serve(ring)
-        self._effects.answer(link, request_id, Installed())
+        self.effects.answer(link, request_id, Installed())
 
     def count_keys(self) -> int | None:
         """Records of the partitions that it owns; None while their trees are not all known."""
@@ -370,42 +284,15 @@ class Node:
         return None if forest.unknown else forest.records
 
     def on_tick(self, now: float) -> None:
-        if self.coordinator is not None and self.detector is not None and self.delivery is not None:
-            self.coordinator.on_tick(now)
-            self.detector.on_tick(now)
-            self.delivery.on_tick(now)
-            self.rebuilder.on_tick(now)
-            if self.healer is not None:
-                self.healer.on_tick(now)
-            if self.gossip is not None:
-                self.gossip.on_tick(now)
-            if self.antientropy is not None and self.jobs is not None:
-                self.antientropy.on_tick(now)
-                self.jobs.on_tick(now)
-            if self.purger is not None:
-                self.purger.on_tick(now)
+        for machine in self.machines:
+            machine.on_tick(now)
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due next; None if nothing waits for time to pass."""
-        if self.coordinator is None or self.detector is None or self.delivery is None:
-            return None
-        due = self.detector.due
-        if self.gossip is not None and self.gossip.due < due:
-            due = self.gossip.due
-        if (other := self.coordinator.next_deadline()) is not None and other < due:
-            due = other
-        if (other := self.delivery.next_deadline()) is not None and other < due:
-            due = other
-        if (other := self.rebuilder.next_deadline()) is not None and other < due:
-            due = other
-        if self.healer is not None and (other := self.healer.next_deadline()) is not None:
-            due = min(due, other)
-        if self.antientropy is not None and self.antientropy.due < due:
-            due = self.antientropy.due
-        if self.purger is not None and self.purger.due < due:
-            due = self.purger.due
-        if self.jobs is not None and self.jobs.due < due:
-            due = self.jobs.due
+        due = inf
+        for machine in self.machines:
+            if (other := machine.due) < due:
+                due = other
         return due if due < inf else None
 
     @property
@@ -476,18 +363,18 @@ class Node:
     ) -> None:
         assert isinstance(message, List)
         ring = self._accepting().ring
-        page = list_page(self._reader, ring, self.node_id, message)
+        page = list_page(self.reader, ring, self.node_id, message)
         for key, clock, _dots in page.rows:
             if not clock and isinstance(key, bytes):
                 self.replica.read(key, token_of(key))  # notes that it is to be healed
-        self._effects.answer(link, request_id, page)
+        self.effects.answer(link, request_id, page)
 
     def _on_export(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, Export)
         page = export_page(self.replica, self._accepting().ring, self.node_id, message)
-        self._effects.answer(link, request_id, page)
+        self.effects.answer(link, request_id, page)
 
     def _on_inspect(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
@@ -497,13 +384,13 @@ class Node:
             raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
         self.coordinator.check_key(message.key)
         reply = inspect_copy(
-            self.replica, self._reader, message.key, now=now, draining=self.draining
+            self.replica, self.reader, message.key, now=now, draining=self.draining
         )
         if self.antientropy is not None:
             partition = self.coordinator.ring.partition_of(token_of(message.key))
             reply.verified_ms = int(1000 * self.antientropy.verified_s(now, partition))
-        self._effects.answer(link, request_id, reply)
+        self.effects.answer(link, request_id, reply)
 
-    def _count_error(self, error: DynagentError) -> None:
+    def count_error(self, error: DynagentError) -> None:
         name = type(error).__name__
         self.counters[name] = self.counters.get(name, 0) + 1

@@ -10,6 +10,8 @@ whoever heals it; each round tries it again.
 
 from __future__ import annotations
 
+from math import inf
+
 from dynagent import limits
 from dynagent.core.budget import Budget
 from dynagent.core.merkle import Forest
@@ -26,8 +28,10 @@ class Rebuilder:
         self._queue: list[tuple[PartitionId, int]] = []  # of this round, the next one last
         self._due = 0.0
 
-    def next_deadline(self) -> float | None:
-        return self._due if self._forest.unknown else None
+    @property
+    def due(self) -> float:
+        """When `on_tick` is; infinite if no leaf is unknown."""
+        return self._due if self._forest.unknown else inf
 
     def on_tick(self, now: float) -> None:
         forest, budget = self._forest, self._budget

@@ -60,6 +60,7 @@ from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, PartitionId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
+from dynagent.core.settings import Settings
 from dynagent.core.sums import Shape
 from dynagent.core.tour import AskOperation
 from dynagent.errors import Overloaded, TooManySiblings
@@ -178,15 +179,17 @@ class SimNode:
             wall_ms=self.wall_ms,
             run=self._run,
             clean_from_run=self._clean_from_run,
-            cache_bytes=self._cache_bytes,
-            siblings_max=self._siblings_max,
-            timing=self._probe_timing,
-            hint_bytes_max=self._hint_bytes_max,
-            owner_hints_max=self._owner_hints_max,
-            tree_shape=self._tree_shape,
-            tombstone_rest_s=self._tombstone_rest_s,
-            antientropy_interval_s=self._antientropy_s,
-            scrub_interval_s=self._scrub_interval_s,
+            settings=Settings(
+                cache_bytes=self._cache_bytes,
+                siblings_max=self._siblings_max,
+                timing=self._probe_timing,
+                hint_bytes_max=self._hint_bytes_max,
+                owner_hints_max=self._owner_hints_max,
+                tree_shape=self._tree_shape,
+                tombstone_rest_s=self._tombstone_rest_s,
+                antientropy_interval_s=self._antientropy_s,
+                scrub_interval_s=self._scrub_interval_s,
+            ),
         )
         self.check_trees(is_quiet=False)
         self._watch_debts(self.node.replica)

@@ -147,14 +147,14 @@ def test_a_watchdog_that_never_started_can_be_stopped() -> None:
 
 _BLOCKED_AGENT = """
 import sys, time
-from dynagent.core.node import Node
+from dynagent.core.answers import Answers
 from dynagent.main import main
 
 def blocks_on_ring_request(self, now, link, request_id, budget_ms, message):
     time.sleep(0.4)
     on_ring_request(self, now, link, request_id, budget_ms, message)
 
-on_ring_request, Node._on_ring_request = Node._on_ring_request, blocks_on_ring_request
+on_ring_request, Answers.on_ring_request = Answers.on_ring_request, blocks_on_ring_request
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -9,8 +9,9 @@ Below the cluster: what the tests of single requests ask (`put`), and how they l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from dynagent import limits
@@ -21,6 +22,7 @@ from dynagent.core.node import Node
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
 from dynagent.core.ring import Member, Ring, decode_ring, token_of
+from dynagent.core.settings import Settings
 from dynagent.core.version import Version
 from dynagent.errors import DynagentError
 from dynagent.store.markers import Markers
@@ -151,19 +153,28 @@ class Cluster:
             dice=Random(f"{id_} {run}"),
             probe_dice=Random(f"{id_} {run} probes"),
             gossip_dice=Random(f"{id_} {run} gossip"),
-            timing=QUIET,
             wall_ms=lambda: 1_000,
             run=run,
-            hint_bytes_max=self.bounds.get("hint_bytes_max", limits.HINT_BYTES_DEFAULT_MAX),
-            owner_hints_max=self.bounds.get("owner_hints_max", limits.OWNER_HINTS_DEFAULT_MAX),
-            antientropy_interval_s=0,
-            tombstone_rest_s=self.rest_s,
             clean_from_run=self.nodes[id_].replica.clean_from_run if clean else run,
+            settings=Settings(
+                timing=QUIET,
+                hint_bytes_max=self.bounds.get("hint_bytes_max", limits.HINT_BYTES_DEFAULT_MAX),
+                owner_hints_max=self.bounds.get("owner_hints_max", limits.OWNER_HINTS_DEFAULT_MAX),
+                antientropy_interval_s=0,
+                tombstone_rest_s=self.rest_s,
+            ),
         )
         self.nodes[id_].on_tick(self.now)  # the first one of gossip, which says how the node is
         for peer in self.disks:
             self.nodes[id_].on_peer_up(self.now, peer)
         return self.nodes[id_]
+
+    def without_healer(self, id_: NodeId) -> Callable[[], None]:
+        """Until what is returned is called, nothing is healed there."""
+        node = self.nodes[id_]
+        assert node.healer is not None
+        node.machines.remove(node.healer)
+        return partial(node.machines.append, node.healer)
 
     def overwrite_row(self, id_: NodeId, stored: bytes) -> None:
         """Something else than the node has put that on its disk, and its cache has forgotten it."""

@@ -27,6 +27,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
+from math import inf
 
 import pytest
 
@@ -188,7 +189,7 @@ class Local:
         self.disk = Disk(dict(cluster.disks[id_].rows))
         self.is_dirty = node.replica.is_dirty
         self.is_idle = node.is_idle
-        self.is_done = not operations and node.coordinator.next_deadline() is None
+        self.is_done = not operations and node.coordinator.due == inf
         self.may_hedge = any(op.due < op.deadline for op in operations)
 
     def after(self, step: Step) -> Local:
@@ -208,7 +209,7 @@ class Local:
 def begin(case: Case, id_: NodeId) -> Cluster:
     """One node of the case, alone."""
     cluster = Cluster(RINGS[case.n], running=(id_,))
-    cluster.nodes[id_].healer = None  # what it does is no part of a request
+    cluster.without_healer(id_)  # what it does is no part of a request
     cluster.disks[id_].rows = dict(case.rows[id_])
     if id_ == A:
         for peer in case.down:

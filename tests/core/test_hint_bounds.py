@@ -192,7 +192,7 @@ def test_a_page_that_is_lost_is_sent_again() -> None:
 def test_a_copy_that_cannot_be_read_is_owed_on_by_itself_when_its_partition_is_clean() -> None:
     world = with_dirty_partition()
     world.overwrite_row(A, b"rotten")
-    world.nodes[A].healer = None  # it would have it healed by then
+    world.without_healer(A)  # it would have it healed by then
     come_back(world, C)
     pass_time(world, 3)
     assert dirty(world.nodes[A]) == {}

@@ -308,11 +308,11 @@ def test_a_tombstone_that_rots_is_no_tombstone_until_it_is_healed() -> None:
     c = purging()
     deleted(c)
     c.overwrite_row(C, b"rot")
-    healer, c.nodes[C].healer = c.nodes[C].healer, None
+    heal_again = c.without_healer(C)
     run(c)
     assert purger(c).document()["blocked"] == {C: {"differs": 1}}
     assert counts(c)[:2] == [1, 1]
-    c.nodes[C].healer = healer
+    heal_again()
     run(c)
     assert counts(c) == [0, 0, 0]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from dynagent import limits
 from dynagent.core.budget import Budget
 from dynagent.core.entry import Record, encode_stored
@@ -45,7 +47,7 @@ def test_all_leaves_are_rebuilt_a_little_at_a_time() -> None:
     rebuilder = Rebuilder(forest, budget())
     assert len(forest.unknown) == 8 * 256
     now = most = 0.0
-    while (due := rebuilder.next_deadline()) is not None:
+    while (due := rebuilder.due) < inf:
         now = max(now, due)
         before = rebuilder.rebuilt
         rebuilder.on_tick(now)
@@ -71,16 +73,16 @@ def test_a_leaf_that_cannot_be_read_is_tried_again_after_a_rest_and_writes_nothi
     rebuilder = Rebuilder(forest, budget())
     now = 0.0
     while len(forest.unknown) > 1:
-        now = max(now, rebuilder.next_deadline() or 0.0)
+        now = max(now, rebuilder.due)
         rebuilder.on_tick(now)
     forest.apply(Batch(1), [])
     forest.on_committed()
-    while (due := rebuilder.next_deadline() or 0.0) < now + limits.TREE_REST_S / 2:
+    while (due := rebuilder.due) < now + limits.TREE_REST_S / 2:
         rebuilder.on_tick(due)
     assert due <= now + limits.TREE_REST_S
     assert not forest.has_news
     write(store, {KEYS[0]: stored(KEYS[0])})
     rebuilder.on_tick(due)
     assert not forest.unknown
-    assert rebuilder.next_deadline() is None
+    assert rebuilder.due == inf
     assert forest.has_news

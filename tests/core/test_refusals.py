@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from dynagent import limits
@@ -65,7 +67,7 @@ def test_a_wrong_request_is_refused_and_leaves_no_trace(name: str) -> None:
     assert is_error(c.ask(A, request), error)
     node = c.nodes[A]
     assert node.is_idle
-    assert node.coordinator is not None and node.coordinator.next_deadline() is None
+    assert node.coordinator is not None and node.coordinator.due == inf
     assert node.counters[error.__name__] == 1
     assert all(not disk.rows for disk in c.disks.values())
 

@@ -97,7 +97,7 @@ def test_between_the_scrub_and_the_healing_a_lost_row_is_unknown_and_not_absent(
     c = filled()
     key = KEYS[3]
     del c.disks[A].rows[key]
-    c.nodes[A].healer = None
+    c.without_healer(A)
     scrub(c)
     pass_time(c, 3)
     assert c.nodes[A].replica.read(key, token_of(key)).unknown
@@ -144,7 +144,7 @@ def test_a_range_that_cannot_be_read_is_named_with_its_remedy(
 
     whole = Disk.scan
     monkeypatch.setattr(Disk, "scan", scan)
-    c.nodes[A].healer = None
+    c.without_healer(A)
     scrub(c)
     pass_time(c, 3)
     [damage] = [fields for event, fields in c.notes if event == "store.damaged"]

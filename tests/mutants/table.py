@@ -486,8 +486,9 @@ MUTANTS = (
         "the failure detector goes by the wall clock",
         (
             "core/node.py",
-            "            self.detector.on_tick(now)",
-            "            self.detector.on_tick(self._wall_ms() / 1000)",
+            "            machine.on_tick(now)",
+            "            at = self.wall_ms() / 1e3 if machine is self.detector else now\n"
+            "            machine.on_tick(at)",
         ),
         seeds=(21, 38, 124),
     ),

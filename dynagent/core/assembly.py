@@ -1,0 +1,117 @@
+"""What a node is made of once it has a ring: every machine that lives in time, and how they know
+each other.
+
+Each decides one thing and has the same two handles: `due`, when it wants to be called next, and
+`on_tick`. The node calls them in the order of this page, and knows no more of most of them.
+"""
+
+from __future__ import annotations
+
+from dynagent.core.antientropy import AntiEntropy
+from dynagent.core.coordinator import Coordinator
+from dynagent.core.delivery import Delivery
+from dynagent.core.detector import Detector
+from dynagent.core.gossip import Gossiper
+from dynagent.core.heal import Healer
+from dynagent.core.jobs import Jobs, Kind
+from dynagent.core.portrait import SelfPortrait
+from dynagent.core.ports import NodeId
+from dynagent.core.purge import Purger
+from dynagent.core.repair import Repair
+from dynagent.core.ring import Ring
+from dynagent.core.scrub import Scrubber
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from dynagent.core.node import Node
+else:
+    Protocol = object
+
+
+class Machine(Protocol):
+    """Lives in time: feeds on `on_tick`."""
+
+    @property
+    def due(self) -> float:
+        """When `on_tick` is; infinite: not before something else happens."""
+
+    def on_tick(self, now: float) -> None: ...
+
+
+def assemble(node: Node, ring: Ring) -> None:
+    """Makes all of them for a node that has just learnt its ring."""
+    settings, counterpart = node.settings, node.counterpart
+    node.coordinator = coordinator = Coordinator(
+        node_id=node.node_id,
+        ring=ring,
+        replica=node.replica,
+        effects=node.effects,
+        wall_ms=node.wall_ms,
+        value_bytes_max=settings.value_bytes_max,
+        siblings_max=settings.siblings_max,
+        budget=node.budget,
+        admission=node.admission,
+        count_error=node.count_error,
+    )
+    node.copies.coordinator = counterpart.coordinator = coordinator
+    node.purge_answers.coordinator = coordinator
+    node.delivery = delivery = Delivery(coordinator)
+    node.healer = healer = Healer(coordinator)
+    node.antientropy = antientropy = AntiEntropy(
+        coordinator,
+        busy=counterpart.busy,
+        interval_s=settings.antientropy_interval_s,
+        is_draining=lambda: node.draining,
+    )
+    node.purger = purger = Purger(
+        coordinator,
+        node.purge_answers,
+        rest_s=settings.tombstone_rest_s,
+        is_draining=lambda: node.draining,
+    )
+
+    def on_up(now: float, peer: NodeId) -> None:
+        """The detector has found that a peer can be used."""
+        coordinator.up.add(peer)
+        delivery.wake(now, peer)
+        healer.wake(now)
+        antientropy.wake(now, peer)
+        purger.wake(now, peer)
+
+    node.detector = detector = Detector(
+        names={m.id: m.name for m in ring.members if m.id != node.node_id},
+        effects=node.effects,
+        dice=node.probe_dice,
+        timing=settings.timing,
+        take_number=coordinator.take_number,
+        on_up=on_up,
+        on_down=coordinator.on_peer_down,
+    )
+    coordinator.peers = detector.peers
+    node.gossip = gossip = Gossiper(
+        node_id=node.node_id,
+        cluster_id=ring.cluster_id,
+        run=node.replica.run,
+        peers=detector.peers,
+        draw=SelfPortrait(node, started_ms=node.started_ms).draw,
+        effects=node.effects,
+        dice=node.gossip_dice,
+        interval_s=settings.timing.gossip_interval_s,
+        take_number=coordinator.take_number,
+    )
+    node.scrubber = scrubber = Scrubber(
+        coordinator, node.reader, interval_s=settings.scrub_interval_s
+    )
+    kinds: dict[str, Kind] = {
+        "repair": Repair(coordinator, antientropy, moves=True),
+        "verify": Repair(coordinator, antientropy, moves=False),
+        "scrub": scrubber,
+    }
+    node.jobs = jobs = Jobs(coordinator, node.reader, kinds)
+    jobs.load()
+    node.machines = [
+        *(coordinator, detector, delivery, node.rebuilder, healer),
+        *(gossip, antientropy, jobs, purger),
+    ]
