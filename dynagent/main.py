@@ -25,7 +25,7 @@ from dynagent.agent.watchdog import Watchdog
 from dynagent.agent.writer import ThreadWriter
 from dynagent.config import Config, load
 from dynagent.env import Env
-from dynagent.errors import DynagentError
+from dynagent.errors import CorruptRecord, DynagentError
 from dynagent.net.tcp import TcpTransport
 from dynagent.obs import log
 from dynagent.obs.pulse import Pulse
@@ -58,9 +58,16 @@ def main(argv: list[str] | None = None) -> int:
         else:
             _run(options)
     except DynagentError as exc:
-        print(f"dynagent: {exc.message}", file=sys.stderr)
+        print(f"dynagent: {exc.message}{_remedy(exc)}", file=sys.stderr)
         return exc.exit_status
     return 0
+
+
+def _remedy(exc: DynagentError) -> str:
+    """For what the engine cannot read at a start; other errors name their own."""
+    if not isinstance(exc, CorruptRecord):
+        return ""
+    return "; dynagent store rebuild keeps what can be read, and the cluster heals the rest"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -150,10 +150,10 @@ def _start(cluster: RealCluster, victim: RealAgent, counts: Counter[str]) -> Non
 
 
 def _rebuild(cluster: RealCluster, victim: RealAgent, counts: Counter[str], why: str) -> None:
-    status = victim.wait_exit()
-    last = victim.log_text()[-2_000:]
+    status = victim.wait_exit() if victim.process is not None else 1
+    last = victim.log_text()[-20_000:]
     hold(status != 0, f"{victim.name} {why} with status 0")
-    hold("dynagent store rebuild" in last, f"{victim.name} {why} and names no remedy: {last}")
+    hold("dynagent store rebuild" in last, f"{victim.name} {why}, names no remedy: {last[-500:]}")
     command = [sys.executable, "-m", "dynagent.main", "store", "rebuild", str(victim.directory)]
     other = next(agent.address for agent in cluster.agents if agent is not victim)
     command += ["--from", other, "--yes"]  # it may have lost the ring
@@ -200,6 +200,9 @@ def _scrub(victim: RealAgent) -> bool:
                 job = secrets.token_hex(8)
                 client.ask(victim.address, JobRequest(JOB_START, job, "scrub"))
             wait_for(lambda: _has_ended(victim) or _is_whole(victim), "healing", wait_s=_HEAL_S)
+            if not _has_ended(victim) and _is_damaged(victim):
+                victim.kill()  # as doctor says: stop it, rebuild, start it
+                return False
         except (Unreachable, ConnectionLost, NotReady):
             wait_for(lambda: _has_ended(victim), f"{victim.name} to end")
         if _has_ended(victim):
@@ -213,9 +216,16 @@ def _is_whole(victim: RealAgent) -> bool:
             status = status_of(client, victim.address)
     except DynagentError:
         return False
+    if status["scrub"]["damaged"]:
+        return True  # ranges that the engine cannot read: no healing helps, see `_is_damaged`
     unknown = status["unknown"]
     waiting = unknown["waiting"] + unknown["suspect"] + unknown["hollow"]
     return bool(status["jobs"] == 0 and waiting == 0 and status["trees"]["unknown"] == 0)
+
+
+def _is_damaged(victim: RealAgent) -> bool:
+    with Client([], learn_ring=False, timeout_s=5) as client:
+        return bool(status_of(client, victim.address)["scrub"]["damaged"])
 
 
 # --- what must hold ------------------------------------------------------------------------------
