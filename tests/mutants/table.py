@@ -459,7 +459,7 @@ MUTANTS = (
             "return token + key, (clock, dots) if clock else None",
             "return token + key, (clock, dots)",
         ),
-        seeds=(1, 11),
+        seeds=(11, 1),
     ),
     _mutant(
         "L3",
@@ -469,7 +469,7 @@ MUTANTS = (
             "        dots = [d for d in dots if d in theirs or d[1] > their_clock.get(d[0], 0)]\n",
             "        dots = list(dots)\n",
         ),
-        seeds=(5, 6),
+        seeds=(4, 6),
     ),
     _mutant(
         "L4",
@@ -490,7 +490,7 @@ MUTANTS = (
             "            at = self.wall_ms() / 1e3 if machine is self.detector else now\n"
             "            machine.on_tick(at)",
         ),
-        seeds=(21, 38, 124),
+        seeds=(87, 21, 38),
     ),
     _mutant(
         "A-suspect",
@@ -510,7 +510,7 @@ MUTANTS = (
             "now - peer.heard_at < self._timing.probe_interval_s / 2",
             "now - peer.heard_at < self._timing.probe_interval_s * 2",
         ),
-        seeds=(6, 147, 382),
+        seeds=(147, 382),
     ),
     _mutant(
         "M11",
@@ -761,16 +761,6 @@ MUTANTS = (
             "                pass\n",
         ),
         seeds=(21,),
-    ),
-    _mutant(
-        "E9",
-        "an old version is sent back over the news of the peer, which is never fetched",
-        (
-            "core/suspects.py",
-            "            is_news = _has_news(theirs[1], theirs[2], clock, dots)\n",
-            "            is_news = False\n",
-        ),
-        seeds=(70,),
     ),
     _mutant(
         "M8",
