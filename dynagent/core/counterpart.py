@@ -250,7 +250,7 @@ def leaf_page(
         first, last = forest.leaf_range(PartitionId(partition), leaf)
         if after[:TOKEN_BYTES] > last:
             continue
-        for place, digest, stored_bytes in replica.digests(first, last, after):
+        for place, digest, stored_bytes in replica.survey.digests(first, last, after):
             rows.append((place, digest))
             looked += stored_bytes
             size += len(place) + len(digest)

@@ -179,6 +179,7 @@ def encode_clock(clock: Clock) -> list[int]:
 
 
 ABSENT = Record(EMPTY)
+UNREADABLE = Record(EMPTY, unknown=True)  # a copy that fails its checksum
 
 
 # --- entries -------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def export_page(replica: Replica, ring: Ring, node_id: NodeId, request: Export) 
     unreadable: list[bytes] = []
     size = looked_at = 0
     try:
-        for token, key, record in replica.scan(first, last, request.after):
+        for token, key, record in replica.survey.scan(first, last, request.after):
             looked_at += 1
             if record.unknown:
                 unreadable.append(key)

@@ -86,14 +86,14 @@ class PurgeAnswers:
         """Where this node stands, and where it cannot move."""
         barriers = self._replica.barriers
         guest = [partition for partition in partitions if not barriers.owns(partition)]
-        holding = self._replica.holding(guest) if guest else set()
+        holding = self._replica.survey.holding(guest) if guest else set()
         return BarrierReply([barriers.standing(at) for at in partitions], sorted(holding))
 
     def move(self, moves: Iterable[tuple[PartitionId, int]]) -> int:
         """Moves where it may; returns the batch that makes it durable, and earlier moves too."""
         barriers, replica = self._replica.barriers, self._replica
         moves = [(partition, to) for partition, to in moves if barriers.newest(partition) < to]
-        holding = replica.holding(at for at, _ in moves if not barriers.owns(at))
+        holding = replica.survey.holding(at for at, _ in moves if not barriers.owns(at))
         for partition, to in moves:
             owns, holds = barriers.owns(partition), partition in holding
             if may_move(barriers.newest(partition), to, owns=owns, holds=holds):

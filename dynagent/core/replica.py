@@ -32,8 +32,7 @@ changes are refused up front; the next batch after that finds out whether there 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
 
 from dynagent import limits
 from dynagent.core.barriers import Barriers
@@ -41,27 +40,25 @@ from dynagent.core.cache import StoredCache
 from dynagent.core.crowd import Crowd
 from dynagent.core.entry import (
     ABSENT,
+    UNREADABLE,
     Record,
     check_stored,
-    decode_stored,
     encode_sibling,
     encode_stored,
     read_stored,
-    stored_digest,
 )
 from dynagent.core.hints import DURABLE, Hints
 from dynagent.core.merkle import UNREADABLE_DIGEST, Change, Forest
 from dynagent.core.messages import Put
+from dynagent.core.op_ids import newest, superseded, with_superseded
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, PartitionId, Reader, Token
 from dynagent.core.ring import Ring, token_of
-from dynagent.core.siblings import EMPTY, Clock, Dot, Siblings
+from dynagent.core.siblings import Clock, Dot
 from dynagent.core.sums import Shape
+from dynagent.core.survey import Survey
 from dynagent.core.tombstones import Tombstones, is_settled, is_tombstone
 from dynagent.core.unknown import Unknown
 from dynagent.errors import CorruptRecord, DiskFull, Overloaded
-
-UNREADABLE = Record(EMPTY, unknown=True)
-_FOUND = (UNREADABLE, DURABLE)  # a row that nothing newer covers
 
 # Whom to answer when a batch is durable: a link and its request, or None and our own operation.
 Waiter = tuple[LinkId | None, int]
@@ -98,6 +95,9 @@ class Replica:
         self.crowd = Crowd()
         self._cache = StoredCache(cache_bytes)
         self._overlay: dict[bytes, tuple[Record, int]] = {}  # key → newest copy, its batch
+        self.survey = Survey(
+            reader, self._overlay, self.barriers, meet=self._meet, forget=self._cache.forget
+        )
         self._open = Batch(1)
         # With the digest of the copy that the batch before this one leaves, as `merkle.Change`.
         self._open_keys: dict[bytes, tuple[Token, bytes | None]] = {}
@@ -109,7 +109,7 @@ class Replica:
 
     def serve(self, ring: Ring, node_id: NodeId) -> None:
         """Learns the ring and our place in it: before anything is read or changed."""
-        self.cluster_id = ring.cluster_id
+        self.cluster_id = self.survey.cluster_id = ring.cluster_id
         self.hints.serve(ring, node_id)
         self.forest.serve(ring, node_id)
         self.barriers.serve(ring, self.hints.owned)
@@ -143,8 +143,8 @@ class Replica:
         unknown = self.unknown
         return bool(unknown.hollow) and unknown.is_hollow(token)
 
-    def _meet(self, key: bytes, token: Token, reason: CorruptRecord) -> None:
-        if self.unknown.meet(self._open, token, key):
+    def _meet(self, key: bytes, token: Token, reason: CorruptRecord | None) -> None:
+        if self.unknown.meet(self._open, token, key) and reason is not None:
             self._effects.note("record.unreadable", key=key, reason=reason.message)
 
     def is_at_hand(self, key: bytes) -> bool:
@@ -196,13 +196,13 @@ class Replica:
         if value is incoming.value:  # the usual case: it has seen all that we have
             content = incoming.content
             gone = [sibling.op_id for sibling in old.value.siblings]
-            op_ids = _with_superseded(old.op_ids, gone)
+            op_ids = with_superseded(old.op_ids, gone)
             if op_ids != incoming.op_ids:
-                op_ids = _newest_op_ids(old.op_ids, incoming.op_ids, gone)
+                op_ids = newest(old.op_ids, incoming.op_ids, gone)
         else:
             content = None
-            gone = _superseded(value, old.value, incoming.value)
-            op_ids = _newest_op_ids(old.op_ids, incoming.op_ids, gone)
+            gone = superseded(value, old.value, incoming.value)
+            op_ids = newest(old.op_ids, incoming.op_ids, gone)
             if clashes := old.value.clashes(incoming.value):
                 self._on_clash(key, clashes)
         if op_ids == old.op_ids and value == old.value:
@@ -224,7 +224,7 @@ class Replica:
             value = old.value.delete(context)
             if not value.clock:
                 return old, DURABLE
-            gone = [*_superseded(value, old.value), put.op_id]
+            gone = [*superseded(value, old.value), put.op_id]
         else:
             dot = self._mint(old, context)
             mark = (*dot, self.run)
@@ -238,8 +238,8 @@ class Replica:
                 value=put.value,
             )
             value = old.value.write(context, sibling)
-            gone = _superseded(value, old.value)
-        op_ids = _with_superseded(old.op_ids, gone)
+            gone = superseded(value, old.value)
+        op_ids = with_superseded(old.op_ids, gone)
         since = self.barriers.since(token) if self.barriers.has_moved else 0
         new = Record(value, op_ids, mark, since, old.unknown)
         return new, self._keep(put.key, token, old, new)
@@ -263,49 +263,6 @@ class Replica:
         for key, incoming in entries:
             growth += max(0, _size(incoming) - _size(self.newest(key, token_of(key))))
         self.hints.check_room(growth, len(entries))
-
-    def scan(
-        self, first: Token, last: Token, after: bytes
-    ) -> Iterator[tuple[Token, bytes, Record]]:
-        """The copies that are committed in a range, behind a place (token and key); each as it is
-        by now, `UNREADABLE` if it fails its checksum. Raises `CorruptRecord` if the engine cannot
-        read on. Does not fill the cache."""
-        first = Token(after[: len(first)] or first)
-        for token, key, stored in self._reader.scan(first, last):
-            if token + key > after and key:  # a row that has lost its key is for the scrub
-                yield token, key, self._scanned(key, token, stored)
-
-    def digests(
-        self, first: Token, last: Token, after: bytes
-    ) -> Iterator[tuple[bytes, bytes, int]]:
-        """As `scan`, but only what is committed: (place, digest, bytes stored); the digest is b""
-        if the copy is unreadable or flagged unknown. What lies where its key does not belong is
-        passed over: no read finds it."""
-        first = max(first, Token(after[: len(first)]))
-        for token, key, stored in self._reader.scan(first, last):
-            place = token + key
-            if place > after and token == token_of(key):
-                try:
-                    digest = stored_digest(stored, cluster_id=self.cluster_id, key=key)
-                    if not digest:
-                        self.unknown.meet(self._open, token, key)
-                except CorruptRecord as exc:
-                    self._meet(key, token, exc)
-                    digest = b""
-                yield place, digest, len(stored)
-
-    def _scanned(self, key: bytes, token: Token, stored: bytes) -> Record:
-        overlaid = self._overlay.get(key)
-        if overlaid is not None:
-            return overlaid[0]
-        try:
-            record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
-        except CorruptRecord as exc:
-            self._meet(key, token, exc)
-            return UNREADABLE
-        if record.unknown:
-            self.unknown.meet(self._open, token, key)
-        return record
 
     def settle(self, target: NodeId, key: bytes, token: Token) -> None:
         """The hint has been delivered: just the copy that is here now is durable there."""
@@ -361,23 +318,6 @@ class Replica:
         """Refuses what was read before that barrier, from now on and in the open batch."""
         self.barriers.close(self._open, partition, barrier)
 
-    def holding(self, partitions: Iterable[PartitionId]) -> set[PartitionId]:
-        """Of which of these there is any copy, on the disk or on its way there; one that cannot be
-        read is one."""
-        of = self.barriers.partition_of
-        fresh = {
-            of(token_of(key)) for key, (copy, _) in self._overlay.items() if copy is not ABSENT
-        }
-        return {at for at in partitions if at in fresh or self._holds_on_disk(at)}
-
-    def _holds_on_disk(self, partition: PartitionId) -> bool:
-        first, last = self.barriers.range_of(partition)
-        try:
-            rows = self._reader.scan(first, last)
-            return any(self._overlay.get(key, _FOUND)[0] is not ABSENT for _, key, _ in rows)
-        except CorruptRecord:
-            return True
-
     def heal(self, key: bytes, token: Token, others: Record) -> int:
         """Our copy, which is unreadable or flagged, has been merged with what N−W+1 other owners
         hold: it is known again, or gone if nobody has one. Returns the batch.
@@ -390,8 +330,8 @@ class Replica:
         value = old.value.merge(others.value)
         if not value.clock:
             return self._keep(key, token, old, ABSENT)
-        gone = _superseded(value, old.value, others.value)
-        op_ids = _newest_op_ids(old.op_ids, others.op_ids, gone)
+        gone = superseded(value, old.value, others.value)
+        op_ids = newest(old.op_ids, others.op_ids, gone)
         since = self.barriers.since(token) if self.barriers.has_moved else 0
         return self._keep(key, token, old, Record(value, op_ids=op_ids, since=since))
 
@@ -412,18 +352,6 @@ class Replica:
         some of them, and would say that they are here."""
         self._cache.clear()
         self.unknown.meet_hollow(self._open, [partition])
-
-    def verify(self, key: bytes, token: Token, stored: bytes) -> bool:
-        """Is this copy, as the disk has just shown it, good? Otherwise it is noted."""
-        try:
-            record = decode_stored(stored, cluster_id=self.cluster_id, key=key)
-        except CorruptRecord as exc:
-            self._cache.forget(key)  # it has what was meant to be there
-            self._meet(key, token, exc)
-            return False
-        if record.unknown:
-            self.unknown.meet(self._open, token, key)
-        return not record.unknown
 
     def remove_row(self, token: Token, key: bytes) -> None:
         """A row that lies where its key does not belong, or has lost its key (b""), goes with the
@@ -570,21 +498,3 @@ def _digest_before(old: Record) -> bytes | None:
 
 def _size(record: Record) -> int:
     return len(record.content) if record.value.clock else 0
-
-
-def _superseded(now: Siblings, *before: Siblings) -> list[bytes]:
-    """The op-ids of siblings that were there before and are gone now."""
-    left = {(s.actor, s.counter) for s in now.siblings}
-    return [s.op_id for value in before for s in value.siblings if (s.actor, s.counter) not in left]
-
-
-def _with_superseded(op_ids: tuple[bytes, ...], gone: list[bytes]) -> tuple[bytes, ...]:
-    """What `_newest_op_ids` makes of the two, at a third of its cost where `gone` is one."""
-    if len(gone) == 1 and gone[0] not in op_ids:
-        return (*op_ids, gone[0])[-limits.OP_IDS_KEPT :]
-    return _newest_op_ids(op_ids, gone) if gone else op_ids
-
-
-def _newest_op_ids(*lists: Iterable[bytes]) -> tuple[bytes, ...]:
-    """One list without repetitions, oldest first, cut to the newest `limits.OP_IDS_KEPT`."""
-    return tuple(dict.fromkeys(chain.from_iterable(lists)))[-limits.OP_IDS_KEPT :]

@@ -172,7 +172,7 @@ class Scrubber:
                         "record.misplaced", key=key, partition=partition, token=token.hex()
                     )
                     replica.remove_row(token, key)
-                elif replica.verify(key, token, stored):
+                elif replica.survey.verify(key, token, stored):
                     self._found["keys"] += 1
                 else:
                     self._found["unreadable"] += 1

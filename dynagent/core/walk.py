@@ -46,7 +46,7 @@ class Walk:
         entries: list[list[object]] = []
         barrier = self._replica.barriers.read_under(first)  # all of it is read in this call
         size = 0
-        for token, key, record in self._replica.scan(first, last, self._after):
+        for token, key, record in self._replica.survey.scan(first, last, self._after):
             if record.unknown:
                 self.unreadable[key] = token
             elif record.value.clock:

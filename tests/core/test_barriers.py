@@ -220,7 +220,7 @@ def test_a_hint_keeps_to_the_barrier_of_its_stand_in() -> None:
         c.nodes[node].on_peer_down(0.0, C)
     assert isinstance(c.ask(A, put(b"v")), PutReply)
     assert c.disks[D].record(KEY).value.clock
-    assert c.nodes[D].replica.holding([P]) == {P}
+    assert c.nodes[D].replica.survey.holding([P]) == {P}
     move(c, A, B, C)
     entry = encode_entry(KEY, c.disks[A].record(KEY))
     c.deliver(Packet(A, D, 90, Merge(1, 2, 0, [entry], [], C), 500))
@@ -231,7 +231,7 @@ def test_a_hint_keeps_to_the_barrier_of_its_stand_in() -> None:
     [page] = [packet for packet in requests(c, Merge) if packet.source == D]
     assert isinstance(page.message, Merge) and page.message.barrier == 0
     c.settle()
-    assert c.nodes[D].replica.holding([P]) == set()
+    assert c.nodes[D].replica.survey.holding([P]) == set()
     move(c, D)
     c.deliver(Packet(A, D, 91, Merge(1, 2, 0, [entry], [], C), 500))
     assert is_error(c.wire[-1].message, StaleBarrier)

@@ -413,7 +413,7 @@ def test_a_stored_record_has_its_digest() -> None:
     record = version(1)
     world.disks[A].rows[b"k"] = encode_stored(record, cluster_id=CLUSTER_ID, key=b"k")
     token = token_of(b"k")
-    rows = list(world.nodes[A].replica.digests(token, token, b""))
+    rows = list(world.nodes[A].replica.survey.digests(token, token, b""))
     assert [(place, digest) for place, digest, _ in rows] == [(token + b"k", record.digest)]
 
 

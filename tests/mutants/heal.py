@@ -55,10 +55,14 @@ HEAL_MUTANTS: tuple[Mutant, ...] = (
         "R6",
         "rot that a scrub meets is counted and not healed",
         (
-            "core/replica.py",
-            "            self._cache.forget(key)  # it has what was meant to be there\n"
-            "            self._meet(key, token, exc)\n",
-            "",
+            "core/survey.py",
+            "            self._forget(key)  # the cache has what was meant to be there\n",
+            "            pass\n",
+        ),
+        (
+            "core/survey.py",
+            "            self._meet(key, token, exc)\n            return UNREADABLE\n",
+            "            return UNREADABLE\n",
         ),
         seeds=(12,),
     ),
