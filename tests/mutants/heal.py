@@ -1,4 +1,4 @@
-"""The mutants of healing and scrub (`core.heal`, `core.scrub`, `core.unknown`)."""
+"""The mutants of healing and scrub (`core.heal`, `core.scrub`, `core.unknown`, `core.survey`)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ HEAL_MUTANTS: tuple[Mutant, ...] = (
         seeds=(12,),
     ),
     _mutant(
-        "M14",
+        "M14-heal",
         "healing copies bytes that nobody has verified: an unreadable copy is handed out and taken",
         (
             "core/copies.py",
