@@ -62,5 +62,5 @@ def scrub(
     if document.found:
         raise Different(
             f"{document.found:,} records are not as they were written; they are being healed from "
-            f"the other owners, see: dynctl doctor"
+            f"the other owners; see: dynctl doctor"
         )

@@ -18,6 +18,8 @@ from dynctl.demo.tour import Step, Tour
 _ORDERS = 100
 _WRITES = 150  # before a kill, and as many after it
 _HINTS_S = 30.0  # until all hints are delivered: usually one or two
+_LOST = 20  # records that vanish from a disk
+_HEALED_S = 30.0  # until they are back
 
 
 def _start(tour: Tour) -> str:
@@ -84,10 +86,37 @@ def _bring_back(tour: Tour) -> str:
         tour.check_written(client)
         delivered = _await_hints(tour, client)
         own = cluster.addresses[name]
-        copies = [client.ask(own, Inspect(key)) for key in tour.written]
-    held = sum(isinstance(copy, InspectReply) and bool(copy.dots) for copy in copies)
-    tour.expect(held == len(copies), f"{name} holds all {len(copies)} keys itself", f"only {held}")
+        held = len(tour.written) - _not_held(client, own, tour)
+    every = len(tour.written)
+    tour.expect(held == every, f"{name} holds all {every} keys itself", f"only {held}")
     return f"{delivered} hints were delivered; {name} itself holds all {held} keys again"
+
+
+def _lose_records(tour: Tour) -> str:
+    name = list(tour.cluster().addresses)[1]
+    tour.kill(name)
+    lost = tour.store_tool(
+        *("damage", str(tour.home / name), "lose", "--count", str(_LOST), "--seed", "1", "--yes")
+    )
+    told = len(lost.stdout.splitlines())
+    tour.expect(told == _LOST, f"{_LOST} records are lost", told)
+    tour.dynctl("up", "--dir", str(tour.home))
+    tour.dynctl("scrub", name, status=12)
+    with tour.client() as client:
+        own = tour.cluster().addresses[name]
+        end = time.monotonic() + _HEALED_S
+        while held := _not_held(client, own, tour):
+            tour.expect(time.monotonic() < end, f"all keys on {name} again", f"not {held}")
+            time.sleep(0.1)
+        tour.check_written(client)
+    tour.dynctl("verify")
+    return f"{_LOST} lost records were found by scrub, and came back from the other owners"
+
+
+def _not_held(client: Client, address: str, tour: Tour) -> int:
+    """How many of the keys are not on the disk of that agent."""
+    copies = [client.ask(address, Inspect(key)) for key in tour.written]
+    return sum(not (isinstance(copy, InspectReply) and copy.dots) for copy in copies)
 
 
 def _await_hints(tour: Tour, client: Client) -> int:
@@ -213,6 +242,13 @@ STEPS = (
         why="It has its own disk, and has missed some writes. For each of these another agent has "
         "kept a hint, and hands it over now: hinted handoff (§4.6).",
         run=_bring_back,
+    ),
+    Step(
+        title="A disk forgets",
+        why="Rot and lost writes show only to those who look. Each agent reads all that it has "
+        "again and again, holds it against its Merkle trees, and has what is missing healed by "
+        "the other owners; the owners compare their trees with each other (§4.7).",
+        run=_lose_records,
     ),
     Step(
         title="Two write at once",

@@ -73,9 +73,16 @@ class Tour:
     def dynctl(self, *words: str, status: int = 0, shown: str = "") -> Done:
         """Shows a command, runs it and shows its output; it must exit with `status`. `shown`: what
         one would type, where that is not the words themselves."""
-        line = shown or shlex.join(["dynctl", *words])
+        return self._show(shown or shlex.join(["dynctl", *words]), "dynctl", words, status)
+
+    def store_tool(self, *words: str, status: int = 0) -> Done:
+        """The same for the tool that looks into the store of an agent that does not run."""
+        line = shlex.join(["dynagent", "store", *words])
+        return self._show(line, "dynagent.main", ("store", *words), status)
+
+    def _show(self, line: str, module: str, words: tuple[str, ...], status: int) -> Done:
         self.tell.command(line)
-        done = self._run(words)
+        done = self._run(module, words)
         self.tell.output(done.stdout.decode("utf-8", "replace"))
         self.tell.output(done.stderr)
         self.expect(
@@ -132,7 +139,7 @@ class Tour:
             values = [version.value for version in client.get(key).versions]
             self.expect(values == [value], f"{key.decode()} has its value", values)
 
-    def _run(self, words: tuple[str, ...]) -> Done:
+    def _run(self, module: str, words: tuple[str, ...]) -> Done:
         environ = environment()
         environ |= {
             "XDG_STATE_HOME": str(self.root / "state"),
@@ -143,7 +150,7 @@ class Tour:
         try:
             with held_back():
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "dynctl", *words],
+                    [sys.executable, "-P", "-m", module, *words],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -161,7 +168,7 @@ class Tour:
                 process.kill()
                 process.communicate()
             if isinstance(exc, subprocess.TimeoutExpired):
-                raise StepFailed(f"expected: an end of dynctl {words[0]}; seen: none") from exc
+                raise StepFailed(f"expected: an end of {module} {words[0]}; seen: none") from exc
             raise
         return Done(status=process.returncode, stdout=stdout, stderr=stderr.decode())
 

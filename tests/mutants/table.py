@@ -136,7 +136,7 @@ MUTANTS = (
     _mutant(
         "M7",
         "a record that cannot be read is taken for absent",
-        ("core/replica.py", "UNREADABLE = Record(EMPTY, unknown=True)", "UNREADABLE = ABSENT"),
+        ("core/entry.py", "UNREADABLE = Record(EMPTY, unknown=True)", "UNREADABLE = ABSENT"),
         seeds=(1, 3),
     ),
     _mutant(
