@@ -93,7 +93,7 @@ MUTANTS = (
             "self.tally = GetQuorum([own], r, others)",
             "self.tally = GetQuorum([own], max(1, r - 1), others)",
         ),
-        seeds=(4, 2),
+        seeds=(1, 4, 2),
     ),
     _mutant(
         "M4",
@@ -196,7 +196,7 @@ MUTANTS = (
             "self.context = join(self.context, self.look.clock)",
             "self.context = dict(self.context)",
         ),
-        seeds=(29, 4),
+        seeds=(40, 29, 4),
     ),
     _mutant(
         "A6",
@@ -206,7 +206,7 @@ MUTANTS = (
             "        self.fail(WriteOutcomeUnknown(why))\n",
             "        self.fail(QuorumNotMet(why))\n",
         ),
-        seeds=(2, 5, 7),
+        seeds=(5, 2, 7),
     ),
     _mutant(
         "A7",
@@ -258,7 +258,7 @@ MUTANTS = (
             "since, old.unknown, content)",
             "since, False, content)",
         ),
-        seeds=(127, 484),
+        seeds=(21, 127, 484),
     ),
     _mutant(
         "A11b",
@@ -288,7 +288,7 @@ MUTANTS = (
             "        self.waiting.update(targets)\n",
             "        self.counted += targets\n",
         ),
-        seeds=(6, 20, 23),
+        seeds=(20, 6, 23),
     ),
     _mutant(
         "A12",
@@ -298,7 +298,7 @@ MUTANTS = (
             "        return Siblings(join(self.clock, context), tuple(self._unseen(context)))\n",
             "        return Siblings(self.clock, tuple(self._unseen(context)))\n",
         ),
-        seeds=(31, 63, 35),
+        seeds=(84, 31, 63),
     ),
     _mutant(
         "A13",
@@ -318,7 +318,7 @@ MUTANTS = (
             "        if isinstance(self.message, Get) and self._try_next(now):\n",
             "        if self._try_next(now):\n",
         ),
-        seeds=(330, 16),
+        seeds=(252, 330, 16),
     ),
     _mutant(
         "A15",
@@ -402,7 +402,7 @@ MUTANTS = (
             "self._marking[place] = self._changed_in = batch.number",
             "self._marking[place] = DURABLE",
         ),
-        seeds=(42, 15),
+        seeds=(103, 42, 15),
     ),
     _mutant(
         "H7",
@@ -413,7 +413,7 @@ MUTANTS = (
             "            self._send(now, walk.target, target, [], entries, barriers)\n"
             "            walk.finish()\n",
         ),
-        seeds=(81, 119),
+        seeds=(41, 81, 119),
     ),
     _mutant(
         "H8",
@@ -469,7 +469,7 @@ MUTANTS = (
             "        dots = [d for d in dots if d in theirs or d[1] > their_clock.get(d[0], 0)]\n",
             "        dots = list(dots)\n",
         ),
-        seeds=(4, 6),
+        seeds=(11, 4, 6),
     ),
     _mutant(
         "L4",
@@ -490,7 +490,7 @@ MUTANTS = (
             "            at = self.wall_ms() / 1e3 if machine is self.detector else now\n"
             "            machine.on_tick(at)",
         ),
-        seeds=(87, 21, 38),
+        seeds=(43, 87, 21),
     ),
     _mutant(
         "A-suspect",
@@ -531,7 +531,7 @@ MUTANTS = (
             "        if not merged.value.clock or len(owners) >= w:\n",
             "        if True:\n",
         ),
-        seeds=(6, 8, 28),
+        seeds=(8, 6, 28),
     ),
     _mutant(
         "M23-fsync",
@@ -541,7 +541,7 @@ MUTANTS = (
             "not replica.when_durable(number, (None, self.number))",
             "(replica.when_durable(number, (None, self.number)) or True)",
         ),
-        seeds=(6, 2),
+        seeds=(2, 6),
     ),
     _mutant(
         "M23-partial",
@@ -551,7 +551,7 @@ MUTANTS = (
             "owners = [node for node in self.tally.holders(merged) if node in self.owners]",
             "owners = list(self.tally.counted)",
         ),
-        seeds=(6, 8, 28),
+        seeds=(8, 6, 28),
     ),
     _mutant(
         "M27",
@@ -632,7 +632,7 @@ MUTANTS = (
         "G3",
         "gossip only pushes: nobody asks for what it lacks",
         ("core/gossip.py", "Facts(_page(news), wanted)", "Facts(_page(news), [])"),
-        seeds=(5, 0),
+        seeds=(0, 5),
     ),
     _mutant(
         "G4",
@@ -683,7 +683,7 @@ MUTANTS = (
             "self._progress.open(partition, ARITY - 1)",
             "self._progress.open(partition, ARITY - 2)",
         ),
-        seeds=(2, 5),
+        seeds=(4, 2, 5),
     ),
     _mutant(
         "E2",
@@ -693,7 +693,7 @@ MUTANTS = (
             "            if self._moves:\n",
             "            if self._moves and not (is_news and not suspect.sends):\n",
         ),
-        seeds=(2, 5),
+        seeds=(12, 2, 5),
     ),
     _mutant(
         "E3",
