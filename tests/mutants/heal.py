@@ -23,7 +23,7 @@ HEAL_MUTANTS: tuple[Mutant, ...] = (
             "        value = old.value.merge(others.value)\n        if not value.clock:\n",
             "        value = others.value\n        if not value.clock:\n",
         ),
-        seeds=(49,),
+        seeds=(272, 49),
     ),
     _mutant(
         "R3",

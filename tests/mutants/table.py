@@ -308,7 +308,7 @@ MUTANTS = (
             "return OP_FORGOTTEN if len(record.op_ids) >= limits.OP_IDS_KEPT else OP_UNKNOWN",
             "return OP_UNKNOWN",
         ),
-        seeds=(173, 178, 239),
+        seeds=(481, 173, 178),
     ),
     _mutant(
         "A14",
@@ -328,7 +328,7 @@ MUTANTS = (
             "            self._complete_own(now)\n",
             "            self._complete(now)\n",
         ),
-        seeds=(95, 884),
+        seeds=(550, 95, 884),
     ),
     _mutant(
         "M9",
