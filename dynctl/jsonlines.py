@@ -96,13 +96,10 @@ class Reader:
             found = self._decoder.decode(line)
             key: str | _Bytes = found if type(found) is str else found.key
             request = self._make(found, _bytes_of(key))
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             if not line.strip():
                 return None
-            return self._refused(number, line, self._misread(exc))
-        except UnicodeDecodeError:
-            wrong = BadRequest('not UTF-8; write bytes that are no text as {"base64": "..."}')
-            return self._refused(number, line, wrong)
+            return self._refused(number, line, self._misread(line, exc))
         except DynagentError as exc:
             return self._refused(number, line, exc)
         request.tag = key if isinstance(key, str) else text_of(key.base64)
@@ -166,7 +163,11 @@ class Reader:
     def _get(self, _line: _GetLine | str, key: bytes) -> Request:
         return Request(Get(options.check_key(key), self._r, self._strict))
 
-    def _misread(self, exc: msgspec.DecodeError) -> BadRequest:
+    def _misread(self, line: bytes, exc: Exception) -> BadRequest:
+        try:
+            line.decode()  # releases of msgspec tell of this in different ways
+        except UnicodeDecodeError:
+            return BadRequest('not UTF-8; write bytes that are no text as {"base64": "..."}')
         said = str(exc).replace("str | object", 'str | {"base64": ...}')
         remedy = f"see: dynctl {self._verb} --help"
         if not isinstance(exc, msgspec.ValidationError):

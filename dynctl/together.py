@@ -82,8 +82,9 @@ def jobs(seen: Observation) -> list[JobDocument]:
 
 
 def tell(seen: Observation, job: str, *, goes_on: bool = False) -> JobDocument:
-    """Raises `NotFound` if no agent knows it, `Unreachable` if none answers. `goes_on`: if it is
-    under way, an agent that was away when it was started gets its part now."""
+    """Raises `NotFound` if no agent knows it, `Unreachable` if none answers. `goes_on`: unless it
+    was cancelled, an agent that was away when it was started gets its part now; the others may have
+    ended theirs by then."""
     replies = ask(seen, JobRequest(JOBS_TELL, job))
     parts = {
         node: next((part for part in reply if part["id"] == job), None)
@@ -95,11 +96,12 @@ def tell(seen: Observation, job: str, *, goes_on: bool = False) -> JobDocument:
     if not any(parts.values()):
         raise NotFound(f"no agent knows a job {job!r}; see: dynctl jobs ls")
     told = job_document(seen, parts, _silent(seen, replies))
-    if goes_on and told.state == "running" and not all(parts.values()):
-        known = next(part for part in parts.values() if part is not None)
-        scope = (known["node"], known["partitions"], known["prefix"], known["preview"])
-        ask(seen, JobRequest(JOB_START, job, known["kind"], *scope))
-    return told
+    if not goes_on or told.state == "cancelled" or all(parts.values()):
+        return told
+    known = next(part for part in parts.values() if part is not None)
+    scope = (known["node"], known["partitions"], known["prefix"], known["preview"])
+    ask(seen, JobRequest(JOB_START, job, known["kind"], *scope))
+    return tell(seen, job)
 
 
 def _silent(seen: Observation, replies: dict[str, list[Part] | DynagentError]) -> list[str]:

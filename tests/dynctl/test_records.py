@@ -84,7 +84,8 @@ def test_node_ls_tells_what_gossip_has_told_the_agent_that_answers(cluster: Clus
 def test_ring_status_and_ring_show_agree(cluster: Cluster) -> None:
     status = json.loads(cluster("ring", "status", "-o", "json").stdout)
     assert (status["n"], status["r"], status["w"], status["partitions"]) == (3, 2, 2, 256)
-    assert (status["unsettled"], status["hints"], status["oldest_unverified_s"]) == (False, 0, None)
+    assert (status["unsettled"], status["hints"]) == (False, 0)
+    assert status["oldest_unverified_s"] >= 0
     ring = json.loads(cluster("ring", "show", "-o", "json").stdout)
     assert (ring["cluster_id"], ring["epoch"]) == (status["cluster_id"], status["epoch"])
     first = [row["owners"][0] for row in ring["partitions"]]

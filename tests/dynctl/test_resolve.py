@@ -176,4 +176,4 @@ def test_the_table_of_explain_leaves_out_what_is_too_wide(cluster: Cluster, key:
     assert "LIVENESS" in table
     assert "DIGEST" not in table
     plain = cluster("explain", key, "-o", "plain").stdout.decode().splitlines()
-    assert plain[-1].count("\t") == 14
+    assert plain[-1].count("\t") == 15
