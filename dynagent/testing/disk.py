@@ -14,6 +14,7 @@ from dynagent.core.ports import Batch, NodeId, Reader, Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.siblings import Clock, join
 from dynagent.core.tombstones import TOMBSTONES
+from dynagent.errors import CorruptRecord
 from dynagent.store.memory import MemoryStore
 from dynagent.testing.debts import Debts, owed_targets
 from dynagent.testing.ledger import Ledger
@@ -152,6 +153,17 @@ class Disk:
         batch = Batch(0)
         batch.sums.append((0, b""))
         self.store.write(batch)
+
+    def clock_of(self, token: Token, key: bytes) -> Clock:
+        """All that a good copy here has seen; nothing if it is none, or flagged unknown."""
+        stored = self.store.get(token, key)
+        if stored is None:
+            return {}
+        try:
+            record = decode_stored(stored, cluster_id=self._ring.cluster_id, key=key)
+        except CorruptRecord:
+            return {}
+        return {} if record.unknown else record.value.clock
 
     def rot(self, token: Token, key: bytes) -> bool:
         """Flips one bit of a stored record; False if there is none."""

@@ -1,8 +1,10 @@
 """The nemesis: injects the faults that the profile has switched on, and heals them all at the end.
 
 **The fault budget.** The product promises nothing once more is broken for good than W−1 copies of a
-key, and a checker could then decide nothing. So what is permanent is rationed: in a run at most one
-copy of a key rots. Everything else here comes back: power cuts lose only what was never durable.
+key, and a checker could then decide nothing. So what is permanent is rationed: of a key one copy
+may be rotten at a time, and once one has been, another rots only if others hold all that it holds.
+(Healing asks owners; of a write that a stand-in keeps for one of them its copy may be the last.)
+Everything else here comes back: power cuts lose only what was never durable.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dynagent.core.messages import HINTS_PAUSE, HINTS_RESUME, Message, Put
 from dynagent.core.ports import Token
 from dynagent.core.ring import Ring, token_of
+from dynagent.core.siblings import Clock, join
 from dynagent.testing.history import History
-from dynagent.testing.ledger import Ledger
+from dynagent.testing.ledger import Ledger, covers
 from dynagent.testing.network import Network, Pair, both_ways
 from dynagent.testing.profile import Profile
 from dynagent.testing.simnode import SimNode
@@ -269,6 +272,15 @@ class Nemesis:
         else:
             self._damage(node, key)
 
+    def _is_spare(self, node: SimNode, key: bytes) -> bool:
+        if key not in self._ledger.ever_rotten:
+            return True
+        held: Clock = {}
+        for other in self._nodes:
+            if other is not node:
+                held = join(held, other.disk.clock_of(token_of(key), key))
+        return covers(held, node.disk.clock_of(token_of(key), key))
+
     def _is_healed(self, key: bytes) -> bool:
         """No copy is rotten, nor about to be."""
         return key not in self._rots_at_retry and not self._is_rotten(key)
@@ -293,7 +305,8 @@ class Nemesis:
                 self._world.fault(kind, f"{node.id[:2]} {key.decode()}")
 
     def _damage(self, node: SimNode, key: bytes) -> None:
-        if self._is_over or self._is_rotten(key) or not node.rot(token_of(key), key):
+        may = not self._is_over and not self._is_rotten(key) and self._is_spare(node, key)
+        if not may or not node.rot(token_of(key), key):
             self._rotten.discard(key)
         else:
             self._world.fault("rot", f"{node.id[:2]} {key.decode()}")
