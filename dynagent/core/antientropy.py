@@ -214,11 +214,16 @@ class AntiEntropy:
         self._reckon()
 
     def _end(self, pair: _Pair) -> None:
-        """The exchange is over: whatever is still under way finds nobody."""
+        """The exchange is over: whatever is still under way finds nobody. So is its tour if nothing
+        is left of that, even if the peer went down just after the last verdict: a tour that stayed
+        would bar the way to all behind it."""
         assert pair.running is not None
+        tour = pair.running.tour
         for operation in pair.running.operations:
             operation.finish()
         pair.running, pair.wake_at = None, inf
+        if not tour.left and tour in pair.tours:
+            pair.tours.remove(tour)
 
     def _fail(self, now: float, pair: _Pair, problem: str) -> None:
         assert pair.running is not None
@@ -232,9 +237,7 @@ class AntiEntropy:
     def _after(self, now: float, tour: Tour) -> None:
         """An exchange has ended well: the tour goes on, or has ended."""
         pair = self._pairs[tour.peer]
-        if not tour.left and tour in pair.tours:
-            pair.tours.remove(tour)
-        elif tour.left and tour.patient:
+        if tour.left and tour.patient:
             tour.due = now + limits.EXCHANGE_LATER_S
         elif tour.left:
             pair.due = min(pair.due, now + limits.EXCHANGE_LATER_S)

@@ -210,3 +210,26 @@ def test_roots_are_told_to_anybody() -> None:
     assert isinstance(none, RootsReply)
     assert (none.roots, none.counts) == ([b""], [0])
     assert is_error(at_once(world, A, Roots([8])), BadRequest)
+
+
+def test_a_peer_that_goes_down_at_the_last_verdict_holds_up_no_later_job() -> None:
+    """Our disk brings the last record when the peer is already down: the job is done, its exchange
+    ends as one that failed. Its tour stayed at the head of the pair's, where nothing was left to
+    do, and no job behind it ever began."""
+    world = cluster()
+    world.tick(10)
+    hold(world, B, b"k", version(1))
+    start(world, node=B)
+    for _ in range(40):
+        world.tick(world.now + 0.25)
+        while world.wire:
+            world.deliver(world.wire[0])
+    assert told(world)[0]["labels"][B]["left"] == 1  # it waits for our disk
+    world.nodes[A].on_peer_down(world.now, B)
+    world.commit(A)
+    assert told(world)[0]["state"] == "done"
+    world.nodes[A].on_peer_up(world.now, B)
+    run(world)  # for longer than the pause after a failure
+    start(world, job_id(2), node=B)
+    run(world)
+    assert told(world, job_id(2))[0]["state"] == "done"
