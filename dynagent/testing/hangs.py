@@ -128,10 +128,14 @@ class Hangs:
         return max(probed_s, gray_s) + interval_s
 
     def _check_up_again(self) -> None:
+        # A gray peer may be tried from `retry_at` on: when the sweep comes by, within an interval,
+        # and then a quarter of one apart, as often as a peer that has flapped must answer.
+        probes = limits.FLAPS_KEPT - limits.FLAPS_FREE
+        tried_s = self._profile.probe_interval_s * (1 + (probes - 1) / 4) + SLACK_S
         for observer in self._nodes:
             detector = observer.detector
             for peer in detector.peers.values() if detector is not None else ():
-                is_due = peer.state != GRAY or peer.retry_at + 2 <= self._world.now
+                is_due = peer.state != GRAY or peer.retry_at + tried_s <= self._world.now
                 self._check(
                     "up_again",
                     peer.is_alive or not is_due,

@@ -225,6 +225,11 @@ class SimNode:
         """The world has leapt: clients wait for their answers as if it had not."""
         for what, (message, deadline, order) in self._requests.items():
             self._requests[what] = (message, deadline + seconds, order)
+        # The timer was set by the clock that has leapt, so it is due at once. Left to the event,
+        # which the world puts off, it would hide what becomes due before that.
+        self._armed = None
+        if self.node is not None:
+            self._arm()
 
     def wall_ms(self) -> int:
         return 1_700_000_000_000 + int(self._world.now * 1000) + self.wall_offset_ms
