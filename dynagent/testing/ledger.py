@@ -83,7 +83,8 @@ class Ledger:
         self.known: dict[int, dict[NodeId, float]] = {}  # by operation: disks with its op-id
         self.rotten: dict[tuple[NodeId, bytes], int] = {}  # → since when (order)
         self.ever_rotten: set[bytes] = set()  # keys of which a copy has rotted, or was lost
-        self.lost: dict[tuple[NodeId, bytes], Clock] = {}  # rows that vanished → what they held
+        self.spoiled: dict[tuple[NodeId, bytes], int] = {}  # rotten or lost, when last (order)
+        self.lost: set[tuple[NodeId, bytes]] = set()  # rows that vanished, and may not be found yet
         self._copies: dict[tuple[NodeId, bytes], Clock] = {}  # durable, as of now
         self._debts: dict[tuple[NodeId, NodeId, bytes], Clock] = {}  # node, target, key
         self._op_ids: dict[tuple[NodeId, bytes], frozenset[int]] = {}  # likewise
@@ -270,17 +271,20 @@ class Ledger:
 
     def on_lost(self, node: NodeId, key: bytes) -> None:
         """A copy is gone from a disk that does not know it."""
+        self.spoiled[node, key] = self._world.order()
         self._copies.pop((node, key), None)
         self._op_ids.pop((node, key), None)
 
     def on_rot(self, node: NodeId, key: bytes) -> None:
-        self.rotten[node, key] = self._world.order()
+        self.rotten[node, key] = self.spoiled[node, key] = self._world.order()
         self.ever_rotten.add(key)
 
     def on_row_lost(self, node: NodeId, key: bytes) -> None:
         """A row has vanished from a disk, and only a scrub can find that."""
         self.ever_rotten.add(key)
-        self.lost[node, key] = self._copies.pop((node, key), {})
+        self.spoiled[node, key] = self._world.order()
+        self.lost.add((node, key))
+        self._copies.pop((node, key), None)
         self._op_ids.pop((node, key), None)
 
     def check_all_is_known(self, owners: Callable[[bytes], Sequence[NodeId]]) -> None:
@@ -288,7 +292,7 @@ class Ledger:
         other owners hold."""
         for node, key in self.rotten:
             self._world.verdicts.check("rot_is_healed", False, f"{node} has not healed {key!r}")
-        for node, key in self.lost:
+        for node, key in sorted(self.lost):
             own = self._copies.get((node, key), {})
             for other in owners(key):
                 its = self._copies.get((other, key), {})
@@ -297,6 +301,7 @@ class Ledger:
                     covers(own, its),
                     f"{node} has lost {key!r}, and lacks some of what {other} holds of it",
                 )
+        self.lost.clear()
         self._world.verdicts.evaluations["rot_is_healed"] += len(self.ever_rotten)
 
     def copies_covering(self, key: bytes, clock: Clock) -> list[NodeId]:

@@ -10,7 +10,8 @@ back has. What must hold:
     in_flight_is_left     and neither of them had changed within the rest before that look
     repaired_is_equal     a partition that a job has written down as done: both owners have all that
                           either of them held when the job was started, on disk or on its way
-                          there (trees have what a batch under way will leave)
+                          there (trees have what a batch under way will leave). What has rotted or
+                          vanished there since, or had rotted before, was perhaps nowhere else
     replicas_converge     all is well again: all owners of a key hold the same copy, and all owners
                           of a partition the same root
     idle_round_is_silent  and then a round, or another repair, moves nothing
@@ -29,6 +30,7 @@ from dynagent.core.jobs import decode_job
 from dynagent.core.messages import JOB_CANCEL, JOB_START, JobRequest
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import Ring, token_of
+from dynagent.core.siblings import Clock
 from dynagent.testing.disk import SLOWEST_S
 from dynagent.testing.ledger import Ledger, covers
 from dynagent.testing.profile import UP_AGAIN_S, Profile
@@ -69,7 +71,8 @@ class Repairs:
         self._dice = world.stream("repairs")
         self._notes: dict[tuple[NodeId, NodeId, bytes], deque[_Note]] = {}
         self._jobs = 0
-        self._held: dict[str, dict[tuple[NodeId, bytes], dict[int, int]]] = {}  # when it started
+        self._held: dict[str, dict[tuple[NodeId, bytes], Clock]] = {}  # when it started, by job
+        self._begun: dict[str, int] = {}  # when that was (order)
         self._told: dict[tuple[NodeId, str], set[tuple[str, PartitionId]]] = {}
         self._is_over = False
         self._mended_at = 0.0
@@ -103,10 +106,12 @@ class Repairs:
         job = f"{self._jobs:016x}"
         request.job = job
         self._world.fault("job", f"{job[-2:]} {request.kind}")
+        self._begun[job] = self._world.order()
         self._held[job] = {
             (node, key): self._ledger.copy_of(node, key)
             for node in self.nodes
             for key in self._keys
+            if (node, key) not in self._ledger.rotten
         }
         for node in self.nodes.values():
             node.order(request)
@@ -134,13 +139,17 @@ class Repairs:
     def _check_repaired(
         self, job: str, partition: PartitionId, pair: tuple[NodeId, NodeId]
     ) -> None:
-        held = self._held[job]
+        held, begun = self._held[job], self._begun[job]
         for key in self._keys:
             if self._ring.partition_of(token_of(key)) != partition:
                 continue
             if any((node, key) in self._ledger.rotten for node in pair):
                 continue
             for one, other in (pair, pair[::-1]):
+                # A copy that is spoiled before the job looks at it is healed from the others, and
+                # what it alone held is gone. When the job looked, nobody here knows.
+                if (one, key) not in held or self._ledger.spoiled.get((one, key), 0) > begun:
+                    continue
                 self._world.verdicts.check(
                     "repaired_is_equal",
                     covers(self.nodes[other].disk.taken.get(key, {}), held[one, key]),

@@ -599,7 +599,10 @@ class SimNode:
         """The trees say what the disk holds; no batch is under way."""
         assert self.node is not None
         forest, verdicts = self.node.replica.forest, self._world.verdicts
-        check_trees(verdicts, forest, self.disk.store, self._ring, self.id, is_quiet=is_quiet)
+        lost = [token_of(key) for node, key in self._ledger.lost if node == self.id]
+        check_trees(
+            verdicts, forest, self.disk.store, self._ring, self.id, is_quiet=is_quiet, lost=lost
+        )
 
     def order_hints(self, action: int) -> bool:
         """An operator's order about all of its hints; False if nobody is there to take it."""

@@ -4,14 +4,15 @@ It knows the form of a tree from docs/trees.md alone, and none of the product's 
 
 - trees_are_current: right after a start, after a refused batch, after any other while something is
   unknown, and when all is quiet, every leaf that is known has the count and the sum of the records
-  of its range on the disk. One with a record that has rotted is not looked at: its sum may be of
-  what was there before. The root is the hash of hashes of the leaves; b"" if one is unknown;
+  of its range on the disk. One with a record that has rotted is not looked at, nor one whose row
+  has vanished behind the node's back, until a scrub has had the time to find that: its sum may be
+  of what was there before. The root is the hash of hashes of the leaves; b"" if one is unknown;
 - trees_are_known: when all is quiet, no leaf is unknown but those with such a record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -28,11 +29,20 @@ Place = tuple[int, int]  # partition, leaf
 
 
 def check_trees(
-    verdicts: Verdicts, forest: Forest, reader: Reader, ring: Ring, node: NodeId, *, is_quiet: bool
+    verdicts: Verdicts,
+    forest: Forest,
+    reader: Reader,
+    ring: Ring,
+    node: NodeId,
+    *,
+    is_quiet: bool,
+    lost: Collection[Token] = (),
 ) -> None:
-    """Judges the trees of one node, which has no batch under way."""
+    """Judges the trees of one node, which has no batch under way. `lost`: where rows have vanished
+    or moved elsewhere, and no scrub need have found it yet."""
     leaves = 256 if ring.partitions <= 2_048 else 16
     found, rotten = _read_disk(reader, ring, leaves)
+    stale = rotten | {_place_of(token, ring, leaves) for token in lost}
     faults: list[tuple[str, str]] = []
     for number, owners in enumerate(ring.lists):
         if node not in owners:
@@ -48,7 +58,7 @@ def check_trees(
                 faults.append(("trees_are_current", f"{node} is of two minds about leaf {place}"))
             elif place not in rotten and state is None and is_quiet:
                 faults.append(("trees_are_known", f"{node} does not know leaf {place}"))
-            elif place not in rotten and state not in (None, held):
+            elif place not in stale and state not in (None, held):
                 what = f"{node} says of leaf {place} {state}, its disk holds {held}"
                 faults.append(("trees_are_current", what))
         if forest.root(partition) != root_of(said):
@@ -93,6 +103,10 @@ def _node_hash(*children: bytes) -> bytes:
     return blake2b(b"".join(children), digest_size=32, person=b"dyn-node").digest()
 
 
+def _place_of(token: Token, ring: Ring, leaves: int) -> Place:
+    return divmod(int.from_bytes(token, "big") * ring.partitions * leaves >> 128, leaves)
+
+
 def _read_disk(
     reader: Reader, ring: Ring, leaves: int
 ) -> tuple[dict[Place, tuple[int, int]], set[Place]]:
@@ -101,7 +115,7 @@ def _read_disk(
     found: dict[Place, tuple[int, int]] = {}
     rotten: set[Place] = set()
     for token, name, stored in reader.scan(FIRST, LAST):
-        place = divmod(int.from_bytes(token, "big") * ring.partitions * leaves >> 128, leaves)
+        place = _place_of(token, ring, leaves)
         try:
             record = decode_stored(stored, cluster_id=ring.cluster_id, key=name)
         except CorruptRecord:

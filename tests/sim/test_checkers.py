@@ -517,6 +517,39 @@ def test_a_job_claims_what_is_not_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert objections(simulation.world) == {"repaired_is_equal"}
 
 
+def test_what_was_spoiled_may_have_been_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Repair, "start", _start_without_moving)
+    simulation = calm()
+    simulation.run()
+    ledger, keys = simulation.ledger, simulation.keys
+    simulation.nodes[0].disk.taken.clear()
+    others = [(node.id, key) for node in simulation.nodes[1:] for key in keys]
+    ledger.rotten.update(dict.fromkeys(others, 0))  # when the job begins
+    simulation.repairs._start(JobRequest(JOB_START, "", "repair"))
+    ledger.rotten.clear()
+    simulation.world.run(until=simulation.world.now + 1)
+    assert not objections(simulation.world)
+    simulation.repairs._start(JobRequest(JOB_START, "", "repair"))
+    ledger.spoiled.update(dict.fromkeys(others, simulation.world.order()))
+    simulation.world.run(until=simulation.world.now + 1)
+    assert not objections(simulation.world)
+    simulation.repairs._start(JobRequest(JOB_START, "", "repair"))  # sound again when it begins
+    simulation.world.run(until=simulation.world.now + 1)
+    assert objections(simulation.world) == {"repaired_is_equal"}
+
+
+def test_a_vanished_row_excuses_its_leaf_until_it_is_found() -> None:
+    simulation = calm()
+    simulation.run()
+    node, key = simulation.nodes[0], simulation.keys[0]
+    node.disk.lose_row(token_of(key), key)
+    node.check_trees(is_quiet=False)
+    assert not objections(simulation.world)
+    simulation.ledger.lost.clear()
+    node.check_trees(is_quiet=False)
+    assert objections(simulation.world) == {"trees_are_current"}
+
+
 def test_a_job_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Repair, "start", lambda repair, now, job: None)
     simulation = calm()
