@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        61,
+        82,
     ),
     _mutant(
         "B7",
@@ -178,7 +178,7 @@ LEVEL_2_MUTANTS = (
         "            self._disk.fsync(self._file)\n"
         "        except OSError:\n"
         "            self._disk.fsync(self._file)\n\n    def snapshot",
-        15,
+        2,
     ),
     _mutant(
         "M21",

@@ -258,7 +258,7 @@ MUTANTS = (
             "since, old.unknown, content)",
             "since, False, content)",
         ),
-        seeds=(21, 127, 484),
+        seeds=(330, 21, 127),
     ),
     _mutant(
         "A11b",
@@ -490,7 +490,7 @@ MUTANTS = (
             "            at = self.wall_ms() / 1e3 if machine is self.detector else now\n"
             "            machine.on_tick(at)",
         ),
-        seeds=(43, 87, 21),
+        seeds=(248, 43, 87),
     ),
     _mutant(
         "A-suspect",
@@ -531,7 +531,7 @@ MUTANTS = (
             "        if not merged.value.clock or len(owners) >= w:\n",
             "        if True:\n",
         ),
-        seeds=(8, 6, 28),
+        seeds=(1, 8, 6),
     ),
     _mutant(
         "M23-fsync",
@@ -551,7 +551,7 @@ MUTANTS = (
             "owners = [node for node in self.tally.holders(merged) if node in self.owners]",
             "owners = list(self.tally.counted)",
         ),
-        seeds=(8, 6, 28),
+        seeds=(1, 8, 6),
     ),
     _mutant(
         "M27",
@@ -638,7 +638,7 @@ MUTANTS = (
         "G4",
         "gossip only pulls: nobody tells what it knows",
         ("core/gossip.py", "Facts(_page(news), wanted)", "Facts([], wanted)"),
-        seeds=(2, 0),
+        seeds=(0, 2),
     ),
     _mutant(
         "G5",
@@ -797,7 +797,7 @@ MUTANTS = (
             "    return is_tombstone and since < barrier\n",
             "    return is_tombstone\n",
         ),
-        seeds=(2,),
+        seeds=(12, 2),
     ),
     _mutant(
         "T5",

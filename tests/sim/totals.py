@@ -108,7 +108,7 @@ EVALUATIONS = {
     "no_lost_write": 12_000,
     # Few writes are refused by all they ask; few copies rot, and not for long; few siblings are
     # left at the end.
-    "unreadable_is_unknown": 3_000,
+    "unreadable_is_unknown": 1_500,
     "antichain": 1_700,
     "refused_is_nothing": 1_000,
     # A fixed number for each seed, its keys and its nodes.
