@@ -23,7 +23,7 @@ from dynagent.core.messages import (
 )
 from dynagent.core.ports import Effects, LinkId, NodeId
 from dynagent.core.ring import decode_ring
-from dynagent.errors import BadRequest, NotReady, Refused
+from dynagent.errors import NotReady, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Answers:
         if self._node.ring is None or self._node.delivery is None:
             raise NotReady("this agent belongs to no cluster yet")
         target = NodeId(message.target) if message.target else None
-        if target is not None and self._node.ring.member(target) is None:
-            raise BadRequest(f"{target} is no member of this cluster; see: dynctl node ls")
+        if target is not None:
+            self._node.ring.check_member(target)
         self._node.delivery.order(now, message.action, target)
         self._effects.answer(link, request_id, StatusReply(status_document(self._node)))

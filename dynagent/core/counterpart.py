@@ -159,8 +159,7 @@ class Counterpart:
             raise BadRequest(f"over {limits.EXCHANGE_PARTITIONS_MAX:,} partitions in one Roots")
         roots, counts = [], []
         for number in message.partitions:
-            if not number < ring.partitions:
-                raise BadRequest(f"partition {number} is not in 0..{ring.partitions - 1}")
+            ring.check_partition(number)
             partition = PartitionId(number)
             is_own = self.coordinator.node_id in ring.lists[partition]
             roots.append(forest.root(partition) if is_own else b"")

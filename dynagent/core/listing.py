@@ -103,8 +103,7 @@ def _size(row: list[object]) -> int:
 
 def _range(ring: Ring, partition: int) -> tuple[Token, Token]:
     """The first and the last token of a partition."""
-    if not 0 <= partition < ring.partitions:
-        raise BadRequest(f"partition {partition} is not in 0..{ring.partitions - 1}")
+    ring.check_partition(partition)
     return partition_range(ring.partitions, PartitionId(partition))
 
 

@@ -19,7 +19,6 @@ from dynagent.core.jobs import Job, Scope
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.tour import Tour
 from dynagent.core.verdict import FIGURES, Verdict
-from dynagent.errors import BadRequest
 
 _LOOK_S = 1.0  # between two looks at who is down
 
@@ -37,11 +36,10 @@ class Repair:
 
     def units(self, scope: Scope) -> dict[str, list[PartitionId]]:
         ring, own = self._coordinator.ring, self._coordinator.node_id
-        if scope.node and ring.member(NodeId(scope.node)) is None:
-            raise BadRequest(f"{scope.node} is no member of this cluster; see: dynctl node ls")
+        if scope.node:
+            ring.check_member(scope.node)
         for number in scope.partitions:
-            if number >= ring.partitions:
-                raise BadRequest(f"partition {number} is not in 0..{ring.partitions - 1}")
+            ring.check_partition(number)
         wanted = set(scope.partitions)
         found = {}
         for peer in self._antientropy.peers:

@@ -63,6 +63,16 @@ class Ring:
     def member(self, node: NodeId) -> Member | None:
         return next((member for member in self.members if member.id == node), None)
 
+    def check_partition(self, number: int) -> None:
+        """Raises `BadRequest` unless it is one of ours."""
+        if not 0 <= number < self.partitions:
+            raise BadRequest(f"partition {number} is not in 0..{self.partitions - 1}")
+
+    def check_member(self, node: str) -> None:
+        """Raises `BadRequest` unless it is the id of a member."""
+        if self.member(NodeId(node)) is None:
+            raise BadRequest(f"{node} is no member of this cluster; see: dynctl node ls")
+
     def encode(self) -> bytes:
         """The ring as bytes, at most `limits.RING_BYTES_MAX`."""
         places = {member.id: place for place, member in enumerate(self.members)}

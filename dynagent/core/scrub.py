@@ -28,7 +28,7 @@ from dynagent.core.coordinator import Coordinator
 from dynagent.core.encoding import decode, encode
 from dynagent.core.jobs import Job, Scope
 from dynagent.core.merkle import Forest
-from dynagent.core.ports import NodeId, PartitionId, Reader
+from dynagent.core.ports import PartitionId, Reader
 from dynagent.core.ring import token_of
 from dynagent.errors import BadRequest, CorruptRecord, Overloaded, ProtocolError
 
@@ -214,11 +214,10 @@ class Scrubber:
 
     def units(self, scope: Scope) -> dict[str, list[PartitionId]]:
         ring, own = self._coordinator.ring, self._coordinator.node_id
-        if scope.node and ring.member(NodeId(scope.node)) is None:
-            raise BadRequest(f"{scope.node} is no member of this cluster; see: dynctl node ls")
+        if scope.node:
+            ring.check_member(scope.node)
         for number in scope.partitions:
-            if number >= ring.partitions:
-                raise BadRequest(f"partition {number} is not in 0..{ring.partitions - 1}")
+            ring.check_partition(number)
         if scope.prefix or scope.preview:
             raise BadRequest("a scrub has neither prefix nor preview: it looks at whole partitions")
         if scope.node not in ("", own):
