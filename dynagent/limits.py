@@ -23,10 +23,11 @@ OP_ID_BYTES = 16  # 128 random bits: no coordination between clients needed
 
 # --- ring ----------------------------------------------------------------------------------------
 PARTITIONS_MIN = 8  # below this no balance is possible even for three nodes
-PARTITIONS_MAX = 16_384  # with N_MAX owners of 2 bytes each: half of RING_BYTES_MAX
+PARTITIONS_MAX = 16_384  # with N_MAX owners of 2 bytes each: a quarter of RING_BYTES_MAX
 N_MAX = 16  # more copies than this is a different problem
 MEMBERS_MAX = 1_000  # "three to a few hundred hosts" with room to spare
-RING_BYTES_MAX = 1 * MIB  # the ring is sent whole: 512 KiB of lists, and 500 bytes a member
+RING_BYTES_MAX = 2 * MIB  # sent whole: twice 512 KiB of lists while all move, 500 bytes a member
+VOTERS_MAX = 7  # of which three may be away; more would only make each decision slower
 
 # --- wire ----------------------------------------------------------------------------------------
 FRAME_HEADER_BYTES = 4

@@ -12,7 +12,8 @@ from typing import Any
 from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.client.bootstrap import status_of
 from dynagent.core.messages import RingReply, RingRequest
-from dynagent.core.ring import Member, Ring, decode_ring
+from dynagent.core.ring import Member, Ring
+from dynagent.core.ringcodec import decode_ring
 from dynagent.errors import BadRequest, DynagentError, NotReady, Partial, ProtocolError, Unreachable
 from dynctl import endpoints, options
 from dynctl.faults import say

@@ -24,7 +24,8 @@ from dynagent.core.messages import ROLE_PEER, Error, Hello, Message
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId
-from dynagent.core.ring import Ring, decode_ring
+from dynagent.core.ring import Ring
+from dynagent.core.ringcodec import decode_ring
 from dynagent.core.settings import Settings
 from dynagent.env import Env
 from dynagent.errors import ConfigError, DiskFull, StoreFailed, TooLarge

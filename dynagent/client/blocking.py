@@ -272,7 +272,7 @@ class Client:
 
     def ring(self) -> Ring:
         """The ring, learnt from any agent; raises `Unreachable` or `NotReady`."""
-        from dynagent.core.ring import decode_ring  # here: `dynctl get` can do without it
+        from dynagent.core.ringcodec import decode_ring  # here: `dynctl get` can do without it
 
         known = self._addresses
         addresses = known.anybody if known is not None else self._endpoints

@@ -16,7 +16,9 @@ from dynagent.core import claim
 from dynagent.core.inspect import decode_status
 from dynagent.core.messages import Install, RingReply, RingRequest, StatusReply, StatusRequest
 from dynagent.core.ports import NodeId
-from dynagent.core.ring import Member, Ring, check_partitions, check_quorums, decode_ring
+from dynagent.core.ring import Member, Ring, check_partitions, check_quorums
+from dynagent.core.ringcodec import decode_ring, encode_ring
+from dynagent.core.ringentry import choose_voters
 from dynagent.errors import DynagentError, ProtocolError, Refused
 
 
@@ -80,6 +82,7 @@ def bootstrap(
                 w=w,
                 members=members,
                 lists=plan.lists,
+                voters=choose_voters(members),
             )
         _install(client, [address for address in addresses if address not in taken], ring)
     return Bootstrapped(ring=ring, resumed=bool(taken))
@@ -118,7 +121,7 @@ def _present_ring(client: Client, address: str) -> Ring:
 
 
 def _install(client: Client, addresses: Sequence[str], ring: Ring) -> None:
-    encoded = ring.encode()
+    encoded = encode_ring(ring)
     for done, address in enumerate(addresses):
         try:
             client.ask(address, Install(encoded))

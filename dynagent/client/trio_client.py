@@ -36,7 +36,8 @@ from dynagent.client.requests import (
 from dynagent.client.routing import Addresses, Plan
 from dynagent.client.trio_link import Call, TrioLink, Turns
 from dynagent.core.messages import Message, RingReply, RingRequest
-from dynagent.core.ring import Ring, decode_ring
+from dynagent.core.ring import Ring
+from dynagent.core.ringcodec import decode_ring
 from dynagent.env import Transport
 from dynagent.errors import DynagentError, ProtocolError, Unreachable, WriteOutcomeUnknown
 from dynagent.net.tcp import TcpTransport

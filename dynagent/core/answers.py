@@ -22,7 +22,7 @@ from dynagent.core.messages import (
     StatusRequest,
 )
 from dynagent.core.ports import Effects, LinkId, NodeId
-from dynagent.core.ring import decode_ring
+from dynagent.core.ringcodec import decode_ring, encode_ring
 from dynagent.errors import NotReady, Refused
 
 TYPE_CHECKING = False
@@ -74,7 +74,7 @@ class Answers:
         if self._node.ring is None:
             raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
         is_current = message.epoch == self._node.ring.epoch
-        ring = b"" if is_current else self._node.ring.encode()
+        ring = b"" if is_current else encode_ring(self._node.ring)
         self._effects.answer(link, request_id, RingReply(self._node.ring.epoch, ring))
 
     def on_install(

@@ -1,22 +1,38 @@
-"""The ring: who is a member, and which nodes own which partition.
+"""The ring: who is a member, which nodes own which partition, and the change that is under way.
 
-A *value*: immutable, compared by content, encoded whole. It is made by `claim.plan` (bootstrap, and
-later each ring change), decided elsewhere, and only looked things up in here.
+A *value*: immutable, compared by content, encoded whole (`core.ringcodec`). Its epoch is the number
+of entries of the ring log that it is made of; `core.ringentry` folds them. Here it is only looked
+things up in.
 
 The token of a key is 128 bits of BLAKE2b; the ring of 2^128 is cut into Q equal partitions (Dynamo
 §6.2, strategy 3), so a partition is the token's first log2(Q) bits. Example with Q=8: a token that
 starts with bits 101… lies in partition 5, and `lists[5]` names its N owners in order.
+
+**A change under way** (design §6) moves partitions from a list L to a list L' in three phases, each
+partition for itself. At most one change is unsettled at a time.
+
+    phase 0  JOINT_OLD  a put needs W in L and W in L'; a get reads R of L
+    phase 1  JOINT_NEW  puts still need both; a get reads R of L'
+    phase 2  SETTLED    L' is the list
+
+What nodes ask each other about a partition carries its **stamp**: (index of the change that
+concerned it last, phase), compared as pairs. Example: partition 5 moves by entry 7. Its stamps are
+(1, 2) since bootstrap, then (7, 0), (7, 1), (7, 2). An abort by entry 9 makes (7, 0) into (9, 2).
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from dynagent import limits
-from dynagent.core.encoding import decode, encode
 from dynagent.core.ports import NodeId, PartitionId, Token
-from dynagent.errors import BadRequest, ProtocolError
+from dynagent.errors import BadRequest
 
-_FORMAT = 1
+JOINT_OLD, JOINT_NEW, SETTLED = 0, 1, 2
+
+Stamp = tuple[int, int]  # (index of the entry of the change, phase)
+Owners = tuple[NodeId, ...]  # N nodes, in order of preference
 
 
 def token_of(key: bytes) -> Token:
@@ -37,6 +53,29 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A partition on its way from the list that the ring has for it to another set of owners."""
+
+    partition: PartitionId
+    owners: Owners  # L'
+    phase: int  # JOINT_OLD or JOINT_NEW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """The change that is not settled yet."""
+
+    index: int  # of its entry in the log: the first part of its stamps
+    id: bytes  # 16 bytes, minted by who asked for it
+    verb: str  # join, leave, …: for people
+    driver: NodeId  # who proposed it and drives it; any member takes over after its silence
+    joined: tuple[NodeId, ...]  # members by this change
+    before: tuple[Member, ...]  # the members that an abort brings back
+    leaving_before: tuple[NodeId, ...]
+    moves: tuple[Move, ...]  # what is not settled, sorted by partition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ring:
     """One epoch of the ring. `lists[p]` are the N owners of partition p, in order of preference."""
 
@@ -46,9 +85,29 @@ class Ring:
     r: int
     w: int
     members: tuple[Member, ...]  # sorted by id
-    lists: tuple[tuple[NodeId, ...], ...]  # length Q
+    lists: tuple[Owners, ...]  # length Q
     policies: tuple[tuple[str, str], ...] = ()
     version_min: int = 1
+    lineage: int = 0  # counted up where a change was forced without a majority of voters
+    voters: tuple[NodeId, ...] = ()  # sorted; a majority of them decides the next entry
+    leaving: tuple[NodeId, ...] = ()  # members that give up all they own, then go
+    removed: tuple[NodeId, ...] = ()  # members whose copies are lost; gone when this is settled
+    changed: tuple[int, ...] = ()  # of each partition: the change that concerned it last; (): 1
+    change: Change | None = None
+    # Made of the above:
+    stamps: tuple[Stamp, ...] = field(init=False, compare=False, repr=False)
+    moves: dict[PartitionId, Move] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        moves = {move.partition: move for move in self.change.moves} if self.change else {}
+        changed = self.changed or (1,) * len(self.lists)
+        stamps = [(index, SETTLED) for index in changed]
+        for partition, move in moves.items():
+            assert self.change is not None
+            stamps[partition] = (self.change.index, move.phase)
+        object.__setattr__(self, "changed", changed)
+        object.__setattr__(self, "stamps", tuple(stamps))
+        object.__setattr__(self, "moves", moves)
 
     @property
     def partitions(self) -> int:
@@ -63,6 +122,39 @@ class Ring:
     def member(self, node: NodeId) -> Member | None:
         return next((member for member in self.members if member.id == node), None)
 
+    # --- who owns what ---------------------------------------------------------------------------
+
+    def write_lists(self, partition: PartitionId) -> tuple[Owners, ...]:
+        """In each of these a put needs W: (L,), or (L, L') while the partition moves."""
+        move = self.moves.get(partition)
+        return (self.lists[partition],) if move is None else (self.lists[partition], move.owners)
+
+    def read_list(self, partition: PartitionId) -> Owners:
+        """Of these a get needs R: L, or L' from phase 1 on."""
+        move = self.moves.get(partition)
+        if move is None or move.phase == JOINT_OLD:
+            return self.lists[partition]
+        return move.owners
+
+    def all_owners(self, partition: PartitionId) -> Owners:
+        """Everybody that a put goes to: L, then who is new in L'."""
+        move = self.moves.get(partition)
+        if move is None:
+            return self.lists[partition]
+        old = self.lists[partition]
+        return old + tuple(node for node in move.owners if node not in old)
+
+    def new_owners(self, partition: PartitionId) -> Owners:
+        """Who is in L' and not in L: must fence and copy before phase 1. None if nothing moves."""
+        return self.all_owners(partition)[self.n :]
+
+    def owns(self, node: NodeId, partition: PartitionId) -> bool:
+        """Whether a node is among `all_owners`."""
+        move = self.moves.get(partition)
+        return node in self.lists[partition] or (move is not None and node in move.owners)
+
+    # --- guards ----------------------------------------------------------------------------------
+
     def check_partition(self, number: int) -> None:
         """Raises `BadRequest` unless it is one of ours."""
         if not 0 <= number < self.partitions:
@@ -72,23 +164,6 @@ class Ring:
         """Raises `BadRequest` unless it is the id of a member."""
         if self.member(NodeId(node)) is None:
             raise BadRequest(f"{node} is no member of this cluster; see: dynctl node ls")
-
-    def encode(self) -> bytes:
-        """The ring as bytes, at most `limits.RING_BYTES_MAX`."""
-        places = {member.id: place for place, member in enumerate(self.members)}
-        owners = b"".join(places[node].to_bytes(2, "big") for owned in self.lists for node in owned)
-        return encode(
-            [
-                _FORMAT,
-                self.epoch,
-                self.cluster_id,
-                [self.n, self.r, self.w],
-                [[m.id, m.name, m.address, m.zone, m.host, m.capacity] for m in self.members],
-                owners,
-                [list(policy) for policy in self.policies],
-                self.version_min,
-            ]
-        )
 
 
 def check_quorums(*, n: int, r: int, w: int) -> None:
@@ -105,77 +180,3 @@ def check_partitions(partitions: int) -> None:
     low, high = limits.PARTITIONS_MIN, limits.PARTITIONS_MAX
     if not low <= partitions <= high or partitions & (partitions - 1):
         raise BadRequest(f"{partitions} partitions: must be a power of two in {low}..{high}")
-
-
-def decode_ring(data: bytes) -> Ring:
-    """The ring in `data`; raises `ProtocolError` if malformed or against a rule of the ring."""
-    if len(data) > limits.RING_BYTES_MAX:
-        raise ProtocolError(f"a ring of {len(data)} bytes; the limit is {limits.RING_BYTES_MAX}")
-    match decode(data):
-        case [
-            1,
-            int(epoch),
-            bytes(cluster_id),
-            [int(n), int(r), int(w)],
-            list(rows),
-            bytes(owners),
-            list(policies),
-            int(version_min),
-            *_,
-        ]:
-            pass
-        case [int(other), *_] if other != _FORMAT:
-            raise ProtocolError(f"ring format {other} is newer than this agent; upgrade it")
-        case _:
-            raise ProtocolError("not an encoded ring")
-    try:
-        check_quorums(n=n, r=r, w=w)
-        if len(owners) % (2 * n):
-            raise ProtocolError("the preference lists are cut short")
-        check_partitions(len(owners) // (2 * n))
-    except BadRequest as exc:
-        raise ProtocolError(f"not a valid ring: {exc}") from exc
-    members = tuple(_decode_member(row) for row in rows)
-    if len(cluster_id) != 16 or epoch < 1 or not 0 < len(members) <= limits.MEMBERS_MAX:
-        raise ProtocolError("not a valid ring: cluster id, epoch or number of members")
-    if len({m.id for m in members}) < len(members) or len({m.name for m in members}) < len(members):
-        raise ProtocolError("not a valid ring: two members share an id or a name")
-    places = [int.from_bytes(owners[i : i + 2], "big") for i in range(0, len(owners), 2)]
-    if max(places) >= len(members):
-        raise ProtocolError("not a valid ring: an owner is not a member")
-    lists = tuple(
-        tuple(members[place].id for place in places[i : i + n]) for i in range(0, len(places), n)
-    )
-    if any(len(set(owned)) < n for owned in lists):
-        raise ProtocolError("not a valid ring: a node is twice in one preference list")
-    return Ring(
-        epoch=epoch,
-        cluster_id=cluster_id,
-        n=n,
-        r=r,
-        w=w,
-        members=members,
-        lists=lists,
-        policies=tuple(_decode_policy(policy) for policy in policies),
-        version_min=version_min,
-    )
-
-
-def _decode_member(row: object) -> Member:
-    match row:
-        case [str(id_), str(name), str(address), str(zone), str(host), int(capacity), *_] if (
-            0 < len(id_) <= 64 and 0 < len(name) <= 255 and capacity >= 0
-        ):
-            return Member(
-                id=NodeId(id_), name=name, address=address, zone=zone, host=host, capacity=capacity
-            )
-        case _:
-            raise ProtocolError("not a valid ring: malformed member")
-
-
-def _decode_policy(policy: object) -> tuple[str, str]:
-    match policy:
-        case [str(name), str(value)]:
-            return name, value
-        case _:
-            raise ProtocolError("not a valid ring: malformed policy")

@@ -26,7 +26,8 @@ from typing import NamedTuple
 
 from dynagent.core.entry import decode_stored
 from dynagent.core.ports import Dice
-from dynagent.core.ring import Ring, decode_ring, token_of
+from dynagent.core.ring import Ring, token_of
+from dynagent.core.ringcodec import decode_ring
 from dynagent.core.salvage import Gap, salvage
 from dynagent.errors import CorruptRecord, DataDirError, ProtocolError
 from dynagent.store import identity

@@ -32,7 +32,8 @@ from dynagent.core.barriers import row_names
 from dynagent.core.entry import decode_stored, encode_stored
 from dynagent.core.hints import ROW as HINTS_ROW
 from dynagent.core.ports import Batch, Dice, PartitionId
-from dynagent.core.ring import Ring, decode_ring, token_of
+from dynagent.core.ring import Ring, token_of
+from dynagent.core.ringcodec import decode_ring, encode_ring
 from dynagent.core.salvage import Gap, salvage
 from dynagent.core.scrub import ROW as SCRUB_ROW
 from dynagent.core.unknown import ROW as UNKNOWN_ROW
@@ -250,7 +251,7 @@ def _copy(old: Store, new: Store, ring: Ring, *, flagged: bool) -> Rebuilt:
             new.write(batch)
             batch, size = Batch(batch.number + 1), 0
     batch.meta += _rows(old, [HINTS_ROW, SCRUB_ROW, *row_names(ring.partitions)])
-    batch.meta.append((RING_ROW, ring.encode()))
+    batch.meta.append((RING_ROW, encode_ring(ring)))
     every = {PartitionId(number) for number in range(ring.partitions)}
     batch.meta.append((UNKNOWN_ROW, encode_row(every, every)))
     new.write(batch)

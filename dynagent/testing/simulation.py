@@ -399,6 +399,7 @@ def make_ring(nodes: int, *, per_machine: int = 1) -> Ring:
             tuple(ids[(partition + place) % nodes] for place in range(N))
             for partition in range(PARTITIONS)
         ),
+        voters=tuple(ids[: min(3, len(ids))]),
     )
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from dynagent import limits
-from dynagent.core import entry, inspect, trace
+from dynagent.core import entry, inspect, ringcodec, ringentry, trace
 from dynagent.core.messages import Message
 from dynagent.errors import BY_CODE
 from dynagent.wire.registry import PEER_ONLY, REGISTRY, VERSION_MAX, VERSION_MIN, Row
@@ -68,12 +68,7 @@ the siblings are sorted by (actor, counter). The digest of a record is BLAKE2b-2
 A key's token is BLAKE2b-128 of the key with person `dyn-ring`; its partition is the first log2(Q)
 bits. The preference list of that partition is in the ring.
 
-The ring (RingReply, Install) is the CBOR
-
-    [format 1, epoch, cluster id, [N, R, W], members, owners, policies, version_min]
-
-with members `[[id, name, address, zone, host, capacity], …]` and owners a byte string of Q × N
-members' places, 2 bytes each, partition by partition.
+What the ring (RingReply, Install) and an entry of the ring log are in bytes:
 """
 
 
@@ -95,6 +90,7 @@ def protocol() -> str:
         parts.append(f"| {code} | {cls.__name__} | {definite} | {cls.exit_status} | {doc} |")
     parts += ["", _SIBLINGS, "The encodings in full, as the code has them:\n"]
     parts.append(_essay(entry.__doc__))
+    parts += ["## The ring and its log\n", _essay(ringcodec.__doc__), _essay(ringentry.__doc__)]
     parts += ["## The status document\n", _essay(inspect.__doc__)]
     parts += ["## The trace\n", _essay(trace.__doc__)]
     return "\n".join(parts).rstrip() + "\n"

@@ -21,7 +21,8 @@ from dynagent.core.messages import MODE_BLIND, Error, GetReply, Message, Put
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
-from dynagent.core.ring import Member, Ring, decode_ring, token_of
+from dynagent.core.ring import Member, Ring, token_of
+from dynagent.core.ringcodec import decode_ring
 from dynagent.core.settings import Settings
 from dynagent.core.version import Version
 from dynagent.errors import DynagentError

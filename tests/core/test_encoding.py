@@ -12,7 +12,7 @@ from dynagent import limits
 from dynagent.core import cbor
 from dynagent.core.encoding import decode, encode
 from dynagent.core.entry import decode_entry, decode_sibling
-from dynagent.core.ring import decode_ring
+from dynagent.core.ringcodec import decode_ring, encode_ring
 from dynagent.core.version import Version
 from dynagent.errors import ProtocolError
 from tests.core.harness import make_ring
@@ -158,7 +158,7 @@ SIBLINGS = [
 ]
 ENTRY = [b"key", encode([[7, 2, 9, 1], SIBLINGS]), [b"q" * 16]]
 MERGE = encode([20, 5, 1_000, None, 1, 2, 0, [ENTRY]])
-MESSAGES = [SIBLINGS[0], encode(ENTRY), MERGE, make_ring(3).encode()]
+MESSAGES = [SIBLINGS[0], encode(ENTRY), MERGE, encode_ring(make_ring(3))]
 
 
 @st.composite

@@ -28,7 +28,7 @@ from dynagent.core.messages import (
 )
 from dynagent.core.portrait import SelfPortrait
 from dynagent.core.ports import NodeId
-from dynagent.core.ring import decode_ring
+from dynagent.core.ringcodec import decode_ring, encode_ring
 from dynagent.errors import NotReady, ProtocolError, Refused, WriteOutcomeUnknown
 from tests.core.harness import (
     CLUSTER_ID,
@@ -72,7 +72,7 @@ def test_a_node_without_a_ring_serves_nobody() -> None:
 def test_a_fresh_node_serves_once_its_first_ring_is_durable() -> None:
     c = Cluster(None, [A])
     ring = make_ring(1)
-    c.request(A, Install(ring.encode()))
+    c.request(A, Install(encode_ring(ring)))
     assert c.answers == []
     assert is_error(c.ask(A, Get(KEY)), NotReady)
     [(adopted, link, number)] = c.adopting
@@ -80,18 +80,18 @@ def test_a_fresh_node_serves_once_its_first_ring_is_durable() -> None:
     assert c.answers[-1][1] == Installed()
     assert c.nodes[A].ring == ring
     assert isinstance(c.ask(A, put(b"v")), PutReply)
-    assert c.ask(A, Install(ring.encode())) == Installed()
+    assert c.ask(A, Install(encode_ring(ring))) == Installed()
 
 
 def test_a_node_with_a_ring_refuses_another_one() -> None:
     c = cluster()
-    assert is_error(c.ask(A, Install(make_ring(2).encode())), Refused)
+    assert is_error(c.ask(A, Install(encode_ring(make_ring(2)))), Refused)
     assert c.nodes[A].ring == make_ring(3)
 
 
 def test_a_ring_that_does_not_name_the_node_is_refused() -> None:
     c = Cluster(None, [D])
-    assert is_error(c.ask(D, Install(make_ring(3).encode())), Refused)
+    assert is_error(c.ask(D, Install(encode_ring(make_ring(3)))), Refused)
     assert c.adopting == []
 
 

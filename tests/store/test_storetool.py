@@ -13,6 +13,7 @@ import pytest
 from dynagent.core.entry import Record, encode_sibling, encode_stored
 from dynagent.core.ports import Batch, NodeId, PartitionId, Token
 from dynagent.core.ring import Member, Ring, token_of
+from dynagent.core.ringcodec import encode_ring
 from dynagent.core.salvage import FIRST, LAST, Gap, salvage
 from dynagent.core.siblings import Siblings
 from dynagent.core.unknown import ROW, decode_row
@@ -52,7 +53,7 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     data_dir = DataDir.open(path, engine=request.param, dice=random.Random(1))
     file = data_dir.identity_file
     batch = Batch(1)
-    batch.meta.append((RING_ROW, ring(file.value.node_id).encode()))
+    batch.meta.append((RING_ROW, encode_ring(ring(file.value.node_id))))
     batch.records.extend((token_of(key), key, stored(key)) for key in KEYS)
     data_dir.store.write(batch)
     file.write(replace(file.value, cluster_id=CLUSTER))

@@ -9,6 +9,8 @@ import trio
 from dynagent.client.routing import Plan
 from dynagent.core.messages import Install, Installed, Message
 from dynagent.core.ring import Member, Ring
+from dynagent.core.ringcodec import encode_ring
+from dynagent.core.ringentry import choose_voters
 from dynagent.errors import DynagentError
 from dynagent.testing.level2.clients import Caller
 from dynagent.testing.level2.host import SimHost
@@ -50,7 +52,7 @@ async def _install(world: World, operator: Caller, host: SimHost, ring: Ring) ->
 
     operator.run(
         Plan([host.address], deadline=world.now + 2.0, is_write=False),
-        Install(ring.encode()),
+        Install(encode_ring(ring)),
         outcome=outcome,
         on_try=lambda _address, _timeout_s: None,
         on_failed=lambda error: world.log(f"operator is told {error.message}"),
@@ -84,4 +86,5 @@ def make_ring(hosts: list[SimHost]) -> Ring:
             tuple(ids[(partition + place) % len(ids)] for place in range(N))
             for partition in range(PARTITIONS)
         ),
+        voters=choose_voters(members),
     )

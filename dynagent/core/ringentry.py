@@ -1,0 +1,400 @@
+"""The entries of the ring log, and what each makes of the ring (design §6).
+
+A *value* each, encoded whole; `fold` is a pure function, so all who have the same entries have the
+same ring. Entry number e+1 is decided by the voters of the ring of epoch e (`core.ringlog`), and
+proposed only by who has folded it onto that very ring: what is decided always folds. The first
+entry is the bootstrap: a ring, installed by an operator, never decided.
+
+    Change   another set of members, and the partitions that move for it; the ring may have no other
+             unsettled change
+    Phase    some of its moves take the next step: 0 → 1, or 1 → settled
+    Abort    its moves in phase 0 are given up, and its new members that got nothing
+    Voters   who decides from the next entry on
+    Policy   a named setting of the cluster
+    Retire   leavers that own nothing any more, and owe nothing, are members no longer
+
+A list that names the same nodes in another order needs no copying: such a move settles at once.
+
+Encoded: `[kind, wall ms of its proposer, proposer's node id, fields…]`, fields in the order of the
+classes; members as in the ring, owners as node ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dynagent import limits
+from dynagent.core.encoding import decode, encode
+from dynagent.core.ports import NodeId, PartitionId
+from dynagent.core.ring import JOINT_NEW, JOINT_OLD, SETTLED, Change, Member, Move, Owners, Ring
+from dynagent.core.ringcodec import decode_ids, decode_members, decode_policy, encode_member
+from dynagent.errors import ProtocolError, Refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeEntry:
+    """`members`: all of them from now on, sorted by id. `leaving`: those that shall give up what
+    they own and then go. `removed`: those whose copies are declared lost; members until it is
+    settled, so that the old lists can name them. `moves`: (partition, L') where L' is another."""
+
+    id: bytes  # 16 bytes; the same change proposed twice is one
+    verb: str
+    members: tuple[Member, ...]
+    leaving: tuple[NodeId, ...]
+    removed: tuple[NodeId, ...]
+    moves: tuple[tuple[PartitionId, Owners], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseEntry:
+    """These partitions of the change of that index enter `phase` (JOINT_NEW or SETTLED)."""
+
+    index: int
+    phase: int
+    partitions: tuple[PartitionId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortEntry:
+    """The change of that index is given up, as far as it still can be."""
+
+    index: int
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VotersEntry:
+    voters: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyEntry:
+    id: bytes
+    name: str
+    value: str  # empty: back to the default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetireEntry:
+    nodes: tuple[NodeId, ...]
+
+
+Content = ChangeEntry | PhaseEntry | AbortEntry | VotersEntry | PolicyEntry | RetireEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry of the log, with who proposed it and when (for people only)."""
+
+    content: Content
+    proposer: NodeId
+    wall_ms: int
+
+
+# --- what each makes of the ring -----------------------------------------------------------------
+
+
+def fold(ring: Ring, entry: Entry) -> Ring:
+    """The ring of the next epoch. Raises `Refused` if the entry does not fit this one."""
+    content = entry.content
+    if isinstance(content, ChangeEntry):
+        return _fold_change(ring, content, entry.proposer)
+    if isinstance(content, PhaseEntry):
+        return _fold_phase(ring, content)
+    if isinstance(content, AbortEntry):
+        return _fold_abort(ring, content)
+    if isinstance(content, VotersEntry):
+        return _fold_voters(ring, content)
+    if isinstance(content, PolicyEntry):
+        policies = {name: value for name, value in ring.policies if name != content.name}
+        if content.value:
+            policies[content.name] = content.value
+        return replace(ring, epoch=ring.epoch + 1, policies=tuple(sorted(policies.items())))
+    return _fold_retire(ring, content)
+
+
+def _fold_change(ring: Ring, entry: ChangeEntry, proposer: NodeId) -> Ring:
+    if ring.change is not None:
+        raise Refused(
+            f"a change is under way ({ring.change.verb}, entry {ring.change.index}); wait until it"
+            " is settled (dynctl wait settled), or take it back (dynctl ring abort)"
+        )
+    _check_change(ring, entry)
+    index = ring.epoch + 1
+    known = {member.id for member in ring.members}
+    lists = list(ring.lists)
+    moves = []
+    for partition, owners in entry.moves:
+        if set(owners) == set(lists[partition]):
+            lists[partition] = owners
+        else:
+            moves.append(Move(partition=partition, owners=owners, phase=JOINT_OLD))
+    change = Change(
+        index=index,
+        id=entry.id,
+        verb=entry.verb,
+        driver=proposer,
+        joined=tuple(member.id for member in entry.members if member.id not in known),
+        before=ring.members,
+        leaving_before=ring.leaving,
+        moves=tuple(moves),
+    )
+    gone = {*entry.removed, *entry.leaving}
+    changed = replace(
+        ring,
+        epoch=index,
+        members=entry.members,
+        lists=tuple(lists),
+        leaving=entry.leaving,
+        removed=entry.removed,
+        voters=tuple(voter for voter in ring.voters if voter not in gone) or ring.voters,
+        change=change if moves else None,
+    )
+    return _without_removed(changed)
+
+
+def _check_change(ring: Ring, entry: ChangeEntry) -> None:
+    ids = [member.id for member in entry.members]
+    if ids != sorted(set(ids)):
+        raise Refused("the members of a change must be sorted by their ids")
+    left = {member.id for member in ring.members}.difference(ids)
+    if left:
+        raise Refused("a change keeps all members; those that go are leaving or removed")
+    if not {*entry.leaving, *entry.removed} <= set(ids):
+        raise Refused("a node that is no member cannot leave or be removed")
+    if len(ids) == len({*entry.leaving, *entry.removed}):
+        raise Refused("the last member cannot go")
+    staying = set(ids).difference(entry.leaving, entry.removed)
+    partitions = [partition for partition, _ in entry.moves]
+    if partitions != sorted(set(partitions)):
+        raise Refused("the moves of a change must be in the order of their partitions")
+    lists = {PartitionId(p): owners for p, owners in enumerate(ring.lists)}
+    for partition, owners in entry.moves:
+        if partition not in lists:
+            raise Refused(f"partition {partition} is not in 0..{ring.partitions - 1}")
+        if len(owners) != ring.n or len(set(owners)) < ring.n:
+            raise Refused(f"partition {partition} needs N={ring.n} different owners")
+        lists[partition] = owners
+    for partition, owners in lists.items():
+        if not staying.issuperset(owners):
+            raise Refused(f"partition {partition} would be left with a node that goes")
+
+
+def _fold_phase(ring: Ring, entry: PhaseEntry) -> Ring:
+    change = _the_change(ring, entry.index)
+    before = {JOINT_NEW: JOINT_OLD, SETTLED: JOINT_NEW}.get(entry.phase)
+    lists, changed = list(ring.lists), list(ring.changed)
+    moves = dict(ring.moves)
+    for partition in entry.partitions:
+        move = moves.get(partition)
+        if move is None or move.phase != before:
+            raise Refused(f"partition {partition} cannot enter phase {entry.phase} now")
+        if entry.phase == SETTLED:
+            lists[partition], changed[partition] = move.owners, change.index
+            del moves[partition]
+        else:
+            moves[partition] = replace(move, phase=entry.phase)
+    left = tuple(move for _, move in sorted(moves.items()))
+    settled = replace(
+        ring,
+        epoch=ring.epoch + 1,
+        lists=tuple(lists),
+        changed=tuple(changed),
+        change=replace(change, moves=left) if left else None,
+    )
+    return _without_removed(settled)
+
+
+def _fold_abort(ring: Ring, entry: AbortEntry) -> Ring:
+    change = _the_change(ring, entry.index)
+    if ring.removed:
+        raise Refused("a removal cannot be taken back: the copies of that node are declared lost")
+    index = ring.epoch + 1
+    changed = list(ring.changed)
+    left = []
+    for move in change.moves:
+        if move.phase == JOINT_OLD:
+            changed[move.partition] = index
+        else:
+            left.append(move)
+    owning = {node for owners in ring.lists for node in owners}
+    owning.update(node for move in left for node in move.owners)
+    before = {member.id: member for member in change.before}
+    members = [
+        before.get(member.id, member)
+        for member in ring.members
+        if member.id in before or member.id in owning
+    ]
+    kept = {member.id for member in members}
+    return replace(
+        ring,
+        epoch=index,
+        members=tuple(members),
+        changed=tuple(changed),
+        leaving=change.leaving_before,
+        voters=tuple(voter for voter in ring.voters if voter in kept),
+        change=replace(change, moves=tuple(left)) if left else None,
+    )
+
+
+def _fold_voters(ring: Ring, entry: VotersEntry) -> Ring:
+    members = {member.id for member in ring.members}
+    staying = members.difference(ring.leaving, ring.removed)
+    voters = entry.voters
+    if list(voters) != sorted(set(voters)) or not staying.issuperset(voters):
+        raise Refused("voters are members that stay, each once, sorted by their ids")
+    if not 1 <= len(voters) <= limits.VOTERS_MAX:
+        raise Refused(f"{len(voters)} voters are not in 1..{limits.VOTERS_MAX}")
+    return replace(ring, epoch=ring.epoch + 1, voters=voters)
+
+
+def _fold_retire(ring: Ring, entry: RetireEntry) -> Ring:
+    gone = set(entry.nodes)
+    if not gone or not gone.issubset(ring.leaving):
+        raise Refused("only a node that is leaving can retire")
+    if any(ring.owns(node, PartitionId(p)) for p in range(ring.partitions) for node in gone):
+        raise Refused("a node that owns partitions cannot retire")
+    if ring.change is not None:
+        raise Refused("nobody retires while a change is under way")
+    return _without(replace(ring, epoch=ring.epoch + 1), gone)
+
+
+def _the_change(ring: Ring, index: int) -> Change:
+    if ring.change is None or ring.change.index != index:
+        raise Refused(f"the change of entry {index} is not under way any more")
+    return ring.change
+
+
+def _without_removed(ring: Ring) -> Ring:
+    """Once nothing moves any more nobody needs to name them."""
+    return ring if ring.change is not None else _without(ring, set(ring.removed))
+
+
+def _without(ring: Ring, gone: set[NodeId]) -> Ring:
+    return replace(
+        ring,
+        members=tuple(member for member in ring.members if member.id not in gone),
+        voters=tuple(node for node in ring.voters if node not in gone),
+        leaving=tuple(node for node in ring.leaving if node not in gone),
+        removed=tuple(node for node in ring.removed if node not in gone),
+    )
+
+
+# --- who votes -----------------------------------------------------------------------------------
+
+
+def choose_voters(
+    members: Sequence[Member], *, present: Sequence[NodeId] = (), staying_out: Sequence[NodeId] = ()
+) -> tuple[NodeId, ...]:
+    """Who should vote: an odd number, at most `limits.VOTERS_MAX`, spread over zones, then hosts.
+
+    Of nodes with capacity that are not `staying_out`, the `present` voters first. Sorted by id.
+    """
+    able = [m for m in members if m.capacity > 0 and m.id not in staying_out]
+    count = min(len(able), limits.VOTERS_MAX)
+    count -= count % 2 == 0 and count > 0
+    chosen: list[Member] = []
+    while len(chosen) < count:
+        zones = [member.zone for member in chosen]
+        hosts = [member.host for member in chosen]
+        best = min(
+            (member for member in able if member not in chosen),
+            key=lambda m: (zones.count(m.zone), hosts.count(m.host), m.id not in present, m.id),
+        )
+        chosen.append(best)
+    return tuple(sorted(member.id for member in chosen))
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+
+_KINDS: dict[int, type[Content]] = {
+    1: ChangeEntry,
+    2: PhaseEntry,
+    3: AbortEntry,
+    4: VotersEntry,
+    5: PolicyEntry,
+    6: RetireEntry,
+}
+_KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
+
+
+def encode_log_entry(entry: Entry) -> bytes:
+    content = entry.content
+    fields: list[object]
+    if isinstance(content, ChangeEntry):
+        fields = [
+            content.id,
+            content.verb,
+            [encode_member(member) for member in content.members],
+            list(content.leaving),
+            list(content.removed),
+            [[partition, list(owners)] for partition, owners in content.moves],
+        ]
+    elif isinstance(content, PhaseEntry):
+        fields = [content.index, content.phase, list(content.partitions)]
+    elif isinstance(content, AbortEntry):
+        fields = [content.index, content.id]
+    elif isinstance(content, VotersEntry):
+        fields = [list(content.voters)]
+    elif isinstance(content, PolicyEntry):
+        fields = [content.id, content.name, content.value]
+    else:
+        fields = [list(content.nodes)]
+    return encode([_KIND_OF[type(content)], entry.wall_ms, entry.proposer, *fields])
+
+
+def decode_log_entry(data: bytes) -> Entry:
+    """Raises `ProtocolError`: an entry of an unknown kind stops a node, which cannot go on."""
+    match decode(data):
+        case [int(kind), int(wall_ms), str(proposer), *fields] if 0 < len(proposer) <= 64:
+            pass
+        case _:
+            raise ProtocolError("not an entry of the ring log")
+    if kind not in _KINDS:
+        raise ProtocolError(
+            f"the ring log has an entry of kind {kind}, which this agent does not know; upgrade it"
+        )
+    content = _decode_content(kind, fields)
+    return Entry(content=content, proposer=NodeId(proposer), wall_ms=wall_ms)
+
+
+def _decode_content(kind: int, fields: list[object]) -> Content:
+    match (kind, *fields):
+        case (1, bytes(id_), str(verb), list(rows), list(leaving), list(removed), list(moves), *_):
+            return ChangeEntry(
+                id=id_,
+                verb=verb,
+                members=decode_members(rows),
+                leaving=decode_ids(leaving),
+                removed=decode_ids(removed),
+                moves=tuple(_decode_move(move) for move in moves),
+            )
+        case (2, int(index), int(phase), list(partitions), *_):
+            return PhaseEntry(index=index, phase=phase, partitions=_decode_partitions(partitions))
+        case (3, int(index), bytes(id_), *_):
+            return AbortEntry(index=index, id=id_)
+        case (4, list(voters), *_):
+            return VotersEntry(voters=decode_ids(voters))
+        case (5, bytes(id_), str(name), str(value), *_):
+            decode_policy([name, value])
+            return PolicyEntry(id=id_, name=name, value=value)
+        case (6, list(nodes), *_):
+            return RetireEntry(nodes=decode_ids(nodes))
+        case _:
+            raise ProtocolError("an entry of the ring log is malformed")
+
+
+def _decode_move(move: object) -> tuple[PartitionId, Owners]:
+    match move:
+        case [int(partition), list(owners)]:
+            return PartitionId(partition), decode_ids(owners)
+        case _:
+            raise ProtocolError("an entry of the ring log is malformed: a move")
+
+
+def _decode_partitions(partitions: list[object]) -> tuple[PartitionId, ...]:
+    numbers = [number for number in partitions if isinstance(number, int)]
+    if len(numbers) != len(partitions):
+        raise ProtocolError("an entry of the ring log is malformed: a partition")
+    return tuple(PartitionId(number) for number in numbers)
