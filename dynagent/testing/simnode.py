@@ -5,34 +5,25 @@ writes its batches and keeps its one timer. Between two lives only the disk stay
 number and whether the last stop was clean (design §3): every start takes the next run, and after a
 stop that was not clean `clean_from_run` is that new run, so that no mark of an earlier one counts.
 
-It also watches the core's manners (`answered_once`): every request that reaches a node gets one
-answer, a client's by its deadline; what a rotten copy says (`unreadable_is_unknown`); and that no
-number of siblings keeps them from being superseded (`settling_passes`).
+What it owes those who ask it is watched by `manners.py`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from dynagent.core.detector import Detector
-from dynagent.core.entry import ABSENT, decode_context
+from dynagent.core.entry import ABSENT
 from dynagent.core.gossip import Gossiper
 from dynagent.core.messages import (
     JOB_START,
-    MODE_OVERWRITE,
-    STATE_UNREADABLE,
-    WANT_DIGEST,
     BarrierMove,
     BarrierReply,
     Compare,
     CompareReply,
-    Error,
     Facts,
     FactsReply,
-    Get,
-    GetReply,
     Gossip,
     GossipReply,
     JobRequest,
@@ -51,8 +42,6 @@ from dynagent.core.messages import (
     Purge,
     Put,
     PutReply,
-    Read,
-    ReadReply,
     TombstoneReply,
 )
 from dynagent.core.node import Node
@@ -63,10 +52,10 @@ from dynagent.core.ring import Ring, token_of
 from dynagent.core.settings import Settings
 from dynagent.core.sums import Shape
 from dynagent.core.tour import AskOperation
-from dynagent.errors import Overloaded, TooManySiblings
 from dynagent.testing.disk import LANDS_AFTER_KILL, LANDS_AFTER_POWER_CUT, Disk
 from dynagent.testing.grapevine import Grapevine
 from dynagent.testing.ledger import Ledger
+from dynagent.testing.manners import LATE_S, Manners, key_of
 from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile
 from dynagent.testing.repairs import Repairs
@@ -82,7 +71,6 @@ _TOLD_AT_ONCE = (Pong, GossipReply, FactsReply, ListReply, BarrierReply, Tombsto
 _CACHES_BYTES = (0, 4_000, 1_000_000)  # none, one that forgets all the time, one for everything
 # Of the journal of sums: as it is, so short that its slots come round, and the shortest.
 _TREE_SHAPES = (None, Shape(8, 3), Shape(2, 1))
-LATE_S = 0.01  # an event loop under load looks at its timer up to that late
 
 
 class SimNode:
@@ -116,6 +104,14 @@ class SimNode:
         self._ledger = ledger
         self._grapevine = grapevine
         self._repairs = repairs
+        self.manners = Manners(
+            world=world,
+            network=network,
+            ledger=ledger,
+            repairs=repairs,
+            node=node_id,
+            ring=lambda: self._ring,
+        )
         self.disk.on_job_row = repairs.on_job_row
         self._antientropy_s = profile.antientropy_s
         self._ring = ring
@@ -151,10 +147,7 @@ class SimNode:
         self.asked: list[NodeId] = []  # by gossip
         self._missed: list[Callable[[], None]] = []  # what has happened while it was paused
         self._is_polling = False
-        self._requests: dict[tuple[LinkId, int], tuple[Message, float, int]] = {}
-        self._merges: Counter[tuple[LinkId, int]] = Counter()
-        self._relays: Counter[tuple[LinkId, int]] = Counter()
-        self._handling: Message | None = None
+        self.manners.forget()
 
     # --- life and death --------------------------------------------------------------------------
 
@@ -222,9 +215,8 @@ class SimNode:
         replica.purge = watched  # type: ignore[method-assign]
 
     def leap(self, seconds: float) -> None:
-        """The world has leapt: clients wait for their answers as if it had not."""
-        for what, (message, deadline, order) in self._requests.items():
-            self._requests[what] = (message, deadline + seconds, order)
+        """The world has leapt."""
+        self.manners.leap(seconds)
         # The timer was set by the clock that has leapt, so it is due at once. Left to the event,
         # which the world puts off, it would hide what becomes due before that.
         self._armed = None
@@ -250,9 +242,7 @@ class SimNode:
         if not self.is_paused:
             return
         self.is_paused = False
-        for what, (message, deadline, order) in self._requests.items():
-            late = max(deadline, self._world.now + 2 * LATE_S)
-            self._requests[what] = (message, late, order)
+        self.manners.on_resume()
         missed, self._missed = self._missed, []
         for event in missed:
             event()
@@ -323,21 +313,11 @@ class SimNode:
         if self.is_gray and not isinstance(message, Ping | PingFor | Gossip | Facts):
             return
         assert self.node is not None
-        now = self._world.now
-        if isinstance(message, Get | Put):
-            deadline = now + budget_ms / 1000 + 2 * LATE_S
-            self._requests[link, request_id] = (message, deadline, self._world.order())
-            if isinstance(message, Put) and message.attempt > 1:
-                self._on_moment(self, message)
-        elif isinstance(message, _WAIT_FOR_DISK):
-            self._merges[link, request_id] += 1
-        elif isinstance(message, PingFor):
-            self._relays[link, request_id] += 1
-        self._handling = message
-        self.node.on_message(now, link, request_id, budget_ms, message)
-        if isinstance(message, Read):
-            self._answered_once(self._handling is None, "a Read has no answer")
-        self._handling = None
+        self.manners.on_request(link, request_id, budget_ms, message)
+        if isinstance(message, Put) and message.attempt > 1:
+            self._on_moment(self, message)
+        self.node.on_message(self._world.now, link, request_id, budget_ms, message)
+        self.manners.on_handled(message)
         self._after_message(message)
 
     def list_page(self, message: List) -> Message | None:
@@ -354,9 +334,7 @@ class SimNode:
         """Starts or cancels its part of a job; False if nobody is there."""
         if self.node is None or self.is_paused:
             return False
-        self._handling = message
         self.node.on_message(self._world.now, ORDERS, 0, 60_000, message)
-        self._handling = None
         self._after_turn()
         return True
 
@@ -478,7 +456,7 @@ class SimNode:
             return
         if link == ORDERS:
             return
-        self._watch(link, request_id, message)
+        self.manners.on_answer(link, request_id, message)
         self._network.reply(link, request_id, message)
         if isinstance(message, MergeAck | PutReply):
             self._on_moment(self, message)
@@ -492,43 +470,7 @@ class SimNode:
         if event == "record.clash":
             self._world.verdicts.check("dots_unique", False, self.id, fields)
 
-    # --- manners ---------------------------------------------------------------------------------
-
-    def _watch(self, link: LinkId, request_id: int, message: Message) -> None:
-        is_late_no = isinstance(message, Error) and self._handling is None
-        if isinstance(message, MergeAck) or (is_late_no and self._merges.get((link, request_id))):
-            also = message.also if isinstance(message, MergeAck) else []
-            for number in (request_id, *also):
-                self._merges[link, number] -= 1
-                self._answered_once(self._merges[link, number] >= 0, "a Merge is answered twice")
-        elif isinstance(message, ReadReply):
-            self._watch_read_reply(message)
-        elif isinstance(message, Error) and isinstance(self._handling, (*_WAIT_FOR_DISK, Read)):
-            self._merges[link, request_id] -= isinstance(self._handling, _WAIT_FOR_DISK)
-            if isinstance(self._handling, Merge) and self._handling.hint_for:
-                self._world.faults["hint_refused"] += message.error == Overloaded.code
-            self._handling = None
-        elif isinstance(message, _TOLD_AT_ONCE):
-            pass
-        elif isinstance(message, _EXCHANGE_REPLIES) or isinstance(self._handling, _EXCHANGE):
-            self._watch_exchange(link, message)
-        elif self._relays[link, request_id] and isinstance(message, Error):
-            self._relays[link, request_id] -= 1
-        else:
-            self._watch_client(link, request_id, message)
-
-    def _watch_exchange(self, link: LinkId, reply: Message) -> None:
-        asked = self._handling
-        self._answered_once(isinstance(asked, _EXCHANGE), "an exchange is answered twice")
-        self._handling = None
-        if not isinstance(asked, Look) or not isinstance(reply, LookReply):
-            return
-        asker = self._network.dialer_of(link)
-        if asked.want == WANT_DIGEST:
-            self._repairs.on_looked(asker, self.id, asked.keys[: reply.looked_at])
-        for entry in reply.entries:
-            self._ledger.see_entry(self.id, entry)
-            self._repairs.on_moved(asker, self.id, _key_of(entry))
+    # --- the judges ------------------------------------------------------------------------------
 
     def _watch_moves(self, targets: Sequence[NodeId], request_id: int, merge: Merge) -> None:
         """Is it a Merge of an exchange that this node has begun?"""
@@ -536,64 +478,7 @@ class SimNode:
         operation = self.node.coordinator.operations.get(request_id)
         if isinstance(operation, AskOperation):
             for entry in merge.entries:
-                self._repairs.on_moved(self.id, targets[0], _key_of(entry))
-
-    def _watch_read_reply(self, reply: ReadReply) -> None:
-        read = self._handling
-        self._answered_once(isinstance(read, Read), "a Read is answered twice")
-        self._handling = None
-        if isinstance(read, Read) and (self.id, read.key) in self._ledger.rotten:
-            self._unreadable(
-                reply.state == STATE_UNREADABLE and reply.entry is None,
-                f"says of its unreadable {read.key!r}: state {reply.state}",
-            )
-
-    def _watch_client(self, link: LinkId, request_id: int, reply: Message) -> None:
-        request, deadline, since = self._requests.pop((link, request_id), (None, 0.0, 0))
-        self._answered_once(request is not None, f"answers twice: {reply}")
-        if request is None:
-            return
-        self._answered_once(self._world.now <= deadline, f"answers {request} too late")
-        if isinstance(request, Put) and isinstance(reply, PutReply):
-            w = request.w or self._ring.w
-            clock = decode_context(reply.context, key=request.key) if reply.context else None
-            self._ledger.on_put_reply(self.id, request, reply, w=w, reply_clock=clock)
-        if isinstance(request, Put) and request.strict:
-            self._check_settling(request, reply)
-        if isinstance(request, Get) and isinstance(reply, GetReply):
-            self._ledger.on_get_reply(self.id, request.key, reply.siblings)
-            if request.repair:
-                self._ledger.on_repaired(
-                    self.id,
-                    request.key,
-                    decode_context(reply.context, key=request.key),
-                    owners=self._ring.lists[self._ring.partition_of(token_of(request.key))],
-                    w=self._ring.w,
-                )
-            unreadable = sum(
-                key == request.key and order < since
-                for (_node, key), order in self._ledger.rotten.items()
-            )
-            if unreadable and request.strict:  # of a sloppy one a stand-in's copy counts too
-                self._unreadable(
-                    reply.answered <= self._ring.n - unreadable,
-                    f"counts {reply.answered} copies of {request.key!r}; {unreadable} unreadable",
-                )
-
-    def _check_settling(self, put: Put, reply: Message) -> None:
-        """However many siblings there are: what supersedes all of them is not refused."""
-        is_refused = isinstance(reply, Error) and reply.error == TooManySiblings.code
-        self._world.faults["crowded"] += is_refused
-        if put.value is None or put.mode == MODE_OVERWRITE:
-            self._world.verdicts.check(
-                "settling_passes", not is_refused, self.id, f"refuses {put}: {reply}"
-            )
-
-    def _answered_once(self, holds: bool, what: str) -> None:
-        self._world.verdicts.check("answered_once", holds, self.id, what)
-
-    def _unreadable(self, holds: bool, what: str) -> None:
-        self._world.verdicts.check("unreadable_is_unknown", holds, self.id, what)
+                self._repairs.on_moved(self.id, targets[0], key_of(entry))
 
     def check_trees(self, *, is_quiet: bool) -> None:
         """The trees say what the disk holds; no batch is under way."""
@@ -620,9 +505,7 @@ class SimNode:
 
     def check_nothing_left(self) -> None:
         """At the end of a run, when all is quiet: no request, operation or change is left over."""
-        open_merges = sum(self._merges.values())
-        self._answered_once(not self._requests, f"has not answered {self._requests}")
-        self._answered_once(not open_merges, f"has not answered {open_merges} Merges")
+        self.manners.check_nothing_left()
         if self.node is not None and self.node.coordinator is not None:
             operations = self.node.coordinator.operations
             self._world.verdicts.check("nothing_left", not operations, self.id, operations)
@@ -631,9 +514,3 @@ class SimNode:
             is_idle = scrubs or (self.node.is_idle and not self.disk.is_busy)
             self._world.verdicts.check("nothing_left", is_idle, self.id, "is not idle")
             self.check_trees(is_quiet=True)
-
-
-def _key_of(entry: list[object]) -> bytes:
-    key = entry[0]
-    assert isinstance(key, bytes)
-    return key

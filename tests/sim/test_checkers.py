@@ -750,6 +750,6 @@ def test_an_overwrite_is_refused_for_what_it_would_supersede() -> None:
     node.start()
     refusal = Error(TooManySiblings.code, "too many")
     for mode in (MODE_BLIND, MODE_OVERWRITE):
-        node._check_settling(Put(KEY, b"v", mode, b"", bytes(16)), refusal)
+        node.manners.check_settling(Put(KEY, b"v", mode, b"", bytes(16)), refusal)
         expected = {"settling_passes"} if mode == MODE_OVERWRITE else set()
         assert objections(simulation.world) == expected

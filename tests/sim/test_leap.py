@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dynagent import limits
 from dynagent.testing.profile import Profile
-from dynagent.testing.simnode import LATE_S
+from dynagent.testing.manners import LATE_S
 from dynagent.testing.simulation import Simulation
 
 
