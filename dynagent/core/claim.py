@@ -46,7 +46,7 @@ from fractions import Fraction
 from hashlib import blake2b
 
 from dynagent.core.claim_networks import Places, Seats
-from dynagent.core.claim_rules import Rules, rules
+from dynagent.core.claim_rules import Rules, fault, rules
 from dynagent.core.claim_spread import spread
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member
@@ -245,13 +245,8 @@ def _check_rules(plan: Plan, terms: Rules, *, partitions: int, n: int) -> None:
     for p, owners in enumerate(plan.lists):
         if len(set(owners)) != n or len(owners) != n or any(node not in number for node in owners):
             raise ValueError(f"partition {p} has not {n} distinct nodes with capacity: {owners}")
-        hosts = [terms.host[number[node]] for node in owners]
-        zones = [terms.zone[number[node]] for node in owners]
-        if any(hosts.count(host) > most for host, most in enumerate(terms.host_max)):
-            raise ValueError(f"partition {p} has too many copies on one host: {owners}")
-        for zone, (least, most) in enumerate(zip(terms.zone_min, terms.zone_max, strict=True)):
-            if not least <= zones.count(zone) <= most:
-                raise ValueError(f"partition {p} is spread unevenly over the zones: {owners}")
+        if why := fault(terms, [number[node] for node in owners]):
+            raise ValueError(f"partition {p} {why}: {owners}")
         first[number[owners[0]]] += 1
         for node in owners:
             load[number[node]] += 1

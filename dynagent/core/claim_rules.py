@@ -92,6 +92,19 @@ def rules(members: Sequence[Member], *, partitions: int, n: int, allow_colocated
     )
 
 
+def fault(terms: Rules, owners: Sequence[int]) -> str:
+    """What is wrong with a list of these nodes (by number), in words; empty if it keeps the rules.
+    Whether they are N, and differ, is not looked at."""
+    hosts = [terms.host[node] for node in owners]
+    zones = [terms.zone[node] for node in owners]
+    if any(hosts.count(host) > most for host, most in enumerate(terms.host_max)):
+        return "has too many copies on one host"
+    for zone, (least, most) in enumerate(zip(terms.zone_min, terms.zone_max, strict=True)):
+        if not least <= zones.count(zone) <= most:
+            return "is spread unevenly over the zones"
+    return ""
+
+
 def _zone_of_each_host(placed: Sequence[Member]) -> dict[str, str]:
     zone_of: dict[str, str] = {}
     for member in placed:

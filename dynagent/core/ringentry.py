@@ -114,12 +114,17 @@ def fold(ring: Ring, entry: Entry) -> Ring:
     return _fold_retire(ring, content)
 
 
-def _fold_change(ring: Ring, entry: ChangeEntry, proposer: NodeId) -> Ring:
+def check_unchanging(ring: Ring) -> None:
+    """Raises `Refused` while a change is under way: there is at most one at a time."""
     if ring.change is not None:
         raise Refused(
             f"a change is under way ({ring.change.verb}, entry {ring.change.index}); wait until it"
             " is settled (dynctl wait settled), or take it back (dynctl ring abort)"
         )
+
+
+def _fold_change(ring: Ring, entry: ChangeEntry, proposer: NodeId) -> Ring:
+    check_unchanging(ring)
     _check_change(ring, entry)
     index = ring.epoch + 1
     known = {member.id for member in ring.members}
