@@ -52,8 +52,9 @@ from dynagent.core.merkle import UNREADABLE_DIGEST, Change, Forest
 from dynagent.core.messages import Put
 from dynagent.core.op_ids import newest, superseded, with_superseded
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, PartitionId, Reader, Token
-from dynagent.core.ring import Ring, token_of
+from dynagent.core.ring import Ring, Stamp, token_of
 from dynagent.core.siblings import Clock, Dot
+from dynagent.core.stamps import Stamps
 from dynagent.core.sums import Shape
 from dynagent.core.survey import Survey
 from dynagent.core.tombstones import Tombstones, is_settled, is_tombstone
@@ -90,6 +91,7 @@ class Replica:
         self.hints = Hints(reader, bytes_max=hint_bytes_max, own_max=owner_hints_max)
         self.forest = Forest(reader, tree_shape)
         self.barriers = Barriers(reader)
+        self.stamps = Stamps(reader)
         self.tombstones = Tombstones(reader)
         self.unknown = Unknown(reader)
         self.crowd = Crowd()
@@ -113,6 +115,7 @@ class Replica:
         self.hints.serve(ring, node_id)
         self.forest.serve(ring, node_id)
         self.barriers.serve(ring, self.hints.owned)
+        self.stamps.serve(ring)
         self.tombstones.serve(ring)
         self.unknown.serve(ring)
 
@@ -318,6 +321,12 @@ class Replica:
         """Refuses what was read before that barrier, from now on and in the open batch."""
         self.barriers.close(self._open, partition, barrier)
 
+    def fence(self, partition: PartitionId, stamp: Stamp) -> int:
+        """Refuses requests below that stamp, which is one of a ring that this node has. Returns
+        the batch that makes this, and all that was accepted before it, durable."""
+        self.stamps.raise_to(self._open, partition, stamp)
+        return self._open.number
+
     def heal(self, key: bytes, token: Token, others: Record) -> int:
         """Our copy, which is unreadable or flagged, has been merged with what N−W+1 other owners
         hold: it is known again, or gone if nobody has one. Returns the batch.
@@ -420,7 +429,7 @@ class Replica:
         """Is anything not yet committed?"""
         if self._overlay or self._open.meta:
             return True
-        return self.hints.is_dirty or self.barriers.is_dirty
+        return self.hints.is_dirty or self.barriers.is_dirty or self.stamps.is_dirty
 
     def when_durable(self, number: int, waiter: Waiter) -> bool:
         """Queues `waiter` behind a batch; False if there is nothing to wait for."""
@@ -432,7 +441,7 @@ class Replica:
     def take_batch(self) -> Batch | None:
         """Everything that has gathered, to be made durable; None if nothing has."""
         batch = self._open
-        parts = (self.hints, self.barriers, self.unknown)
+        parts = (self.hints, self.barriers, self.stamps, self.unknown)
         has_news = any(part.has_news(batch) for part in parts) or self.forest.has_news
         if not (self._open_keys or batch.hints or batch.meta or self._strays or has_news):
             return None
@@ -465,6 +474,7 @@ class Replica:
         self.hints.on_committed(batch)
         self.forest.on_committed()
         self.barriers.on_committed(batch)
+        self.stamps.on_committed(batch)
         return self._waiters.pop(batch.number, [])
 
     def on_refused(self, now: float) -> list[Waiter]:
@@ -477,6 +487,7 @@ class Replica:
         self.unknown.on_refused()
         self.forest.on_refused()
         self.barriers.on_refused()
+        self.stamps.on_refused()
         self.tombstones.recount()
         self._open = Batch(self._open.number + 1)
         self._open_keys = {}

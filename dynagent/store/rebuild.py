@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynagent import limits
-from dynagent.core.barriers import row_names
+from dynagent.core import barriers, stamps
 from dynagent.core.entry import decode_stored, encode_stored
 from dynagent.core.hints import ROW as HINTS_ROW
 from dynagent.core.ports import Batch, Dice, PartitionId
@@ -250,7 +250,8 @@ def _copy(old: Store, new: Store, ring: Ring, *, flagged: bool) -> Rebuilt:
         if len(batch.records) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
             new.write(batch)
             batch, size = Batch(batch.number + 1), 0
-    batch.meta += _rows(old, [HINTS_ROW, SCRUB_ROW, *row_names(ring.partitions)])
+    batch.meta += _rows(old, [HINTS_ROW, SCRUB_ROW, *barriers.row_names(ring.partitions)])
+    batch.meta += stamps.rows_at(ring, dict(_rows(old, stamps.row_names(ring.partitions))))
     batch.meta.append((RING_ROW, encode_ring(ring)))
     every = {PartitionId(number) for number in range(ring.partitions)}
     batch.meta.append((UNKNOWN_ROW, encode_row(every, every)))
