@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.testing.profile import Profile
 from dynagent.testing.manners import LATE_S
+from dynagent.testing.profile import Profile
 from dynagent.testing.simulation import Simulation
 
 
