@@ -32,7 +32,7 @@ class Debts:
         self._world = world
         self._ledger = ledger
         self._node = node
-        self._ring = ring
+        self._ring = ring  # that the node had when it made the last batch
         self._waiting: list[tuple[int, NodeId, bytes]] = []  # for that batch
         self._marks: set[tuple[NodeId, PartitionId]] = set()
 
@@ -42,8 +42,9 @@ class Debts:
         if number == DURABLE:
             self._enter(DURABLE)
 
-    def on_landed(self, store: MemoryStore, batch: Batch) -> None:
-        """A batch is durable, and the ledger knows its records."""
+    def on_landed(self, store: MemoryStore, batch: Batch, ring: Ring) -> None:
+        """A batch is durable, made under that ring; the ledger knows its records."""
+        self._ring = ring
         self._enter(batch.number)
         rows = [value for name, value in batch.meta if name == ROW]
         for row in rows:
@@ -84,4 +85,4 @@ class Debts:
         )
 
     def _owns(self, key: bytes) -> bool:
-        return self._node in self._ring.lists[self._ring.partition_of(token_of(key))]
+        return self._ring.owns(self._node, self._ring.partition_of(token_of(key)))

@@ -18,6 +18,7 @@ from dynagent.errors import CorruptRecord
 from dynagent.store.memory import MemoryStore
 from dynagent.testing.debts import Debts, owed_targets
 from dynagent.testing.ledger import Ledger
+from dynagent.testing.rings import Rings
 from dynagent.testing.world import Stream, World
 
 LANDS_AFTER_KILL = 0.7
@@ -29,10 +30,10 @@ class Disk:
     """The store of one node, and the batch that is on its way there."""
 
     def __init__(
-        self, *, world: World, ledger: Ledger, node: NodeId, ring: Ring, batch_s: float
+        self, *, world: World, ledger: Ledger, node: NodeId, rings: Rings, batch_s: float
     ) -> None:
         self.on_job_row: Callable[[NodeId, bytes], None] = lambda node, row: None
-        self.debts = Debts(world=world, ledger=ledger, node=node, ring=ring)
+        self.debts = Debts(world=world, ledger=ledger, node=node, ring=rings.present)
         self.store = MemoryStore()
         self.slowness = 1.0
         self.is_busy = False
@@ -40,31 +41,33 @@ class Disk:
         self._world = world
         self._ledger = ledger
         self._node = node
-        self._ring = ring
+        self._rings = rings
+        self._cluster_id = rings.present.cluster_id
         self._batch_s = batch_s
         self._dice: Stream = world.stream(f"disk {node}")
         self.purging: dict[int, set[bytes]] = {}  # by batch: tombstones that go in it
-        self._under_way: tuple[Batch, list[tuple[bytes, Record]]] | None = None
+        self._under_way: tuple[Batch, Ring, list[tuple[bytes, Record]]] | None = None
         self.taken: dict[bytes, Clock] = {}  # of all that has ever been on its way here
         self._versions: dict[bytes, tuple[bytes, float]] = {}  # digest, and since when
         self._generation = 0
 
     def submit(
-        self, batch: Batch, done: Callable[[Batch], None], refused: Callable[[], None]
+        self, batch: Batch, ring: Ring, done: Callable[[Batch], None], refused: Callable[[], None]
     ) -> None:
-        """Makes `batch` durable, then calls `done`; or `refused` if there is no room for it, and
-        nothing of it is there. Neither, if the node has died meanwhile."""
+        """Makes `batch`, which was made under that ring, durable, then calls `done`; or `refused`
+        if there is no room for it, and nothing of it is there. Neither, if the node has died
+        meanwhile."""
         assert not self.is_busy
         self.is_busy = True
         records = []
         for _token, key, stored in batch.records:
             if not stored:
                 continue
-            record = decode_stored(stored, cluster_id=self._ring.cluster_id, key=key)
+            record = decode_stored(stored, cluster_id=self._cluster_id, key=key)
             self._ledger.see(key, [s.data for s in record.value.siblings], record.value.clock)
             records.append((key, record))
             self.taken[key] = join(self.taken.get(key, {}), record.value.clock)
-        self._under_way = (batch, records)
+        self._under_way = (batch, ring, records)
         delay_s = min(SLOWEST_S, self._batch_s * self.slowness * (0.5 + self._dice.random()))
         self._world.after(delay_s, self._written, self._generation, done, refused)
 
@@ -88,7 +91,7 @@ class Disk:
 
     def _land(self) -> None:
         assert self._under_way is not None
-        batch, records = self._under_way
+        batch, ring, records = self._under_way
         self._under_way = None
         self.store.write(batch)
         self._world.log(f"{self._node[:2]} disk: batch {batch.number} is durable")
@@ -107,10 +110,11 @@ class Disk:
             if not stored and key not in purged:
                 owes = owes_any(self.store, token, key)
                 self._ledger.on_dropped(self._node, key, owes=owes)
-        anew = may_be_anew(batch, self._ring, self._node)
+        anew = may_be_anew(batch, ring, self._node)
         for key, record in records:
+            self._rings.on_record(self._node, key)
             self._ledger.on_durable(self._node, key, record, may_be_anew=key in anew)
-        self.debts.on_landed(self.store, batch)
+        self.debts.on_landed(self.store, batch, ring)
         for name, row in batch.meta:
             if name.startswith("job/"):
                 self.on_job_row(self._node, row)
@@ -160,7 +164,7 @@ class Disk:
         if stored is None:
             return {}
         try:
-            record = decode_stored(stored, cluster_id=self._ring.cluster_id, key=key)
+            record = decode_stored(stored, cluster_id=self._cluster_id, key=key)
         except CorruptRecord:
             return {}
         return {} if record.unknown else record.value.clock
@@ -205,7 +209,7 @@ def may_be_anew(batch: Batch, ring: Ring, node: NodeId) -> set[bytes]:
     """Keys whose copy `node` may have dropped in this batch, and been given again in it: it has
     settled a hint of them, and does not own them."""
     settled = {key for _, _, key, is_owed in hints_of(batch) if not is_owed}
-    return {key for key in settled if node not in ring.lists[ring.partition_of(token_of(key))]}
+    return {key for key in settled if not ring.owns(node, ring.partition_of(token_of(key)))}
 
 
 def owes_any(store: Reader, token: Token, key: bytes) -> bool:

@@ -19,10 +19,11 @@ from typing import Protocol
 from dynagent.client.listing import Listed, PartitionMerge, owners_needed
 from dynagent.core.messages import List, ListReply, Message
 from dynagent.core.ports import NodeId, PartitionId
-from dynagent.core.ring import Ring, token_of
+from dynagent.core.ring import token_of
 from dynagent.core.siblings import Dot
 from dynagent.errors import ProtocolError
 from dynagent.testing.profile import Profile
+from dynagent.testing.rings import Rings
 from dynagent.testing.world import World
 
 PATIENCE_S = 0.5  # until a lost page is given up
@@ -57,7 +58,7 @@ class Lister:
         *,
         world: World,
         hosts: Mapping[NodeId, Host],
-        ring: Ring,
+        rings: Rings,
         profile: Profile,
         keys: Sequence[bytes],
     ) -> None:
@@ -65,11 +66,12 @@ class Lister:
         self.verdicts: list[Verdict] = []
         self._world = world
         self._hosts = hosts
-        self._ring = ring
+        self._rings = rings
         self._profile = profile
         self._keys: dict[PartitionId, list[bytes]] = {}
         for key in keys:
-            self._keys.setdefault(ring.partition_of(token_of(key)), []).append(key)
+            self._keys.setdefault(rings.present.partition_of(token_of(key)), []).append(key)
+        ring = rings.present
         self._needed = owners_needed(n=ring.n, r=ring.r, w=ring.w)
         # The rule told again, for the judge: what the listing itself makes of it may be wrong.
         self._promised = ring.n - ring.w + 1
@@ -89,10 +91,10 @@ class Lister:
     # --- what a listing asks of its surroundings -------------------------------------------------
 
     def merge_of(self, partition: PartitionId) -> PartitionMerge:
-        owners = list(self._ring.lists[partition])
+        owners = list(self._rings.present.lists[partition])
         self._dice.shuffle(owners)
         return PartitionMerge(
-            partition, partitions=self._ring.partitions, owners=owners, needed=self._needed
+            partition, partitions=self._rings.present.partitions, owners=owners, needed=self._needed
         )
 
     def ask(self, listing: _Listing, merge: PartitionMerge) -> None:

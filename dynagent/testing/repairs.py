@@ -29,11 +29,11 @@ from dynagent import limits
 from dynagent.core.jobs import decode_job
 from dynagent.core.messages import JOB_CANCEL, JOB_START, JobRequest
 from dynagent.core.ports import NodeId, PartitionId
-from dynagent.core.ring import Ring, token_of
 from dynagent.core.siblings import Clock
 from dynagent.testing.disk import SLOWEST_S
 from dynagent.testing.ledger import Ledger, covers
 from dynagent.testing.profile import UP_AGAIN_S, Profile
+from dynagent.testing.rings import Rings
 from dynagent.testing.world import World
 
 if TYPE_CHECKING:
@@ -59,12 +59,12 @@ class Repairs:
     """Starts jobs, waits for equality, and judges. `nodes` are set once they are made."""
 
     def __init__(
-        self, *, world: World, ring: Ring, ledger: Ledger, profile: Profile, keys: Sequence[bytes]
+        self, *, world: World, rings: Rings, ledger: Ledger, profile: Profile, keys: Sequence[bytes]
     ) -> None:
         self.nodes: dict[NodeId, SimNode] = {}
         self.moved = 0
         self._world = world
-        self._ring = ring
+        self._rings = rings
         self._ledger = ledger
         self._profile = profile
         self._keys = keys
@@ -94,7 +94,8 @@ class Repairs:
             return
         kind = self._dice.choice(("repair", "repair", "verify"))
         node = self._dice.choice(("", "", *sorted(self.nodes)))
-        partitions = self._dice.choice(([], [], [self._dice.randrange(self._ring.partitions)]))
+        one = [self._dice.randrange(self._rings.present.partitions)]
+        partitions = self._dice.choice(([], [], one))
         preview = self._dice.random() < 0.2
         job = self._start(JobRequest(JOB_START, "", kind, node, partitions, b"", preview))
         if self._dice.random() < 0.3:
@@ -141,7 +142,7 @@ class Repairs:
     ) -> None:
         held, begun = self._held[job], self._begun[job]
         for key in self._keys:
-            if self._ring.partition_of(token_of(key)) != partition:
+            if self._rings.partition_of(key) != partition:
                 continue
             if any((node, key) in self._ledger.rotten for node in pair):
                 continue
@@ -203,7 +204,7 @@ class Repairs:
                 len(set(self._digests(key))) <= 1,
                 f"owners of {key!r} hold {[digest.hex()[:8] for digest in self._digests(key)]}",
             )
-        for number in range(self._ring.partitions):
+        for number in range(self._rings.present.partitions):
             self._check(
                 "replicas_converge",
                 self._is_one_root(PartitionId(number)),
@@ -235,9 +236,9 @@ class Repairs:
         """A node's store has lost its records of a partition, and its trees say so: it was rolled
         back with them, or a scrub has found it. Or it has lost their journal with them."""
         world = self._world
-        number = self._ring.partition_of(token_of(self._dice.choice(self._keys)))
-        victim = self._dice.choice(self._ring.lists[number])
-        lost = [key for key in self._keys if self._ring.partition_of(token_of(key)) == number]
+        number = self._rings.partition_of(self._dice.choice(self._keys))
+        victim = self._dice.choice(self._rings.present.lists[number])
+        lost = [key for key in self._keys if self._rings.partition_of(key) == number]
         if any(key in self._ledger.ever_rotten for key in lost):
             return  # more than one copy of it would be gone
         node = self.nodes[victim]
@@ -291,12 +292,13 @@ class Repairs:
 
     def _is_equal(self) -> bool:
         return all(len(set(self._digests(key))) <= 1 for key in self._keys) and all(
-            self._is_one_root(PartitionId(number)) for number in range(self._ring.partitions)
+            self._is_one_root(PartitionId(number))
+            for number in range(self._rings.present.partitions)
         )
 
     def _digests(self, key: bytes) -> list[bytes]:
         """Of the owners' copies, as far as they are sound."""
-        owners = self._ring.lists[self._ring.partition_of(token_of(key))]
+        owners = self._rings.owners_of(key)
         return [
             self.nodes[owner].disk.version(key)[0]
             for owner in owners
@@ -308,12 +310,10 @@ class Repairs:
             return True
         roots = {
             node.node.replica.forest.root(partition)
-            for owner in self._ring.lists[partition]
+            for owner in self._rings.present.lists[partition]
             if (node := self.nodes[owner]).node is not None
         }
         return len(roots) == 1 and b"" not in roots
 
     def _is_rotten(self, partition: PartitionId) -> bool:
-        return any(
-            self._ring.partition_of(token_of(key)) == partition for _, key in self._ledger.rotten
-        )
+        return any(self._rings.partition_of(key) == partition for _, key in self._ledger.rotten)

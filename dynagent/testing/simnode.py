@@ -49,6 +49,7 @@ from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, PartitionId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
+from dynagent.core.ringcodec import decode_ring, encode_ring
 from dynagent.core.settings import Settings
 from dynagent.core.sums import Shape
 from dynagent.core.tour import AskOperation
@@ -59,6 +60,7 @@ from dynagent.testing.manners import LATE_S, Manners, key_of
 from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile
 from dynagent.testing.repairs import Repairs
+from dynagent.testing.rings import Rings
 from dynagent.testing.trees import check_trees
 from dynagent.testing.world import World
 
@@ -68,6 +70,7 @@ _EXCHANGE = (Compare, LeafKeys, Look)
 _EXCHANGE_REPLIES = (CompareReply, LeafKeysReply, LookReply)
 _WAIT_FOR_DISK = (Merge, BarrierMove, Purge)  # requests that are answered with a MergeAck
 _TOLD_AT_ONCE = (Pong, GossipReply, FactsReply, ListReply, BarrierReply, TombstoneReply)
+RING_ROW = "ring"  # as the agent names it
 _CACHES_BYTES = (0, 4_000, 1_000_000)  # none, one that forgets all the time, one for everything
 # Of the journal of sums: as it is, so short that its slots come round, and the shortest.
 _TREE_SHAPES = (None, Shape(8, 3), Shape(2, 1))
@@ -84,8 +87,9 @@ class SimNode:
         ledger: Ledger,
         grapevine: Grapevine,
         repairs: Repairs,
-        ring: Ring,
+        rings: Rings,
         node_id: NodeId,
+        is_member: bool,
         profile: Profile,
         on_moment: Callable[[SimNode, Message], None],
     ) -> None:
@@ -96,9 +100,11 @@ class SimNode:
             world=world,
             ledger=ledger,
             node=node_id,
-            ring=ring,
+            rings=rings,
             batch_s=profile.disk_s,
         )
+        if is_member:
+            self._write_ring(encode_ring(rings.present))
         self._world = world
         self._network = network
         self._ledger = ledger
@@ -110,12 +116,13 @@ class SimNode:
             ledger=ledger,
             repairs=repairs,
             node=node_id,
-            ring=lambda: self._ring,
+            ring=self._served,
         )
         self.disk.on_job_row = repairs.on_job_row
         self._antientropy_s = profile.antientropy_s
-        self._ring = ring
+        self._rings = rings
         self._gather_s = profile.gather_s
+        self._adopt_s = profile.disk_s
         self._siblings_max = profile.siblings_max
         self._on_moment = on_moment  # is told of what makes a good moment for a fault
         self._actors = world.stream(f"actors {node_id}")
@@ -163,7 +170,7 @@ class SimNode:
         self._world.log(f"{self.id[:2]} starts run {self._run}, clean from {self._clean_from_run}")
         self.node = Node(
             node_id=self.id,
-            ring=self._ring,
+            ring=self._stored_ring(),
             reader=self.disk.store,
             effects=self,
             dice=self._actors,
@@ -184,10 +191,29 @@ class SimNode:
                 scrub_interval_s=self._scrub_interval_s,
             ),
         )
+        self._rings.look(self)
         self.check_trees(is_quiet=False)
         self._watch_debts(self.node.replica)
         self._watch_purges(self.node.replica)
         self._network.dial_missing()
+
+    @property
+    def ring(self) -> Ring | None:
+        """Of the present life; None while it is dead, or a member of nothing."""
+        return self.node.ring if self.node is not None else None
+
+    def _served(self) -> Ring:
+        """The ring that it serves with; of a node that has none yet, what it would be told."""
+        return self.ring or self._rings.present
+
+    def _stored_ring(self) -> Ring | None:
+        stored = self.disk.store.get_meta(RING_ROW)
+        return decode_ring(stored) if stored is not None else None
+
+    def _write_ring(self, encoded: bytes) -> None:
+        batch = Batch(0)
+        batch.meta.append((RING_ROW, encoded))
+        self.disk.store.write(batch)
 
     def _watch_debts(self, replica: Replica) -> None:
         """Notes of which keys the core says that it owes them."""
@@ -365,6 +391,7 @@ class SimNode:
             self._after_turn()
 
     def _after_turn(self) -> None:
+        self._rings.look(self)
         if not self._is_polling and not self.disk.is_busy:
             self._is_polling = True
             self._world.after(self._gather_s, self._take_batch, self.life)
@@ -375,7 +402,7 @@ class SimNode:
             return
         self._is_polling = False
         if not self.disk.is_busy and (batch := self.node.take_batch()) is not None:
-            self.disk.submit(batch, self._on_committed, self._on_refused)
+            self.disk.submit(batch, self._served(), self._on_committed, self._on_refused)
 
     def _on_committed(self, batch: Batch) -> None:
         if self.node is not None and not self._sleeps(self._on_committed, batch):
@@ -416,7 +443,7 @@ class SimNode:
         for key in keys:
             self.node.replica.forget(key)
             token = token_of(key)
-            forest, partition = self.node.replica.forest, self._ring.partition_of(token)
+            forest, partition = self.node.replica.forest, self._served().partition_of(token)
             forest.rebuild(PartitionId(partition), forest.leaf_of(token))
         self._after_turn()
 
@@ -462,7 +489,16 @@ class SimNode:
             self._on_moment(self, message)
 
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
-        raise AssertionError("the nodes of a simulation are born with their ring")
+        self._world.after(self._adopt_s, self._adopted, self.life, ring, link, request_id)
+
+    def _adopted(self, life: int, ring: bytes, link: LinkId, request_id: int) -> None:
+        if life != self.life or self.node is None:
+            return
+        if self._sleeps(self._adopted, life, ring, link, request_id):
+            return
+        self._write_ring(ring)
+        self.node.on_adopted(self._world.now, decode_ring(ring), link, request_id)
+        self._after_turn()
 
     def note(self, event: str, **fields: object) -> None:
         if self._world.trace is not None:
@@ -486,7 +522,7 @@ class SimNode:
         forest, verdicts = self.node.replica.forest, self._world.verdicts
         lost = [token_of(key) for node, key in self._ledger.lost if node == self.id]
         check_trees(
-            verdicts, forest, self.disk.store, self._ring, self.id, is_quiet=is_quiet, lost=lost
+            verdicts, forest, self.disk.store, self._served(), self.id, is_quiet=is_quiet, lost=lost
         )
 
     def order_hints(self, action: int) -> bool:

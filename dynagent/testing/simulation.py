@@ -36,6 +36,7 @@ from dynagent.testing.listings import Lister
 from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile, draw
 from dynagent.testing.repairs import Repairs
+from dynagent.testing.rings import Rings
 from dynagent.testing.shapes import Shapes
 from dynagent.testing.simnode import SimNode
 from dynagent.testing.swarm import Nemesis
@@ -77,18 +78,19 @@ class Simulation:
         self.profile = profile = profile if profile is not None else draw(world)
         world.log(f"seed {seed}: {profile}")
         self.keys = [b"k%d" % number for number in range(profile.keys)]
-        self.ring = make_ring(profile.nodes, per_machine=profile.nodes_per_machine)
+        ring = make_ring(profile.nodes, per_machine=profile.nodes_per_machine)
+        self.rings = Rings(world, ring)
         self.history = History(world)
         self.ledger = Ledger(
             world,
             self.history,
             siblings_max=profile.siblings_max,
-            hosts={member.id: member.host for member in self.ring.members},
+            hosts={member.id: member.host for member in ring.members},
         )
         self.grapevine = Grapevine(world, interval_s=limits.GOSSIP_INTERVAL_S_DEFAULT)
         self.network = Network(world, profile)
         self.repairs = Repairs(
-            world=world, ring=self.ring, ledger=self.ledger, profile=profile, keys=self.keys
+            world=world, rings=self.rings, ledger=self.ledger, profile=profile, keys=self.keys
         )
         self.nodes = [
             SimNode(
@@ -97,12 +99,13 @@ class Simulation:
                 ledger=self.ledger,
                 grapevine=self.grapevine,
                 repairs=self.repairs,
-                ring=self.ring,
+                rings=self.rings,
                 node_id=member.id,
+                is_member=True,
                 profile=profile,
                 on_moment=self._on_moment,
             )
-            for member in self.ring.members
+            for member in ring.members
         ]
         self.network.hosts.update({node.id: node for node in self.nodes})
         self.repairs.nodes.update({node.id: node for node in self.nodes})
@@ -110,7 +113,7 @@ class Simulation:
             world=world,
             network=self.network,
             nodes=self.nodes,
-            ring=self.ring,
+            rings=self.rings,
             profile=profile,
             keys=self.keys,
             ledger=self.ledger,
@@ -124,10 +127,15 @@ class Simulation:
         self.lister = Lister(
             world=world,
             hosts={node.id: node for node in self.nodes},
-            ring=self.ring,
+            rings=self.rings,
             profile=profile,
             keys=self.keys,
         )
+
+    @property
+    def ring(self) -> Ring:
+        """The newest one that anybody has."""
+        return self.rings.present
 
     def _on_moment(self, node: SimNode, message: Message) -> None:
         self.nemesis.on_moment(node, message)

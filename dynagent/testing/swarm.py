@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 
 from dynagent.core.messages import HINTS_PAUSE, HINTS_RESUME, Message, Put
 from dynagent.core.ports import Token
-from dynagent.core.ring import Ring, token_of
+from dynagent.core.ring import token_of
 from dynagent.core.siblings import Clock, join
 from dynagent.testing.history import History
 from dynagent.testing.ledger import Ledger, covers
 from dynagent.testing.network import Network, Pair, both_ways
 from dynagent.testing.profile import Profile
+from dynagent.testing.rings import Rings
 from dynagent.testing.simnode import SimNode
 from dynagent.testing.world import Stream, World
 
@@ -32,7 +33,7 @@ class Nemesis:
         world: World,
         network: Network,
         nodes: Sequence[SimNode],
-        ring: Ring,
+        rings: Rings,
         profile: Profile,
         keys: Sequence[bytes],
         ledger: Ledger,
@@ -43,7 +44,7 @@ class Nemesis:
         self._history = history
         self._network = network
         self._nodes = nodes
-        self._ring = ring
+        self._rings = rings
         self._profile = profile
         self._keys = keys
         self._dice: Stream = world.stream("nemesis")
@@ -134,7 +135,7 @@ class Nemesis:
             self._take_down(victims, power=True, dice=self._dice)
 
     def _on_machine_of(self, node: SimNode) -> list[SimNode]:
-        hosts = {member.id: member.host for member in self._ring.members}
+        hosts = {member.id: member.host for member in self._rings.present.members}
         return [other for other in self._nodes if hosts[other.id] == hosts[node.id]]
 
     def _power_cut_all(self) -> None:
@@ -262,7 +263,7 @@ class Nemesis:
 
     def _rot(self) -> None:
         key = self._dice.choice(self._keys)
-        owner = self._dice.choice(self._ring.lists[self._ring.partition_of(token_of(key))])
+        owner = self._dice.choice(self._rings.owners_of(key))
         node = next(node for node in self._nodes if node.id == owner)
         if key in self._rotten and not self._is_healed(key):
             return
@@ -294,7 +295,7 @@ class Nemesis:
         keys = [key for key in self._keys if not self._is_rotten(key)]
         for key in dice.sample(keys, min(len(keys), self._profile.lost_rows)):
             token = token_of(key)
-            owner = dice.choice(self._ring.lists[self._ring.partition_of(token)])
+            owner = dice.choice(self._rings.owners_of(key))
             node = next(node for node in self._nodes if node.id == owner)
             elsewhere = Token(bytes([token[0] ^ dice.choice((0x80, 0x40, 0x01))]) + token[1:])
             if dice.random() < 0.5:

@@ -388,7 +388,7 @@ def test_a_node_counts_more_for_others_than_it_keeps() -> None:
     batch.meta.append((ROW, encode([100, 1, []])))
     disk = simulation.nodes[0].disk
     disk.store.write(batch)
-    disk.debts.on_landed(disk.store, batch)
+    disk.debts.on_landed(disk.store, batch, simulation.ring)
     assert objections(simulation.world) == {"hints_are_counted"}
 
 
