@@ -15,24 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from random import Random
-from typing import Any
 
 from dynagent import limits
 from dynagent.client.blocking import Client
 from dynagent.client.bootstrap import status_of
-from dynagent.core.entry import Record, encode_sibling
 from dynagent.core.messages import JobRequest, Roots, RootsReply
-from dynagent.core.ring import token_of
-from dynagent.core.siblings import EMPTY
-from dynagent.store.datadir import DataDir
-from dynagent.store.drill import Drill
 from dynctl import together
 from dynctl.observe import observe
 from dynctl.views.jobs import JobDocument
+from tests.acceptance.filling import fill, records
 from tests.acceptance.points import hold
 from tests.real.cluster import RealAgent, RealCluster, wait_for
 from tests.real.load import Load, percentile_ms
@@ -46,7 +40,6 @@ SMALL_RATE_MIN, LARGE_RATE_MIN = 6_000, 20e6 / LARGE_BYTES  # records a second
 LOAD_RATE = 100  # requests a second, half of them puts
 PARTITIONS = 256
 PARTS = ("differ", "rebuild")
-_CHUNK = 2_000
 
 Say = Callable[[str], None]
 
@@ -64,7 +57,7 @@ def _differ(share: float, say: Say) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as directory, _cluster(directory, 0.0) as cluster:
         cluster.stop()
         began = time.monotonic()
-        _fill(cluster, islice(_records(100), count))
+        fill(cluster, islice(records(100), count))
         say(f"{count:,} records on each of three agents in {time.monotonic() - began:.0f} s")
         _start(cluster)
         figures: dict[str, object] = {"keys": count, "idle": _idle(cluster, say)}
@@ -131,8 +124,8 @@ def _rebuild(share: float, say: Say) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as directory, _cluster(directory, interval_s) as cluster:
         cluster.stop()
         small, large = max(500, int(SMALL * share)), max(100, int(LARGE * share))
-        _fill(cluster, islice(_records(100, range(16)), small))
-        _fill(cluster, islice(_records(LARGE_BYTES, range(16, 32)), large))
+        fill(cluster, islice(records(100, range(16)), small))
+        fill(cluster, islice(records(LARGE_BYTES, range(16, 32)), large))
         return {
             "records_of_100_bytes": _rebuilt(cluster, range(16), small, share, say),
             "values_of_10_kib": _rebuilt(cluster, range(16, 32), large, share, say),
@@ -192,44 +185,6 @@ def _cluster(directory: str, interval_s: float) -> RealCluster:
 def _start(cluster: RealCluster) -> None:
     cluster.start()
     cluster.wait_ready()
-
-
-def _records(size: int, partitions: range | None = None) -> Iterator[tuple[bytes, Record]]:
-    """One value of that many bytes for each key, of those partitions."""
-    number = 0
-    while True:
-        number += 1
-        key = b"%d/%d" % (size, number)
-        token = token_of(key)
-        if partitions is not None and token[0] not in partitions:  # of 256: the first byte
-            continue
-        sibling = encode_sibling(
-            dot=(int.from_bytes(token[:7], "big") + 1, 1),
-            wall_ms=1_700_000_000_000,
-            content=0,
-            expiry_ms=0,
-            op_id=token,
-            meta={},
-            value=key.ljust(size, b"."),
-        )
-        yield key, Record(EMPTY.write({}, sibling))
-
-
-def _fill(cluster: RealCluster, records: Iterator[tuple[bytes, Record]]) -> None:
-    """All agents are stopped, own everything and hold the same: one replica makes the batches of
-    all three stores."""
-    dirs = [DataDir.open_stopped(agent.directory, dice=Random(1)) for agent in cluster.agents]
-    try:
-        replica: Any = Drill(dirs[0], Random(1))._replica()
-        while chunk := list(islice(records, _CHUNK)):
-            replica.merge(chunk, barrier=0)
-            batch = replica.take_batch()
-            for data_dir in dirs:
-                data_dir.store.write(batch)
-            replica.on_committed(batch)
-    finally:
-        for data_dir in dirs:
-            data_dir.close(clean=False)
 
 
 def _miss(agent: RealAgent, *words: str) -> None:
