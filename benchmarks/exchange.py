@@ -70,6 +70,7 @@ class World:
             dice=Random(1),
             probe_dice=Random(1),
             gossip_dice=Random(1),
+            ring_dice=Random(1),
             wall_ms=lambda: 1_700_000_000_000,
             run=1,
             clean_from_run=1,

@@ -100,6 +100,7 @@ class Host:
             dice=random.Random(seed),
             probe_dice=random.Random(seed),
             gossip_dice=random.Random(seed),
+            ring_dice=random.Random(seed),
             wall_ms=lambda: 1_700_000_000_000,
             run=1,
             clean_from_run=1,

@@ -228,6 +228,12 @@ class DataDirError(StartError):
     """The data directory cannot be used: locked, read-only, foreign or of an unknown format."""
 
 
+class UnknownEntry(ProtocolError):
+    """The ring log has an entry that this release does not know; the agent stops: upgrade it."""
+
+    code = 0
+
+
 class StoreFailed(DynagentError):
     """A write or fsync of the store failed; the agent stops (a failed fsync is never retried)."""
 

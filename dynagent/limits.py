@@ -29,6 +29,25 @@ MEMBERS_MAX = 1_000  # "three to a few hundred hosts" with room to spare
 RING_BYTES_MAX = 2 * MIB  # sent whole: twice 512 KiB of lists while all move, 500 bytes a member
 VOTERS_MAX = 7  # of which three may be away; more would only make each decision slower
 
+# --- the ring log (core.ringlog) -----------------------------------------------------------------
+ENTRY_BYTES_MAX = RING_BYTES_MAX  # one that moves every partition names as many nodes as the ring
+LOG_KEPT = 1_024  # entries: two each second at most while the ring changes, rows of some 100 bytes
+LOG_PAGE_BYTES = 256 * KIB  # of entries in one message; a single one may be larger
+LOG_ASKED_MAX = 2  # nodes asked for the same entries at once: one may hang
+LOG_ANSWER_S = 5.0  # until one without an answer has failed: it may wait for an fsync
+LOG_REST_S = 1.0  # before somebody who did not answer, or took nothing, is asked or told again
+LOG_NOTE_S = 60.0  # between two lines in the log about entries that are not taken
+PROPOSE_S = 10.0  # until a proposal of the agent's own has failed
+PROPOSALS_WAITING_MAX = 16  # of one agent: the operator's, and its own of three kinds
+BALLOT_RESEND_S = 0.25  # to a voter without an answer: far over a round trip and an fsync
+BALLOT_ANSWER_S = 1.0  # until one without an answer is asked again: far over a slow fsync
+BALLOT_BACKOFF_S = 0.05  # after a ballot that was overtaken, at most; doubled each time
+BALLOT_BACKOFF_S_MAX = 2.0  # some round trips and fsyncs, even of slow disks
+VOTERS_REST_S = 10.0  # since others should vote, before that is proposed: two do not fight
+# Indexes of one lineage of the log: at two entries a second it lasts for two months of nothing but
+# changes. 429 lineages fit the 4 bytes of an index.
+LINEAGE_ENTRIES_MAX = 10_000_000
+
 # --- wire ----------------------------------------------------------------------------------------
 FRAME_HEADER_BYTES = 4
 HELLO_FRAME_BYTES_MAX = 4 * KIB  # what a stranger may make us read before it has said who it is

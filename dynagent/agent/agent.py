@@ -20,6 +20,7 @@ from dynagent.agent.meter import Meter
 from dynagent.agent.packing import Packer
 from dynagent.agent.peers import Peers
 from dynagent.config import Config
+from dynagent.core.logrows import RING_ROW
 from dynagent.core.messages import ROLE_PEER, Error, Hello, Message
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
@@ -33,8 +34,6 @@ from dynagent.obs.log import log
 from dynagent.store.protocol import Directory
 from dynagent.wire.codec import encode_frame
 from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
-
-RING_ROW = "ring"  # the store's named row with the encoded ring
 
 
 class Agent:
@@ -67,6 +66,7 @@ class Agent:
             dice=env.dice("actors"),
             probe_dice=env.dice("detector"),
             gossip_dice=env.dice("gossip"),
+            ring_dice=env.dice("ring log"),
             wall_ms=env.wall_ms,
             run=identity.run,
             clean_from_run=identity.clean_from_run,
@@ -212,6 +212,8 @@ class Agent:
             self.env.transport.request_turn()
         self._requests.flush()
         self._replies.flush()
+        if self.node.failure is not None and self._failure is None:
+            self._stop_failed(self.node.failure)
         if self._in_flight is None and self._failure is None:
             batch = self.node.take_batch()
             if batch is not None:

@@ -112,6 +112,13 @@ class Answers:
             raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
         self._node.jobs.on_request(now, link, request_id, budget_ms, message)
 
+    def on_ring_log(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        if self._node.ringlog is None:
+            raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
+        self._node.ringlog.on_message(now, link, request_id, budget_ms, message)
+
     def on_hint_order(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:

@@ -11,6 +11,8 @@ from dynagent.core.antientropy import AntiEntropy
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.delivery import Delivery
 from dynagent.core.detector import Detector
+from dynagent.core.electors import Electors
+from dynagent.core.facts import Fact
 from dynagent.core.gossip import Gossiper
 from dynagent.core.heal import Healer
 from dynagent.core.jobs import Jobs, Kind
@@ -19,6 +21,7 @@ from dynagent.core.ports import NodeId
 from dynagent.core.purge import Purger
 from dynagent.core.repair import Repair
 from dynagent.core.ring import Ring
+from dynagent.core.ringlog import RingLog
 from dynagent.core.scrub import Scrubber
 
 TYPE_CHECKING = False
@@ -90,6 +93,19 @@ def assemble(node: Node, ring: Ring) -> None:
         on_down=coordinator.on_peer_down,
     )
     coordinator.peers = detector.peers
+    node.ringlog = ringlog = RingLog(
+        ring=ring,
+        coordinator=coordinator,
+        reader=node.reader,
+        dice=node.ring_dice,
+        on_ring=node.on_ring,
+    )
+
+    def on_fact(now: float, fact: Fact) -> None:
+        """Gossip has news of a member."""
+        if fact.portrait.epoch > ringlog.ring.epoch:
+            ringlog.on_ring_is(now, fact.node, fact.portrait.epoch)
+
     node.gossip = gossip = Gossiper(
         node_id=node.node_id,
         cluster_id=ring.cluster_id,
@@ -100,7 +116,9 @@ def assemble(node: Node, ring: Ring) -> None:
         dice=node.gossip_dice,
         interval_s=settings.timing.gossip_interval_s,
         take_number=coordinator.take_number,
+        on_fact=on_fact,
     )
+    node.electors = electors = Electors(ringlog, coordinator, gossip.facts)
     node.scrubber = scrubber = Scrubber(
         coordinator, node.reader, interval_s=settings.scrub_interval_s
     )
@@ -114,4 +132,5 @@ def assemble(node: Node, ring: Ring) -> None:
     node.machines = [
         *(coordinator, detector, delivery, node.rebuilder, healer),
         *(gossip, antientropy, jobs, purger),
+        *(ringlog, electors),
     ]

@@ -68,9 +68,11 @@ class Gossiper:
         dice: Dice,
         interval_s: float,
         take_number: Callable[[], int],
+        on_fact: Callable[[float, Fact], None] = lambda _now, _fact: None,
     ) -> None:
         """`peers` are the detector's rows of all other members; `draw` says how we are;
-        `take_number` gives request ids that nobody else uses."""
+        `take_number` gives request ids that nobody else uses; `on_fact` hears of each fact that is
+        news."""
         self.own: Fact | None = None  # as last asserted, from the first tick on
         self.facts: dict[NodeId, Fact] = {}  # the newest of each member, ours too
         self.counts = {"rounds": 0, "exchanges": 0, "facts_taken": 0, "refused": 0, "refuted": 0}
@@ -84,6 +86,7 @@ class Gossiper:
         self._dice = dice
         self._interval_s = interval_s
         self._take_number = take_number
+        self._on_fact = on_fact
         self._buckets = {node: _bucket(node) for node in (node_id, *peers)}
         self._digests = [0] * limits.GOSSIP_BUCKETS
         self._taken_at: dict[NodeId, float] = {}
@@ -229,6 +232,7 @@ class Gossiper:
             elif fact.node in self._peers and self._is_newer(fact):
                 self.counts["facts_taken"] += 1
                 self._keep(now, fact)
+                self._on_fact(now, fact)
 
     def _is_newer(self, fact: Fact) -> bool:
         known = self.facts.get(fact.node)

@@ -44,6 +44,7 @@ Uints = list[int]
 FactBytes = list[bytes]  # each a sealed fact (core/facts.py)
 Editions = list[list[object]]  # which facts a node has: [node id, run, version]
 NodeIds = list[str]
+LogEntries = list[bytes]  # of the ring log, each encoded (core/ringentry.py)
 TombstoneRows = list[list[object]]  # [key, digest, barrier]
 Rows = list[list[object]]  # what an owner holds of each key: [key, clock, dots]
 Hashes = list[bytes]  # of nodes of Merkle trees: 32 bytes, or empty where one is not known
@@ -615,6 +616,82 @@ class Purge(Message, code=75):
     stamp_change: Uint
     stamp_phase: Small
     rows: TombstoneRows  # as in TombstoneQuery
+
+
+# --- the ring log (core/ringlog.py) --------------------------------------------------------------
+
+
+class Propose(Message, code=80):
+    """Have this decided as the next entry of the ring log. Any agent takes it. Answered by Proposed
+    once it is decided and durable there, or by an Error: Refused if it does not fit the ring (any
+    more), QuorumNotMet if nothing was sent out, NotReady if this agent's ring is older than
+    `epoch`, Overloaded; WriteOutcomeUnknown if it may still be decided.
+
+    The content is an encoded entry, of which time and proposer are not looked at. One with the id
+    of an entry after `epoch` is answered as decided, so it may be proposed again.
+    """
+
+    content: Blob
+    epoch: Uint = 0  # of the ring that it was planned on; 0: not on any
+    force: Flag = False  # voters only: a majority of the present ones is lost for good. Decided by
+    # this agent alone; what it gives up is told under The ring and its log
+
+
+class Proposed(Message, code=81):
+    """It is decided. A ring of `epoch` has it."""
+
+    epoch: Uint
+
+
+class Ballot(Message, code=82):
+    """Single-decree Paxos for the entry of that index, among the voters of the ring before it.
+    Without an entry: promise to take part in no older ballot (prepare); with one: accept it.
+
+    Answered by Vote once that is on the disk; by LogReply if the entry is decided already; by
+    RingIs if this voter lacks entries before it; by an Error: Refused by who is no voter, DiskFull.
+    """
+
+    index: Uint
+    round: Uint  # ballots are ordered by round,
+    proposer: Uint  # then by this: random for each start of an agent
+    entry: Blob = b""
+
+
+class Vote(Message, code=83):
+    """Where a voter stands, for good. The ballot asked about is granted if it is the one promised
+    and, if it had an entry, the one accepted."""
+
+    round: Uint  # of the ballot promised
+    proposer: Uint
+    accepted_round: Uint = 0  # of the last ballot accepted, and its entry
+    accepted_proposer: Uint = 0
+    entry: Blob = b""
+
+
+class RingIs(Message, code=84):
+    """My ring is of this epoch: the answer to a request whose stamp does not fit it, and to
+    LogReply. If that is newer than yours ask me for the log, if it is older tell me of yours."""
+
+    epoch: Uint
+
+
+class LogRequest(Message, code=85):
+    """The entries of the ring log after that index, as far as they are durable. By LogReply."""
+
+    after: Uint
+    kept: Flag = False  # for people: if they are not kept any more, those that are; never a ring
+
+
+class LogReply(Message, code=86):
+    """Entries of the ring log, one after the other: as many as fit, the first one at least.
+
+    Sent unasked too, to who lacks them: then answered by RingIs, once they are durable there.
+    """
+
+    epoch: Uint  # of the sender's ring
+    first: Uint = 0  # index of the first of them
+    entries: LogEntries = []  # noqa: RUF012 - never changed; the next ones have the next indexes
+    ring: Blob = b""  # instead of entries that are kept no longer: a newer ring
 
 
 def catalogue() -> list[type[Message]]:

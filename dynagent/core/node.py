@@ -30,6 +30,7 @@ from dynagent.core.copies import Copies
 from dynagent.core.counterpart import Counterpart
 from dynagent.core.delivery import Delivery
 from dynagent.core.detector import Detector
+from dynagent.core.electors import Electors
 from dynagent.core.explain import inspect_copy
 from dynagent.core.exports import export_page
 from dynagent.core.get import GetOperation
@@ -40,6 +41,7 @@ from dynagent.core.listing import list_page
 from dynagent.core.look import LookingPut
 from dynagent.core.messages import (
     MODE_OVERWRITE,
+    Ballot,
     BarrierMove,
     BarrierRequest,
     Compare,
@@ -55,15 +57,19 @@ from dynagent.core.messages import (
     JobRequest,
     LeafKeys,
     List,
+    LogReply,
+    LogRequest,
     Look,
     Merge,
     MergeAck,
     Message,
     Ping,
     PingFor,
+    Propose,
     Purge,
     Put,
     Read,
+    RingIs,
     RingRequest,
     Roots,
     StatusRequest,
@@ -77,6 +83,7 @@ from dynagent.core.readback import RepairingGet
 from dynagent.core.rebuild import Rebuilder
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
+from dynagent.core.ringlog import RingLog
 from dynagent.core.router import ForwardOperation
 from dynagent.core.scrub import Scrubber
 from dynagent.core.settings import DEFAULTS, Settings
@@ -101,6 +108,7 @@ class Node:
         dice: Dice,
         probe_dice: Dice,
         gossip_dice: Dice,
+        ring_dice: Dice,
         wall_ms: Callable[[], int],
         run: int,
         clean_from_run: int,
@@ -134,6 +142,8 @@ class Node:
         self.delivery: Delivery | None = None
         self.detector: Detector | None = None  # with the coordinator
         self.gossip: Gossiper | None = None  # too
+        self.ringlog: RingLog | None = None  # too
+        self.electors: Electors | None = None  # too
         self.antientropy: AntiEntropy | None = None  # too
         self.purger: Purger | None = None  # too
         self.jobs: Jobs | None = None  # too
@@ -143,6 +153,7 @@ class Node:
         self.settings = settings
         self.probe_dice = probe_dice
         self.gossip_dice = gossip_dice
+        self.ring_dice = ring_dice
         self.copies = Copies(self.replica, effects)
         self.counterpart = Counterpart(self.replica)
         self.purge_answers = purge_answers = PurgeAnswers(self.replica, effects)
@@ -168,6 +179,10 @@ class Node:
             Gossip: answers.on_gossip,
             Facts: answers.on_facts,
             JobRequest: answers.on_job_request,
+            Propose: answers.on_ring_log,
+            Ballot: answers.on_ring_log,
+            LogRequest: answers.on_ring_log,
+            LogReply: answers.on_ring_log,
             Compare: self.counterpart.on_compare,
             LeafKeys: self.counterpart.on_leaf_keys,
             Look: self.counterpart.on_look,
@@ -210,6 +225,8 @@ class Node:
         if self.coordinator is None or self.detector is None:
             return
         self.coordinator.now = now
+        if type(message) is RingIs and self.ringlog is not None:
+            self.ringlog.on_ring_is(now, source, message.epoch)
         operations = self.coordinator.operations
         if (operation := operations.get(request_id)) is not None:
             # What the detector must know of each answer, without a call.
@@ -252,6 +269,21 @@ class Node:
             for start in range(0, len(ids), limits.PACKED_MAX):
                 first, *also = ids[start : start + limits.PACKED_MAX]
                 self.effects.answer(link, first, MergeAck(also))
+        if self.ringlog is not None:
+            self.ringlog.on_committed(now, batch.number)
+
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """The ring log has gone on, durably: serve with this ring from now on."""
+        self.ring = ring
+        if self.coordinator is not None:
+            self.coordinator.ring = ring
+        if self.electors is not None:
+            self.electors.on_ring(now, ring)
+
+    @property
+    def failure(self) -> DynagentError | None:
+        """Why this node cannot go on: the shell stops it."""
+        return self.ringlog.failure if self.ringlog is not None else None
 
     def on_refused(self, now: float) -> None:
         """The disk has no room for the batch that was taken; nothing of it is there."""
@@ -260,6 +292,8 @@ class Node:
         waiters = self.replica.on_refused(now)
         if self.jobs is not None:
             self.jobs.on_refused(now)
+        if self.ringlog is not None:
+            self.ringlog.on_refused(now)
         for link, request_id in waiters:
             if link is not None:
                 self.effects.answer(link, request_id, Error(error.code, error.message))

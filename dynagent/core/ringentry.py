@@ -12,6 +12,13 @@ entry is the bootstrap: a ring, installed by an operator, never decided.
     Voters   who decides from the next entry on
     Policy   a named setting of the cluster
     Retire   leavers that own nothing any more, and owe nothing, are members no longer
+    Forced   other voters, decided by one agent alone: a majority of the old ones is lost for good
+
+A **forced** entry begins a new lineage of the log. Its index is not the next one but the next whole
+multiple of `limits.LINEAGE_ENTRIES_MAX`: so no index, and no stamp, of the old lineage comes again
+in the new one, and whatever compares two epochs finds the newer lineage newer. It names the epoch
+onto which it was forced. Who has gone on from there in the old lineage cannot fold it, and stays
+where it is (decision 0018 has what that gives up).
 
 A list that names the same nodes in another order needs no copying: such a move settles at once.
 
@@ -29,7 +36,7 @@ from dynagent.core.encoding import decode, encode
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import JOINT_NEW, JOINT_OLD, SETTLED, Change, Member, Move, Owners, Ring
 from dynagent.core.ringcodec import decode_ids, decode_members, decode_policy, encode_member
-from dynagent.errors import ProtocolError, Refused
+from dynagent.errors import ProtocolError, Refused, UnknownEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +87,17 @@ class RetireEntry:
     nodes: tuple[NodeId, ...]
 
 
-Content = ChangeEntry | PhaseEntry | AbortEntry | VotersEntry | PolicyEntry | RetireEntry
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForcedEntry:
+    """Who votes in the lineage that begins with it, on the ring of the epoch `after`."""
+
+    voters: tuple[NodeId, ...]
+    after: int
+
+
+Content = (
+    ChangeEntry | PhaseEntry | AbortEntry | VotersEntry | PolicyEntry | RetireEntry | ForcedEntry
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +115,10 @@ class Entry:
 def fold(ring: Ring, entry: Entry) -> Ring:
     """The ring of the next epoch. Raises `Refused` if the entry does not fit this one."""
     content = entry.content
+    if isinstance(content, ForcedEntry):
+        return _fold_forced(ring, content)
+    if (ring.epoch + 1) % limits.LINEAGE_ENTRIES_MAX == 0:
+        raise Refused("the ring log is full; a forced entry begins the next lineage")
     if isinstance(content, ChangeEntry):
         return _fold_change(ring, content, entry.proposer)
     if isinstance(content, PhaseEntry):
@@ -105,7 +126,9 @@ def fold(ring: Ring, entry: Entry) -> Ring:
     if isinstance(content, AbortEntry):
         return _fold_abort(ring, content)
     if isinstance(content, VotersEntry):
-        return _fold_voters(ring, content)
+        if content.voters == ring.voters:
+            raise Refused("just these nodes vote already")
+        return replace(ring, epoch=ring.epoch + 1, voters=_check_voters(ring, content.voters))
     if isinstance(content, PolicyEntry):
         policies = {name: value for name, value in ring.policies if name != content.name}
         if content.value:
@@ -153,10 +176,20 @@ def _fold_change(ring: Ring, entry: ChangeEntry, proposer: NodeId) -> Ring:
         lists=tuple(lists),
         leaving=entry.leaving,
         removed=entry.removed,
-        voters=tuple(voter for voter in ring.voters if voter not in gone) or ring.voters,
+        voters=_voters_without(ring, gone),
         change=change if moves else None,
     )
     return _without_removed(changed)
+
+
+def _voters_without(ring: Ring, gone: set[NodeId]) -> tuple[NodeId, ...]:
+    """Who goes does not vote on that any more. Others take its place at once: two voters of which
+    both must agree would be worse than three of which one has yet to catch up."""
+    if gone.isdisjoint(ring.voters):
+        return ring.voters
+    return choose_voters(ring.members, present=ring.voters, staying_out=tuple(gone)) or tuple(
+        voter for voter in ring.voters if voter not in ring.removed
+    )
 
 
 def _check_change(ring: Ring, entry: ChangeEntry) -> None:
@@ -243,15 +276,29 @@ def _fold_abort(ring: Ring, entry: AbortEntry) -> Ring:
     )
 
 
-def _fold_voters(ring: Ring, entry: VotersEntry) -> Ring:
+def _fold_forced(ring: Ring, entry: ForcedEntry) -> Ring:
+    if entry.after != ring.epoch:
+        raise Refused(
+            f"this entry was forced onto epoch {entry.after}, and this ring is of epoch"
+            f" {ring.epoch}: it has gone on in the lineage that was given up"
+        )
+    lineage = ring.epoch // limits.LINEAGE_ENTRIES_MAX + 1
+    return replace(
+        ring,
+        epoch=lineage * limits.LINEAGE_ENTRIES_MAX,
+        lineage=lineage,
+        voters=_check_voters(ring, entry.voters),
+    )
+
+
+def _check_voters(ring: Ring, voters: tuple[NodeId, ...]) -> tuple[NodeId, ...]:
     members = {member.id for member in ring.members}
     staying = members.difference(ring.leaving, ring.removed)
-    voters = entry.voters
     if list(voters) != sorted(set(voters)) or not staying.issuperset(voters):
         raise Refused("voters are members that stay, each once, sorted by their ids")
     if not 1 <= len(voters) <= limits.VOTERS_MAX:
         raise Refused(f"{len(voters)} voters are not in 1..{limits.VOTERS_MAX}")
-    return replace(ring, epoch=ring.epoch + 1, voters=voters)
+    return voters
 
 
 def _fold_retire(ring: Ring, entry: RetireEntry) -> Ring:
@@ -320,6 +367,7 @@ _KINDS: dict[int, type[Content]] = {
     4: VotersEntry,
     5: PolicyEntry,
     6: RetireEntry,
+    7: ForcedEntry,
 }
 _KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
 
@@ -344,20 +392,23 @@ def encode_log_entry(entry: Entry) -> bytes:
         fields = [list(content.voters)]
     elif isinstance(content, PolicyEntry):
         fields = [content.id, content.name, content.value]
-    else:
+    elif isinstance(content, RetireEntry):
         fields = [list(content.nodes)]
+    else:
+        fields = [list(content.voters), content.after]
     return encode([_KIND_OF[type(content)], entry.wall_ms, entry.proposer, *fields])
 
 
 def decode_log_entry(data: bytes) -> Entry:
-    """Raises `ProtocolError`: an entry of an unknown kind stops a node, which cannot go on."""
+    """Raises `ProtocolError`, and `UnknownEntry` for one of a kind of a later release: who has to
+    follow that one cannot go on."""
     match decode(data):
         case [int(kind), int(wall_ms), str(proposer), *fields] if 0 < len(proposer) <= 64:
             pass
         case _:
             raise ProtocolError("not an entry of the ring log")
     if kind not in _KINDS:
-        raise ProtocolError(
+        raise UnknownEntry(
             f"the ring log has an entry of kind {kind}, which this agent does not know; upgrade it"
         )
     content = _decode_content(kind, fields)
@@ -386,6 +437,8 @@ def _decode_content(kind: int, fields: list[object]) -> Content:
             return PolicyEntry(id=id_, name=name, value=value)
         case (6, list(nodes), *_):
             return RetireEntry(nodes=decode_ids(nodes))
+        case (7, list(voters), int(after), *_):
+            return ForcedEntry(voters=decode_ids(voters), after=after)
         case _:
             raise ProtocolError("an entry of the ring log is malformed")
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynagent.core.entry import decode_stored
+from dynagent.core.logrows import RING_ROW
 from dynagent.core.ports import Dice
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.ringcodec import decode_ring
@@ -35,7 +36,6 @@ from dynagent.store.datadir import ENGINES, DataDir
 from dynagent.store.files import reason
 from dynagent.store.protocol import Store
 
-RING_ROW = "ring"
 _HEALS = "start the agent: it is healed from the other owners"
 _REBUILD = "dynagent store rebuild DIR"
 _STRUCTURE_ROWS = 20  # of SQLite's own check: one damaged page gives hundreds

@@ -31,6 +31,7 @@ from dynagent import limits
 from dynagent.core import barriers, stamps
 from dynagent.core.entry import decode_stored, encode_stored
 from dynagent.core.hints import ROW as HINTS_ROW
+from dynagent.core.logrows import RING_ROW
 from dynagent.core.ports import Batch, Dice, PartitionId
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.ringcodec import decode_ring, encode_ring
@@ -41,7 +42,6 @@ from dynagent.core.unknown import encode_row
 from dynagent.errors import CorruptRecord, DataDirError, DynagentError, ProtocolError
 from dynagent.store.binding import Mark, write_mark
 from dynagent.store.datadir import ENGINES, lock_stopped
-from dynagent.store.examine import RING_ROW
 from dynagent.store.files import fsync_path
 from dynagent.store.identity import IdentityFile
 from dynagent.store.protocol import Store

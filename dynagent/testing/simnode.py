@@ -133,6 +133,7 @@ class SimNode:
         self._scrub_interval_s = profile.scrub_interval_s
         self._probes = world.stream(f"detector {node_id}")
         self._gossip = world.stream(f"gossip {node_id}")
+        self._ring_dice = world.stream(f"ring log {node_id}")
         self._timing = world.stream(f"timing {node_id}")
         self._cache_bytes = world.stream(f"cache {node_id}").choice(_CACHES_BYTES)
         self._tree_shape = world.stream(f"trees {node_id}").choice(_TREE_SHAPES)
@@ -176,6 +177,7 @@ class SimNode:
             dice=self._actors,
             probe_dice=self._probes,
             gossip_dice=self._gossip,
+            ring_dice=self._ring_dice,
             wall_ms=self.wall_ms,
             run=self._run,
             clean_from_run=self._clean_from_run,

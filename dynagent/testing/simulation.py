@@ -20,6 +20,7 @@ from dynagent.core.hints import ROW, decode_row
 from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE, Message
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import Member, Ring, token_of
+from dynagent.core.ringentry import choose_voters
 from dynagent.core.salvage import FIRST, LAST
 from dynagent.core.siblings import Dot
 from dynagent.core.unknown import ROW as UNKNOWN_ROW
@@ -386,28 +387,29 @@ def make_ring(nodes: int, *, per_machine: int = 1) -> Ring:
     machines = nodes // per_machine
     assert per_machine == 1 or machines >= N
     ids = [NodeId(f"n{place}" + "0" * 14) for place in range(1, nodes + 1)]
+    members = tuple(
+        Member(
+            id=node,
+            name=node[:2],
+            address=f"{node[:2]}:7411",
+            zone="",
+            host=ids[place % machines],
+            capacity=1,
+        )
+        for place, node in enumerate(ids)
+    )
     return Ring(
         epoch=1,
         cluster_id=b"simulated world.",
         n=N,
         r=R,
         w=W,
-        members=tuple(
-            Member(
-                id=node,
-                name=node[:2],
-                address=f"{node[:2]}:7411",
-                zone="",
-                host=ids[place % machines],
-                capacity=1,
-            )
-            for place, node in enumerate(ids)
-        ),
+        members=members,
         lists=tuple(
             tuple(ids[(partition + place) % nodes] for place in range(N))
             for partition in range(PARTITIONS)
         ),
-        voters=tuple(ids[: min(3, len(ids))]),
+        voters=choose_voters(members),
     )
 
 

@@ -11,6 +11,7 @@ from operator import attrgetter
 
 from dynagent import limits
 from dynagent.core.messages import (
+    Ballot,
     Compare,
     ExportReply,
     Facts,
@@ -22,16 +23,19 @@ from dynagent.core.messages import (
     JobsReply,
     LeafKeys,
     ListReply,
+    LogReply,
     Look,
     LookReply,
     Merge,
     Message,
     PingFor,
+    Propose,
     Put,
     Read,
     ReadReply,
     RingReply,
     StatusReply,
+    Vote,
     catalogue,
 )
 from dynagent.errors import ProtocolError
@@ -161,6 +165,13 @@ SCHEMAS: dict[str, Schema] = {
         doc="which facts a node has",
     ),
     "NodeIds": Schema(list, high=limits.MEMBERS_MAX, items=(str,), cddl="[* tstr]", doc="node ids"),
+    "LogEntries": Schema(
+        list,
+        high=limits.LOG_KEPT,
+        items=(bytes,),
+        cddl="[* bstr]",
+        doc="entries of the ring log, see The ring and its log",
+    ),
     "MaybeEntry": Schema(list, _NONE, high=64, cddl="entry / null", doc="a whole record"),
 }
 
@@ -178,11 +189,15 @@ _LARGE: dict[type[Message], int] = {
     RingReply: limits.RING_BYTES_MAX + limits.KIB,
     Install: limits.RING_BYTES_MAX + limits.KIB,
     StatusReply: limits.RING_BYTES_MAX,  # it tells of each member
+    Propose: limits.ENTRY_BYTES_MAX + limits.KIB,
+    Ballot: limits.ENTRY_BYTES_MAX + limits.KIB,
+    Vote: limits.ENTRY_BYTES_MAX + limits.KIB,
+    LogReply: max(limits.RING_BYTES_MAX, limits.ENTRY_BYTES_MAX) + limits.LOG_PAGE_BYTES,
     Hello: limits.HELLO_FRAME_BYTES_MAX,
 }
 
 PEER_ONLY: frozenset[type[Message]] = frozenset(
-    {Compare, Facts, Gossip, LeafKeys, Look, Merge, PingFor, Read}
+    {Ballot, Compare, Facts, Gossip, LeafKeys, LogReply, Look, Merge, PingFor, Read}
 )  # refused on links of clients
 
 

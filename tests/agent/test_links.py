@@ -58,6 +58,7 @@ class House:
             dice=random.Random(1),
             probe_dice=random.Random(1),
             gossip_dice=random.Random(1),
+            ring_dice=random.Random(1),
             wall_ms=lambda: 0,
             run=1,
             clean_from_run=1,

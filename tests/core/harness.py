@@ -17,6 +17,7 @@ from random import Random
 from dynagent import limits
 from dynagent.core.coordinator import Operation
 from dynagent.core.entry import ABSENT, Record, decode_stored
+from dynagent.core.logrows import RING_ROW
 from dynagent.core.messages import MODE_BLIND, Error, GetReply, Message, Put
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
@@ -34,14 +35,24 @@ CLUSTER_ID = b"c" * 16
 KEY = b"key"  # of every request made here
 
 
-def make_ring(n: int, *, others: int = 0) -> Ring:
-    """Every partition has the same owners, the first `n` ids; `others` own nothing."""
+def make_ring(n: int, *, others: int = 0, voters: Sequence[NodeId] = ()) -> Ring:
+    """Every partition has the same owners, the first `n` ids; `others` own nothing. Without voters
+    the ring stays as it is."""
     members = tuple(
         Member(id=id_, name=f"n-{id_[0]}", address="h:1", zone="", host=id_, capacity=1)
         for id_ in IDS[: n + others]
     )
     r, lists = n // 2 + 1, (IDS[:n],) * 8
-    return Ring(epoch=1, cluster_id=CLUSTER_ID, n=n, r=r, w=r, members=members, lists=lists)
+    return Ring(
+        epoch=1,
+        cluster_id=CLUSTER_ID,
+        n=n,
+        r=r,
+        w=r,
+        members=members,
+        lists=lists,
+        voters=tuple(voters),
+    )
 
 
 # No probe or gossip comes between what a test sends.
@@ -145,15 +156,17 @@ class Cluster:
 
     def restart(self, id_: NodeId, *, clean: bool = False) -> Node:
         """A new run on the same disk; a clean stop joins it to the one before."""
+        row = self.disks[id_].meta.get(RING_ROW)
         self.runs[id_] = run = self.runs[id_] + 1
         self.nodes[id_] = Node(
             node_id=id_,
-            ring=self.ring,
+            ring=self.ring if row is None else decode_ring(row),
             reader=self.disks[id_],
             effects=Recorder(self, id_),
             dice=Random(f"{id_} {run}"),
             probe_dice=Random(f"{id_} {run} probes"),
             gossip_dice=Random(f"{id_} {run} gossip"),
+            ring_dice=Random(f"{id_} {run} ring log"),
             wall_ms=lambda: 1_000,
             run=run,
             clean_from_run=self.nodes[id_].replica.clean_from_run if clean else run,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dynagent.core.entry import Record, encode_sibling, encode_stored
+from dynagent.core.logrows import RING_ROW
 from dynagent.core.ports import Batch, NodeId, PartitionId, Token
 from dynagent.core.ring import Member, Ring, token_of
 from dynagent.core.ringcodec import encode_ring
@@ -21,7 +22,6 @@ from dynagent.errors import CorruptRecord, DataDirError
 from dynagent.main import main
 from dynagent.store.datadir import DataDir
 from dynagent.store.drill import files_of
-from dynagent.store.examine import RING_ROW
 
 CLUSTER = b"sixteen bytes id"
 KEYS = [b"k%03d" % number for number in range(200)]

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from dynagent.agent.agent import RING_ROW
 from dynagent.core.entry import ABSENT, decode_context, decode_stored
+from dynagent.core.logrows import RING_ROW
 from dynagent.core.messages import (
     STATE_UNREADABLE,
     Error,

@@ -1,0 +1,452 @@
+"""The ring log: how a cluster agrees on its next ring (design §6, decision 0018).
+
+The ring of epoch e is what e entries have made of it (`core.ringentry`). Which entry comes next is
+decided by single-decree Paxos among the voters that the ring of epoch e names; there is no leader:
+
+    proposer, any node                 a majority of the voters
+      │── Ballot (e+1, number) ───────────▶│  promise, on the disk          core.acceptor
+      │◀── Vote: promised, what I accepted ─│
+      │── Ballot (e+1, number, entry) ─────▶│  accept, on the disk
+      │◀── Vote: accepted ──────────────────│  now it is decided
+      │── LogReply: the entry ─────────────────────▶ all members          here
+
+Two proposers get one winner: the loser learns the winner's entry and tries its own as the next one,
+if it still fits the ring (`core.proposer`). Nobody waits for the log to serve data: a node serves
+with the ring that it has.
+
+**Learning.** A decided entry is folded, and written with its ring in one batch (`core.logrows`);
+when that is durable the node turns to the new ring (`Node.on_ring`), once for all entries of a
+batch. So a node never tells of a ring, votes on it or serves with it that a crash can take back.
+
+**Spread.** Whoever has had an entry decided tells all members at once. Who was away learns that a
+ring is newer from the facts of gossip, from a `RingIs` in place of an answer to whatever it asks,
+or from a voter, and asks who said so (`learn_from`). Who meets somebody with an older ring sends
+what that one lacks (`tell`). Entries go in pages; who lacks more than is kept gets the ring itself.
+
+**What stops a node, and what it does not follow.** An entry of a kind that this release does not
+know means that others now follow rules unknown to it: `failure` is set, and the shell stops the
+node. A *forced* entry begins another lineage. It is taken only by who has no majority of the
+present voters within reach, and whose own log has not gone on from the place where it was forced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from dynagent import limits
+from dynagent.core.acceptor import Acceptor, is_majority
+from dynagent.core.coordinator import Coordinator
+from dynagent.core.hints import DURABLE
+from dynagent.core.logrows import LogRows
+from dynagent.core.messages import (
+    Ballot,
+    Error,
+    LogReply,
+    LogRequest,
+    Message,
+    Propose,
+    Proposed,
+    RingIs,
+    Vote,
+)
+from dynagent.core.ports import Dice, LinkId, NodeId, Reader
+from dynagent.core.proposer import OnDone, Proposer
+from dynagent.core.question import ask
+from dynagent.core.ring import Ring
+from dynagent.core.ringcodec import decode_ring, encode_ring
+from dynagent.core.ringentry import (
+    Content,
+    Entry,
+    ForcedEntry,
+    VotersEntry,
+    decode_log_entry,
+    encode_log_entry,
+    fold,
+)
+from dynagent.errors import (
+    BadRequest,
+    DiskFull,
+    DynagentError,
+    ProtocolError,
+    Refused,
+    UnknownEntry,
+)
+
+Answer = Callable[[float, Message], None]
+
+
+class RingLog:
+    """One node's part in it."""
+
+    def __init__(
+        self,
+        *,
+        ring: Ring,
+        coordinator: Coordinator,
+        reader: Reader,
+        dice: Dice,
+        on_ring: Callable[[float, Ring], None],
+    ) -> None:
+        self.failure: DynagentError | None = None  # why this node cannot go on
+        self.ring = ring  # the newest; its entries may be on their way to the disk
+        self.durable = ring  # what the node serves with
+        self.rows = LogRows(coordinator.replica, reader)
+        self.counts = {"learnt": 0, "voted": 0, "refused": 0}
+        self._coordinator = coordinator
+        self._node_id = coordinator.node_id
+        self._effects = coordinator.effects
+        self._replica = coordinator.replica
+        self._on_ring = on_ring
+        self._acceptor = Acceptor(coordinator.replica, reader)
+        self._proposer = Proposer(self, coordinator, dice)
+        self._under_way: list[tuple[int, Ring]] = []  # (batch, ring), ascending
+        self._waiting: list[tuple[int, Answer, Message]] = []  # batch, who gets which answer then
+        self._ahead: dict[NodeId, int] = {}  # who has a newer ring, of which epoch
+        self._asked: set[NodeId] = set()  # for entries
+        self._telling: set[NodeId] = set()
+        self._rest_until: dict[NodeId, float] = {}  # who is not told before then
+        self._look_at = inf  # when to ask again
+        self._note_at = 0.0  # a refusal is not worth a line in the log before
+        self.rows.serve(ring)
+        self._acceptor.serve(ring.epoch + 1)
+
+    # --- what the node feeds ---------------------------------------------------------------------
+
+    @property
+    def due(self) -> float:
+        return min(self._look_at, self._proposer.due)
+
+    def on_tick(self, now: float) -> None:
+        if self._look_at <= now:
+            self._look(now)
+        self._proposer.on_tick(now)
+
+    def on_committed(self, now: float, batch: int) -> None:
+        """A batch is durable: the node turns to its ring, and whoever waits for it is answered."""
+        self._acceptor.on_committed(batch)
+        turned = False
+        while self._under_way and self._under_way[0][0] <= batch:
+            _, self.durable = self._under_way.pop(0)
+            turned = True
+        if turned:
+            self.rows.on_durable(self.durable)
+            self._on_ring(now, self.durable)
+        if self._waiting:
+            ready = [(answer, message) for at, answer, message in self._waiting if at <= batch]
+            self._waiting = [waiting for waiting in self._waiting if waiting[0] > batch]
+            for answer, message in ready:
+                answer(now, message)
+        if turned:
+            self._proposer.on_ring(now)
+
+    def on_refused(self, now: float) -> None:
+        """The disk is full: nothing that was under way is there."""
+        self._under_way.clear()
+        self.ring = self.durable
+        self._acceptor.serve(self.durable.epoch + 1)
+        waiting, self._waiting = self._waiting, []
+        error = DiskFull("the disk of this voter is full")
+        for _, answer, _ in waiting:
+            answer(now, Error(error.code, error.message))
+
+    def on_message(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        """Raises `DynagentError`."""
+
+        def answer(now: float, reply: Message) -> None:
+            self._effects.answer(link, request_id, reply)
+
+        match message:
+            case Propose():
+                self._on_propose(now, budget_ms / 1000, message, answer)
+            case Ballot():
+                self.vote(now, message, answer)
+            case LogRequest():
+                answer(now, self._page(message.after, only_entries=message.kept))
+            case LogReply():
+                batch = self.take(now, message)
+                self._when_durable(now, batch, answer, RingIs(self.ring.epoch))
+            case _:
+                raise BadRequest(f"{type(message).__name__} is not a request")
+
+    def on_ring_is(self, now: float, source: NodeId, epoch: int) -> None:
+        """A reply, or a fact of gossip, says which ring `source` has."""
+        if epoch > self.ring.epoch:
+            self._ahead[source] = epoch
+            self.learn_from(now, source)
+        elif epoch < self.durable.epoch:
+            self.tell(now, source, epoch)
+
+    # --- what machines ask -----------------------------------------------------------------------
+
+    def propose(
+        self,
+        now: float,
+        content: Content,
+        on_done: OnDone,
+        *,
+        epoch: int | None = None,
+        budget_s: float = limits.PROPOSE_S,
+    ) -> None:
+        """Tries to have it decided. `on_done` is called once, maybe at once, with
+
+            None                 it is decided, and `Node.ring` has folded it
+            Refused              it does not fit the ring, any more; it never will be decided
+            QuorumNotMet         nothing of it has gone out
+            WriteOutcomeUnknown  it may be decided yet
+            Overloaded           too many proposals wait here
+
+        `epoch`: of the ring that it was planned on, if not the present one.
+        """
+        planned_on = self.durable.epoch if epoch is None else epoch
+        self._proposer.propose(now, content, on_done, planned_on, now + budget_s)
+
+    def learn_from(self, now: float, source: NodeId) -> None:
+        """Asks for the entries that we lack."""
+        if source in self._asked or len(self._asked) >= limits.LOG_ASKED_MAX:
+            self._look_at = min(self._look_at, now + limits.LOG_REST_S)
+            return
+        request = LogRequest(self.ring.epoch)
+        deadline = now + limits.LOG_ANSWER_S
+        if ask(self._coordinator, now, source, request, self._on_page, deadline=deadline):
+            self._asked.add(source)
+        else:
+            self._look_at = min(self._look_at, now + limits.LOG_REST_S)
+
+    def tell(self, now: float, target: NodeId, epoch: int) -> None:
+        """Sends the entries behind `epoch` to somebody who lacks them. Not twice in a moment: one
+        that answers many requests with its old epoch is told once."""
+        if target in self._telling or now < self._rest_until.get(target, 0.0):
+            return
+        deadline = now + limits.LOG_ANSWER_S
+        page = self._page(epoch)
+        if ask(self._coordinator, now, target, page, self._on_told, deadline=deadline):
+            self._telling.add(target)
+            self._rest_until[target] = now + limits.LOG_REST_S
+
+    # --- voting ----------------------------------------------------------------------------------
+
+    def vote(self, now: float, ballot: Ballot, answer: Answer) -> None:
+        """Answers a ballot once that is durable; raises `DynagentError`."""
+        if ballot.index <= self.ring.epoch:  # decided: that comes before who may vote on it
+            if ballot.index <= self.durable.epoch:
+                answer(now, self._page(ballot.index - 1))
+            else:
+                self._when_durable(now, self._last_batch, answer, RingIs(self.ring.epoch))
+            return
+        if ballot.index > self.ring.epoch + 1:
+            answer(now, RingIs(self.durable.epoch))
+            return
+        if self._node_id not in self.ring.voters:
+            raise Refused(f"{self._node_id} does not vote on entry {ballot.index} of the ring log")
+        if self._acceptor.is_damaged:
+            raise Refused("this voter's row of votes is damaged: it sits out this entry")
+        if ballot.entry:
+            _check_entry(ballot.entry)  # nobody votes for what it does not understand
+        self._replica.check_room(now)
+        batch = self._acceptor.take((ballot.round, ballot.proposer), ballot.entry)
+        standing = self._acceptor.standing
+        self.counts["voted"] += 1
+        reply = Vote(*standing.promised, *standing.accepted, standing.entry)
+        self._when_durable(now, batch, answer, reply)
+
+    def _when_durable(self, now: float, batch: int, answer: Answer, message: Message) -> None:
+        if batch == DURABLE:
+            answer(now, message)
+        else:
+            self._waiting.append((batch, answer, message))
+
+    # --- learning --------------------------------------------------------------------------------
+
+    def decide(self, now: float, index: int, entry: bytes) -> None:
+        """A majority of the voters has accepted it: it holds, for good."""
+        self.take(now, LogReply(index, index, [entry]))
+        self._tell_all(now, LogReply(index, index, [entry]))
+
+    def _tell_all(self, now: float, page: LogReply) -> None:
+        deadline = now + limits.LOG_ANSWER_S
+        for member in self.durable.members:
+            if member.id != self._node_id:
+                ask(self._coordinator, now, member.id, page, _ignore, deadline=deadline)
+
+    def take(self, now: float, page: LogReply) -> int:
+        """Folds what is new of it. Returns the batch that makes durable all that we know; raises
+        `ProtocolError`, and `Refused` for another lineage that we do not follow."""
+        if self.failure is not None:
+            raise self.failure
+        try:
+            if page.ring:
+                self._take_ring(decode_ring(page.ring))
+            else:
+                self._take_entries(page)
+        except UnknownEntry as exc:
+            self.failure = exc
+            self._effects.note("ringlog.unknown_entry", reason=exc.message)
+            raise
+        return self._last_batch
+
+    @property
+    def _last_batch(self) -> int:
+        """The one that makes durable all that we know."""
+        return self._under_way[-1][0] if self._under_way else DURABLE
+
+    def _take_entries(self, page: LogReply) -> None:
+        ring = self.ring
+        rows: list[tuple[int, int, bytes]] = []
+        try:
+            for index, data in enumerate(page.entries, page.first):
+                if index <= ring.epoch:
+                    continue
+                entry = decode_log_entry(data)
+                if isinstance(entry.content, ForcedEntry):
+                    self.check_lost(ring)
+                folded = fold(ring, entry)
+                if folded.epoch != index:
+                    break  # those between are lacking
+                rows.append((index, ring.epoch, data))
+                ring = folded
+        finally:
+            if rows:
+                self._turn_to(ring, rows)
+
+    def _take_ring(self, ring: Ring) -> None:
+        """Instead of entries that nobody keeps any more."""
+        if ring.cluster_id != self.ring.cluster_id:
+            raise ProtocolError("the ring of another cluster")
+        if ring.lineage != self.ring.lineage:
+            raise Refused(
+                f"the log of lineage {ring.lineage} does not reach back to our epoch"
+                f" {self.ring.epoch}: whether it goes on from there cannot be known any more"
+            )
+        if ring.epoch > self.ring.epoch:
+            self._turn_to(ring, [])
+
+    def _turn_to(self, ring: Ring, rows: list[tuple[int, int, bytes]]) -> None:
+        if ring.lineage != self.ring.lineage:
+            self._effects.note(
+                "ring.forced", epoch=ring.epoch, after=self.ring.epoch, voters=list(ring.voters)
+            )
+        self.counts["learnt"] += len(rows)
+        self.ring = ring
+        self._under_way.append((self.rows.write(ring, rows), ring))
+        self._acceptor.on_ring(ring.epoch + 1)
+        self._ahead = {node: epoch for node, epoch in self._ahead.items() if epoch > ring.epoch}
+
+    def check_lost(self, ring: Ring) -> None:
+        """Raises `Refused` if a majority of the voters is within our reach."""
+        up = self._coordinator.up
+        if is_majority(up, ring.voters):
+            reached = sum(voter in up for voter in ring.voters)
+            raise Refused(
+                f"{reached} of the {len(ring.voters)} voters are up, which can decide: nothing"
+                " need be forced"
+            )
+
+    # --- pages -----------------------------------------------------------------------------------
+
+    def _page(self, after: int, *, only_entries: bool = False) -> LogReply:
+        epoch = self.durable.epoch
+        if not only_entries and after < epoch and not self.rows.reaches(after):
+            return LogReply(epoch, 0, [], encode_ring(self.durable))
+        page = LogReply(epoch, 0, [])
+        room = limits.LOG_PAGE_BYTES
+        for index, data in self.rows.after(after):
+            room -= len(data)
+            if page.entries and (room < 0 or index != page.first + len(page.entries)):
+                break
+            page.first = page.first or index
+            page.entries.append(data)
+        return page
+
+    def _on_page(self, now: float, source: NodeId, reply: Message | None) -> None:
+        """What we lacked, from who was asked for it."""
+        self._asked.discard(source)
+        before = self.ring.epoch
+        if isinstance(reply, LogReply):
+            self.take_from(now, source, reply)
+        if self.ring.epoch == before:
+            self._ahead.pop(source, None)
+        elif source in self._ahead:
+            self.learn_from(now, source)
+        if self._ahead:
+            self._look_at = min(self._look_at, now + limits.LOG_REST_S)
+
+    def take_from(self, now: float, source: NodeId, page: LogReply) -> None:
+        """As `take`, from an answer: what is wrong with it goes to the log."""
+        try:
+            self.take(now, page)
+        except DynagentError as exc:
+            self.counts["refused"] += 1
+            if now >= self._note_at:
+                self._note_at = now + limits.LOG_NOTE_S
+                self._effects.note("ringlog.refused", peer=source, reason=exc.message)
+
+    def _on_told(self, now: float, target: NodeId, reply: Message | None) -> None:
+        self._telling.discard(target)
+        if isinstance(reply, RingIs):
+            self._rest_until.pop(target, None)
+            self.on_ring_is(now, target, reply.epoch)
+
+    def _look(self, now: float) -> None:
+        """Asks those that have more, if there are any."""
+        self._look_at = inf
+        for node in sorted(self._ahead, key=self._ahead.__getitem__, reverse=True):
+            self.learn_from(now, node)
+
+    # --- proposals of clients --------------------------------------------------------------------
+
+    def _on_propose(self, now: float, budget_s: float, message: Propose, answer: Answer) -> None:
+        content = _check_entry(message.content).content
+        if message.force:
+            self._force(now, content, answer)
+            return
+        if isinstance(content, ForcedEntry):
+            raise BadRequest("a forced entry is made by the agent: propose the voters, with force")
+
+        def on_done(now: float, error: DynagentError | None) -> None:
+            if error is None:
+                answer(now, Proposed(self.durable.epoch))
+            else:
+                answer(now, Error(error.code, error.message))
+
+        self.propose(now, content, on_done, epoch=message.epoch, budget_s=budget_s)
+
+    def _force(self, now: float, content: Content, answer: Answer) -> None:
+        """Decides alone who votes from now on: a majority of those who did is lost for good."""
+        if not isinstance(content, VotersEntry):
+            raise BadRequest("only voters can be forced; they decide everything else")
+        if content.voters == self.ring.voters:  # the answer to that was lost
+            self._when_durable(now, self._last_batch, answer, Proposed(self.ring.epoch))
+            return
+        if self.ring is not self.durable:
+            raise Refused("an entry is on its way to the disk; look at the ring, and try again")
+        self.check_lost(self.ring)
+        self._replica.check_room(now)
+        entry = Entry(
+            content=ForcedEntry(voters=content.voters, after=self.ring.epoch),
+            proposer=self._node_id,
+            wall_ms=max(0, self._coordinator.wall_ms()),
+        )
+        index = fold(self.ring, entry).epoch
+        page = LogReply(index, index, [encode_log_entry(entry)])
+
+        def on_durable(now: float, reply: Message) -> None:
+            answer(now, reply)
+            if isinstance(reply, Proposed):
+                self._tell_all(now, page)
+
+        self._when_durable(now, self.take(now, page), on_durable, Proposed(index))
+
+
+def _check_entry(data: bytes) -> Entry:
+    """Raises `BadRequest` for what this release does not know."""
+    try:
+        return decode_log_entry(data)
+    except ProtocolError as exc:
+        raise BadRequest(exc.message) from exc
+
+
+def _ignore(now: float, source: NodeId, reply: Message | None) -> None:
+    """What `Node.on_reply` does with every RingIs is all there is to do."""
