@@ -83,6 +83,7 @@ HINT_PAUSE_S_MAX = 30.0  # after failures; a target that comes up is tried at on
 
 # --- Merkle exchange (core.exchange) -------------------------------------------------------------
 EXCHANGE_NODES_MAX = 1_024  # of one Compare: hashes and numbers take 40 KiB of a control frame
+EXCHANGE_STALE_MAX = 64  # groups of leaves to be hashed for the roots of one Compare: 1.3 ms
 EXCHANGE_PARTITIONS_MAX = 1_024  # of one exchange: their roots go in one Compare
 EXCHANGE_LEAVES_MAX = 64  # of one LeafKeys: a thousand small records, or many empty leaves
 EXCHANGE_LEAVES_WAITING_MAX = 1_024  # known to differ; more are not sought before these are listed

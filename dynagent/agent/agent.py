@@ -234,6 +234,12 @@ class Agent:
             self._stop_failed(error)
         else:
             self.node.on_committed(self.env.monotonic(), batch)
+            if self.data_dir.store.is_log_long:
+                self.env.writer.submit(self.data_dir.store.fold_log, self._on_folded)
+
+    def _on_folded(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._stop_failed(error)
 
     def _write_adoption(self, encoded: bytes, ring: Ring) -> None:
         """The ring first, the cluster id second: a cut between them leaves a fresh agent."""

@@ -16,7 +16,7 @@ from dynagent.core.coordinator import SETTLED
 from dynagent.core.counterpart import TOKEN_BYTES, Busy, hashes, leaf_page
 from dynagent.core.merkle import ARITY
 from dynagent.core.messages import Compare, CompareReply, LeafKeys, LeafKeysReply
-from dynagent.core.ports import NodeId, Token
+from dynagent.core.ports import NodeId, PartitionId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.verdict import Progress
@@ -73,11 +73,23 @@ class Descent:
             return None
         for level in reversed(range(len(self._nodes))):
             if waiting := self._nodes[level]:
-                count = min(len(waiting), limits.EXCHANGE_NODES_MAX)
-                numbers = [waiting.popleft() for _ in range(count)]
+                numbers = self._take_nodes(level, waiting)
                 found = hashes(self._forest, level, numbers)
                 return Compare(*self._stamp, level, numbers, found)
         return None
+
+    def _take_nodes(self, level: int, waiting: deque[int]) -> list[int]:
+        """As many as one message takes; of roots, as many as can be told without a stall: after
+        writes all over the ring each takes hundreds of hashes, on both sides."""
+        numbers: list[int] = []
+        stale = 0
+        while waiting and len(numbers) < limits.EXCHANGE_NODES_MAX:
+            if level == 0:
+                stale += self._forest.stale(PartitionId(waiting[0]))
+                if numbers and stale > limits.EXCHANGE_STALE_MAX:
+                    break
+            numbers.append(waiting.popleft())
+        return numbers
 
     def on_compared(self, now: float, asked: Compare, reply: CompareReply) -> None:
         """Raises `ProtocolError` if it tells of nodes that were not asked."""

@@ -110,6 +110,11 @@ class Forest:
         groups = self._group_hashes(partition)
         return groups[0] if self.levels == 1 else _inner_hash(groups)
 
+    def stale(self, partition: PartitionId) -> int:
+        """What `root` would have to make anew: groups of 16 leaves, each about 20 µs."""
+        groups = self._groups.get(partition)
+        return groups.count(None) if groups is not None else self.leaves // ARITY
+
     def children(self, partition: PartitionId, level: int, index: int) -> list[bytes]:
         """The hashes of the 16 nodes below one. `level` 0 is the root, its index 0; the children of
         the last level but one, `levels` - 1, are leaves."""

@@ -19,6 +19,7 @@ class MemoryStore:
     """A `Store` in memory: a write is visible at once and nothing survives the process."""
 
     name = "memory"
+    is_log_long = False
 
     def __init__(self) -> None:
         self._records: dict[tuple[Token, bytes], bytes] = {}
@@ -92,6 +93,9 @@ class MemoryStore:
 
     def count(self) -> int:
         return len(self._records)
+
+    def fold_log(self) -> None:
+        """It has none."""
 
     def snapshot(self, path: Path) -> None:
         if path.exists():

@@ -37,6 +37,15 @@ class Store(Reader, Protocol):
         a second fsync may report success for pages that the first one lost.
         """
 
+    @property
+    def is_log_long(self) -> bool:
+        """Whether `fold_log` should be called."""
+
+    def fold_log(self) -> None:
+        """On the commit thread, between two writes: work on what is durable that nobody waits for
+        (a checkpoint). As a step of its own it may delay the next write, but not the answer to the
+        last one. Raises `StoreFailed`."""
+
     def count(self) -> int:
         """How many records there are: an estimate, and cheap (a millisecond or two)."""
 

@@ -87,6 +87,7 @@ class RocksStore:
     """
 
     name = "rocksdb"
+    is_log_long = False
 
     def __init__(self, path: Path, *, sync: bool = True, open_db: OpenDb = Rdict) -> None:
         self._path = path
@@ -247,6 +248,9 @@ class RocksStore:
                 " its free space, then restart; if the store is damaged, dynagent store rebuild"
                 " keeps what can be read, and the cluster heals the rest"
             ) from exc
+
+    def fold_log(self) -> None:
+        """The engine does it on threads of its own."""
 
     def snapshot(self, path: Path) -> None:
         if path.exists():

@@ -38,7 +38,14 @@ from dynagent.errors import (
 )
 from dynagent.store import sqlite_hints
 from dynagent.store.files import fsync_path
-from dynagent.store.sqlite_file import PAGE_BYTES, Connect, copy_file, open_reader, open_writer
+from dynagent.store.sqlite_file import (
+    LOG_PAGES,
+    PAGE_BYTES,
+    Connect,
+    copy_file,
+    open_reader,
+    open_writer,
+)
 from dynagent.store.sqlite_log import check_log
 
 # 3 variables a row stay below 999, the limit of the oldest builds.
@@ -124,6 +131,8 @@ class SqliteStore:
         self._connect = connect
         self._ahead: dict[tuple[int, bytes], bytes] = {}
         self._failed: str | None = None
+        self._logged = 0  # rows since the log was folded
+        self._logged_max = LOG_PAGES
         check_log(path)  # before SQLite sees the log: it forgets what it cannot read
         try:
             with ExitStack() as undo:
@@ -246,6 +255,7 @@ class SqliteStore:
             raise StoreFailed(f"{self._path}: an earlier write failed ({self._failed}); restart")
         try:
             self._write(batch)
+            self._logged += len(batch.records) + len(batch.hints) + 1
         except (sqlite3.Error, MemoryError) as exc:  # SQLITE_NOMEM arrives as MemoryError
             if getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL and self._roll_back():
                 raise DiskFull(f"{self._path}: no room for batch {batch.number}") from exc
@@ -254,6 +264,25 @@ class SqliteStore:
                 f"{self._path}: batch {batch.number} failed: {self._failed}"
                 f"{_remedy(exc) or '; check the disk and its free space, then restart'}"
             ) from exc
+
+    @property
+    def is_log_long(self) -> bool:
+        return self._logged >= self._logged_max and self._failed is None
+
+    def fold_log(self) -> None:
+        """The checkpoint. What a row takes in the log (pages, shared by neighbours) is learnt from
+        the last one."""
+        try:
+            _, pages, _ = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as exc:
+            if getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+                self._logged = 0  # no room to fold into: the log is whole, and is tried again
+                return
+            self._failed = str(exc)
+            raise StoreFailed(f"{self._path}: the log cannot be folded: {exc}") from exc
+        rows = self._logged * LOG_PAGES // max(1, pages)
+        self._logged_max = min(max(rows, LOG_PAGES // 16), 4 * LOG_PAGES)
+        self._logged = 0
 
     def snapshot(self, path: Path) -> None:
         if path.exists():

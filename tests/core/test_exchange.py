@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED
 from dynagent.core.counterpart import Busy
 from dynagent.core.entry import Record, encode_sibling, encode_stored
+from dynagent.core.merkle import ARITY
 from dynagent.core.messages import (
     Compare,
     CompareReply,
@@ -128,11 +130,23 @@ def roots(world: Cluster, node: NodeId) -> list[bytes]:
     return [world.nodes[node].replica.forest.root(partition) for partition in ALL]
 
 
+def test_roots_to_be_made_anew_are_asked_for_in_parts_so_that_no_loop_stalls() -> None:
+    world = cluster()
+    forest = world.nodes[A].replica.forest
+    assert all(forest.stale(partition) for partition in ALL)
+    watch = Watch(world).run()
+    asked = [message.nodes for message in watch.of(Compare) if isinstance(message, Compare)]
+    assert list(chain.from_iterable(asked)) == ALL
+    assert len(asked) == len(ALL) * forest.leaves // ARITY // limits.EXCHANGE_STALE_MAX
+    assert not any(forest.stale(partition) for partition in ALL)
+
+
 def test_equal_copies_cost_one_message_pair() -> None:
     world = cluster()
     for number in range(100):
         for node in (A, B):
             hold(world, node, b"k%d" % number, version(number + 1))
+    roots(world, A)
     watch = Watch(world).run()
     assert [type(message) for message in watch.sent] == [Compare, CompareReply]
     assert watch.total("keys") == 100

@@ -14,6 +14,7 @@ from dynagent.core.ports import Batch
 from dynagent.errors import CorruptRecord, DataDirError, DynagentError, StoreFailed
 from dynagent.store.markers import Hint
 from dynagent.store.sqlite import SqliteStore
+from dynagent.store.sqlite_file import LOG_PAGES
 from tests.store.conformance import (
     FIRST,
     LAST,
@@ -153,6 +154,37 @@ def test_a_batch_of_records_is_one_statement(tmp_path: Path) -> None:
         faults.arm(0, after=False)
         write(store, *((token(i), b"key", b"x" * 1024) for i in range(rows)))
         assert faults.done == 1
+    store.close()
+
+
+def test_a_long_log_is_folded_between_two_writes_and_not_within_one(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store")
+    written = 0
+    while not store.is_log_long:
+        write(store, *((token(written + i), b"key", b"x" * 1024) for i in range(64)))
+        written += 64
+        assert written <= 4 * LOG_PAGES
+    file = tmp_path / "store"
+    before = file.stat().st_size
+    assert before < written * 1024  # it is in the log yet
+    store.fold_log()
+    assert file.stat().st_size >= written * 1024
+    write(store, (token(0), b"key", b"x" * 1024))
+    assert [store.is_log_long] == [False]
+    assert store.get(token(0), b"key") == b"x" * 1024
+    store.close()
+
+
+def test_a_log_that_cannot_be_folded_stops_the_store(tmp_path: Path) -> None:
+    faults = Faults()
+    store = SqliteStore(tmp_path / "store", connect=faults.connect)
+    write(store, (token(1), b"key", b"value"))
+    faults.arm(1, after=False)
+    with pytest.raises(StoreFailed, match="folded"):
+        store.fold_log()
+    assert not store.is_log_long
+    with pytest.raises(StoreFailed):
+        write(store, (token(2), b"key", b"value"))
     store.close()
 
 
@@ -378,6 +410,7 @@ import resource
 import sys
 from pathlib import Path
 from dynagent.store.sqlite import SqliteStore
+from dynagent.store.sqlite_file import LOG_PAGES
 from dynagent.errors import StoreFailed
 from tests.store.conformance import token, write
 

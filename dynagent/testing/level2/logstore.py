@@ -43,6 +43,7 @@ class LogStore:
     """A `Store` on a `SimDisk`."""
 
     name = "log"
+    is_log_long = False
 
     def __init__(self, disk: SimDisk, file: str = FILE_NAME) -> None:
         self._disk = disk
@@ -145,6 +146,9 @@ class LogStore:
             self._disk.truncate(self._file, self._end)
             raise DiskFull(f"{self._file}: no room for {len(data)} bytes") from exc
         self._disk.fsync(self._file)
+
+    def fold_log(self) -> None:
+        """It is never folded."""
 
     def snapshot(self, path: Path) -> None:
         if path.exists():
