@@ -27,6 +27,11 @@ from dynagent.testing.world import Verdicts
 Copy = tuple[Clock, frozenset[Dot]]
 
 NAMES = (
+    "ack_is_joint",
+    "epoch_grows",
+    "kept_as_planned",
+    "newcomers_wait",
+    "one_ring",
     "ack_is_durable",
     "acks_stand_apart",
     "answered_once",
@@ -100,11 +105,15 @@ class Judge:
         w: int,
         final: frozenset[Dot],
         listings: Sequence[Verdict] = (),
+        least: tuple[int, int] = (1, 1),
     ) -> None:
+        """`least`: from which R and W on a read sees a write, if they are over N together: those
+        of the ring if it has changed meanwhile (design §6)."""
         self._key = key
         self._ledger = ledger
         self._verdicts = verdicts
         self._n = n
+        self._r_min, self._w_min = least
         self._w = w  # of the ring: where a repairing get leaves what it returns
         self._final = final
         self._listings = listings
@@ -129,7 +138,7 @@ class Judge:
         for verdict in self._listings:
             for write in self._relation.acked:
                 is_before = write.returned_order < verdict.began_order
-                if is_before and write.strict and verdict.needed + write.w > self._n:
+                if is_before and write.strict and self._meet(verdict.needed, write.w):
                     self._reads.listed(verdict, write)
 
     def _judge_get(self, get: Operation) -> None:
@@ -142,14 +151,18 @@ class Judge:
         self._reads.no_resurrection(get)
         for write in self._relation.acked:
             is_before = write.returned_order < get.invoked_order
-            if is_before and get.strict and write.strict and get.r + write.w > self._n:
+            if is_before and get.strict and write.strict and self._meet(get.r, write.w):
                 self._reads.fresh(get, write)
                 self._superseded_stays_away(write, dots, what)
         if get.strict:
             for earlier in self._relation.gets:
                 is_before = earlier.returned_order < get.invoked_order
-                if is_before and earlier.repair and get.r + self._w > self._n:
+                if is_before and earlier.repair and self._meet(get.r, self._w):
                     self._reads.monotonic(earlier, get)
+
+    def _meet(self, r: int, w: int) -> bool:
+        """Are a read of R and a write of W sure to have an owner in common?"""
+        return r + w > self._n and r >= self._r_min and w >= self._w_min
 
     # --- durability ------------------------------------------------------------------------------
 
@@ -188,7 +201,7 @@ class Judge:
         W disks knew the op-id, those that were refused not counted.
         """
         for put in self._relation.puts:
-            if put.strict and put.r + put.w > self._n:
+            if put.strict and self._meet(put.r, put.w):
                 known = sorted(self._ledger.known.get(put.number, {}).values())
                 settled = known[put.w - 1] if len(known) >= put.w else inf
                 # A tombstone takes the op-ids with it: who comes after that finds none.
@@ -245,7 +258,7 @@ class Judge:
             and other.returned_order < write.invoked_order
             and write.strict
             and other.strict
-            and write.r + other.w > self._n
+            and self._meet(write.r, other.w)
         )
 
     def _writer(self, dot: Dot) -> Operation:

@@ -9,7 +9,7 @@ is still under way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dynagent.core.entry import decode_context
 from dynagent.core.messages import (
@@ -83,7 +83,6 @@ class LoopClient:
         self._ring = ring
         self._profile = profile
         self._keys = keys
-        self._agents = [member.id for member in ring.members]
         self._dice = world.stream(f"client {number}")
         self._sloppy = world.stream(f"sloppy client {number}")
         self._blind = world.stream(f"blind client {number}")
@@ -203,13 +202,16 @@ class SimClient(LoopClient):
         ring: Ring,
         profile: Profile,
         keys: Sequence[bytes],
+        agents: Callable[[], Sequence[NodeId]],
     ) -> None:
+        """`agents`: whom it knows, which may change."""
         super().__init__(
             number=number, world=world, history=history, ring=ring, profile=profile, keys=keys
         )
         self._network = network
         self._link: LinkId | None = None
-        self._agent: NodeId = self._dice.choice(self._agents)
+        self._known = agents
+        self._agent: NodeId = self._dice.choice(agents())
 
     # --- attempts --------------------------------------------------------------------------------
 
@@ -220,8 +222,10 @@ class SimClient(LoopClient):
         number = len(operation.attempts) + 1
         if number > 1:
             self._world.faults["retry"] += 1
-        if (number > 1 and self._dice.random() < 0.7) or self._dice.random() < 0.2:
-            self._agent = self._dice.choice(self._agents)
+        agents = self._known()
+        wanders = (number > 1 and self._dice.random() < 0.7) or self._dice.random() < 0.2
+        if wanders or self._agent not in agents:
+            self._agent = self._dice.choice(agents)
         dead_by = now + profile.budget_ms / 1000 + profile.longest_delay_s
         attempt = Attempt(number=number, agent=self._agent, sent=now, dead_by=dead_by)
         operation.attempts.append(attempt)

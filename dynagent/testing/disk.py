@@ -95,11 +95,12 @@ class Disk:
         self._under_way = None
         self.store.write(batch)
         self._world.log(f"{self._node[:2]} disk: batch {batch.number} is durable")
-        for target, _token, key, is_owed in hints_of(batch):
+        for target, token, key, is_owed in hints_of(batch):
             if is_owed:
                 self._world.faults["hint"] += 1
             else:
-                self._ledger.on_hint_removed(self._node, target, key)
+                owners = ring.lists[ring.partition_of(token)]
+                self._ledger.on_hint_removed(self._node, target, key, owners=owners)
         digests = {key: record.digest for key, record in records}
         for _token, key, _stored in batch.records:
             self._note_version(key, digests.get(key, b""))
@@ -116,6 +117,7 @@ class Disk:
             self._ledger.on_durable(self._node, key, record, may_be_anew=key in anew)
         self.debts.on_landed(self.store, batch, ring)
         for name, row in batch.meta:
+            self._rings.on_row(self._node, name, row, ring)
             if name.startswith("job/"):
                 self.on_job_row(self._node, row)
 

@@ -100,7 +100,9 @@ class Hangs:
             return
         health = hang.health.get(observer.id, 0)
         hang.health[observer.id] = max(health, detector.health)
-        peer = detector.peers[target]
+        peer = detector.peers.get(target)
+        if peer is None:  # no member of its ring
+            return
         allowed_s = self._allowed_s(hang, detector, peer, health)
         since = max(hang.since, peer.since) if peer.is_alive else hang.since
         if hang.kind == "gray" and peer.is_alive:

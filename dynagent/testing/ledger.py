@@ -35,6 +35,9 @@ def covers(clock: Clock, other: Clock) -> bool:
     return all(counter <= clock.get(actor, 0) for actor, counter in other.items())
 
 
+Lists = Sequence[Sequence[NodeId]]  # where a put needs W: the owners, or the old and the new ones
+
+
 class Sighting:
     """A dot, as it was seen first: the earliest record that held it is the one it was minted in."""
 
@@ -241,23 +244,34 @@ class Ledger:
         """When that happened first."""
         return min((time for _, time, _ in self._purges.get(key, ())), default=inf)
 
-    def on_hint_removed(self, node: NodeId, target: NodeId, key: bytes) -> None:
-        """`node` owes `target` nothing any more: whatever it held of the key is durable there."""
+    def on_hint_removed(
+        self, node: NodeId, target: NodeId, key: bytes, *, owners: Sequence[NodeId] = ()
+    ) -> None:
+        """`node` owes `target` nothing any more: whatever it held of the key is durable there; or,
+        if that owns the key no more, at all its `owners`."""
         own = self._copies.get((node, key), {})
-        its = self._ever.get(key, {}).get(target, {})
+        heirs = owners if owners and target not in owners else [target]
         self._world.verdicts.check(
             "hint_is_data",
-            covers(its, own) or (target, key) in self.rotten,
+            all(self._has_had(heir, key, own) for heir in heirs),
             f"{node} settles its hint of {key!r} for {target}, which lacks some of it",
         )
+
+    def _has_had(self, node: NodeId, key: bytes, clock: Clock) -> bool:
+        """All of this has been on its disk, or is there in a copy that has rotted since."""
+        return covers(self._ever.get(key, {}).get(node, {}), clock) or (node, key) in self.rotten
 
     def on_owed(self, node: NodeId, target: NodeId, key: bytes) -> None:
         """`node` keeps, durably, that it owes its copy to `target`."""
         self._debts[node, target, key] = self._copies.get((node, key), {})
 
-    def check_debts_are_paid(self) -> None:
+    def check_debts_are_paid(
+        self, owners: Callable[[bytes], Sequence[NodeId]] | None = None
+    ) -> None:
         """All is quiet: whatever was owed is where it belongs."""
         for (node, target, key), owed in self._debts.items():
+            if owners is not None and target not in owners(key):
+                continue  # it owns the key no more; `no_lost_write` sees to the others
             if key not in self.ever_rotten:
                 self._world.verdicts.check(
                     "owed_arrives",
@@ -268,6 +282,13 @@ class Ledger:
     def copy_of(self, node: NodeId, key: bytes) -> Clock:
         """What the disk of `node` has of it now."""
         return self._copies.get((node, key), {})
+
+    def on_gone(self, node: NodeId, key: bytes) -> None:
+        """A node is gone for good, and with it its copy, be it rotten or not."""
+        self.rotten.pop((node, key), None)
+        self.lost.discard((node, key))
+        self._copies.pop((node, key), None)
+        self._op_ids.pop((node, key), None)
 
     def on_lost(self, node: NodeId, key: bytes) -> None:
         """A copy is gone from a disk that does not know it."""
@@ -311,9 +332,17 @@ class Ledger:
     # --- acknowledgements ------------------------------------------------------------------------
 
     def on_put_reply(
-        self, node: NodeId, put: Put, reply: PutReply, *, w: int, reply_clock: Clock | None
+        self,
+        node: NodeId,
+        put: Put,
+        reply: PutReply,
+        *,
+        w: int,
+        reply_clock: Clock | None,
+        lists: Sequence[Lists] = (),
     ) -> None:
-        """`node` is about to tell somebody that W copies are durable: are they, now?"""
+        """`node` is about to tell somebody that W copies are durable: are they, now? `lists`: in
+        each list of one of these there must be W of them."""
         number = int.from_bytes(put.op_id, "big")
         claims = [reply_clock] if reply_clock else []
         if reply.dot:
@@ -321,12 +350,12 @@ class Ledger:
             claims.append({dot[0]: dot[1]})
         elif put.value is not None and number in self.minted:
             copies = max((sighting.durable for sighting in self.minted[number]), key=len)
-            self._check_ack(node, number, list(copies), w)
+            self._check_ack(node, number, list(copies), w, lists)
         elif put.value is None:
             claims.append(self._history.operations[number].clock)
         for claim in claims:
             if claim:
-                self._check_ack(node, number, self.copies_covering(put.key, claim), w)
+                self._check_ack(node, number, self.copies_covering(put.key, claim), w, lists)
 
     def on_get_reply(self, node: NodeId, key: bytes, datas: list[bytes]) -> None:
         """`node` is about to tell somebody what it has read: is that on any disk yet?"""
@@ -340,17 +369,19 @@ class Ledger:
             )
 
     def on_repaired(
-        self, node: NodeId, key: bytes, clock: Clock, *, owners: Sequence[NodeId], w: int
+        self, node: NodeId, key: bytes, clock: Clock, *, lists: Sequence[Lists], w: int
     ) -> None:
         """`node` is about to tell somebody that W owners have what it has read: do they?"""
-        holders = [owner for owner in self.copies_covering(key, clock) if owner in owners]
+        holders = self.copies_covering(key, clock)
         self._world.verdicts.check(
             "repair_is_durable",
-            not clock or len(holders) >= w,
-            f"{node} answers a repairing get of {key!r} with {len(holders)} of W={w} copies",
+            not clock or any(_are_enough(holders, w, one) for one in lists),
+            f"{node} answers a repairing get of {key!r} with {holders} of W={w} copies",
         )
 
-    def _check_ack(self, node: NodeId, number: int, copies: list[NodeId], w: int) -> None:
+    def _check_ack(
+        self, node: NodeId, number: int, copies: list[NodeId], w: int, lists: Sequence[Lists]
+    ) -> None:
         self._world.verdicts.check(
             "ack_is_durable",
             len(copies) >= w,
@@ -362,6 +393,17 @@ class Ledger:
             len(machines) >= min(w, len(copies)),
             f"{node} acknowledges operation {number} with {copies}, on {len(machines)} machines",
         )
+        if lists:
+            self._world.verdicts.check(
+                "ack_is_joint",
+                any(_are_enough(copies, w, one) for one in lists),
+                f"{node} acknowledges operation {number} with {copies}, not W={w} of each list in",
+                lists,
+            )
+
+
+def _are_enough(copies: Sequence[NodeId], w: int, lists: Lists) -> bool:
+    return all(len(set(copies).intersection(owners)) >= min(w, len(owners)) for owners in lists)
 
 
 def name_dot(dot: Dot) -> str:

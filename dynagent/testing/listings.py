@@ -19,7 +19,7 @@ from typing import Protocol
 from dynagent.client.listing import Listed, PartitionMerge, owners_needed
 from dynagent.core.messages import List, ListReply, Message
 from dynagent.core.ports import NodeId, PartitionId
-from dynagent.core.ring import token_of
+from dynagent.core.ring import Ring, token_of
 from dynagent.core.siblings import Dot
 from dynagent.errors import ProtocolError
 from dynagent.testing.profile import Profile
@@ -124,8 +124,11 @@ class Lister:
         return delay_s
 
     def note(self, listing: _Listing, merge: PartitionMerge, found: Mapping[bytes, Listed]) -> None:
-        """A partition is at its end: what it has decided becomes verdicts."""
+        """A partition is at its end: what it has decided becomes verdicts, unless its owners have
+        changed meanwhile: then a listing promises nothing."""
         ended = self._world.order()
+        if self._rings.present is not listing.ring or not self._rings.is_settled:
+            return
         for key in self._keys[merge.partition]:
             listed = found.get(key)
             is_decided = token_of(key) + key <= merge.decided
@@ -147,6 +150,10 @@ class Lister:
     def order(self) -> int:
         return self._world.order()
 
+    @property
+    def ring(self) -> Ring:
+        return self._rings.present
+
 
 class _Listing:
     """One listing under way."""
@@ -154,6 +161,7 @@ class _Listing:
     def __init__(self, lister: Lister, number: int, partitions: list[PartitionId]) -> None:
         self.number = number
         self.began_order = lister.order()
+        self.ring = lister.ring
         self._lister = lister
         self._left = partitions
         self._found: dict[bytes, Listed] = {}

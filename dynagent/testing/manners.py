@@ -20,44 +20,38 @@ from dynagent.core.messages import (
     STATE_UNREADABLE,
     WANT_DIGEST,
     BarrierMove,
-    BarrierReply,
     Compare,
     CompareReply,
     Error,
-    FactsReply,
     Get,
     GetReply,
-    GossipReply,
     LeafKeys,
     LeafKeysReply,
-    ListReply,
     Look,
     LookReply,
     Merge,
     MergeAck,
     Message,
-    PingFor,
-    Pong,
     Purge,
     Put,
     PutReply,
     Read,
     ReadReply,
-    TombstoneReply,
+    RingIs,
 )
 from dynagent.core.ports import LinkId, NodeId
-from dynagent.core.ring import Ring, token_of
+from dynagent.core.ring import Ring
 from dynagent.errors import Overloaded, TooManySiblings
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.network import Network
 from dynagent.testing.repairs import Repairs
+from dynagent.testing.rings import Rings
 from dynagent.testing.world import World
 
 LATE_S = 0.01  # an event loop under load looks at its timer up to that late
 _EXCHANGE = (Compare, LeafKeys, Look)
 _EXCHANGE_REPLIES = (CompareReply, LeafKeysReply, LookReply)
 _WAIT_FOR_DISK = (Merge, BarrierMove, Purge)  # requests that are answered with a MergeAck
-_TOLD_AT_ONCE = (Pong, GossipReply, FactsReply, ListReply, BarrierReply, TombstoneReply)
 
 
 class Manners:
@@ -70,15 +64,18 @@ class Manners:
         network: Network,
         ledger: Ledger,
         repairs: Repairs,
+        rings: Rings,
         node: NodeId,
-        ring: Callable[[], Ring],
+        is_routed: Callable[[LinkId, int], bool],
     ) -> None:
+        """`is_routed`: whether a request was passed on: what is answered is another's answer."""
         self._world = world
         self._network = network
         self._ledger = ledger
         self._repairs = repairs
         self._node = node
-        self._ring = ring
+        self._rings = rings
+        self._is_routed = is_routed
         self.forget()
 
     def forget(self) -> None:
@@ -86,7 +83,7 @@ class Manners:
         # Of clients: what, until when, and its place in the order of all things.
         self._requests: dict[tuple[LinkId, int], tuple[Message, float, int]] = {}
         self._merges: Counter[tuple[LinkId, int]] = Counter()
-        self._relays: Counter[tuple[LinkId, int]] = Counter()
+        self._others: Counter[tuple[LinkId, int]] = Counter()
         self._handling: Message | None = None
 
     def leap(self, seconds: float) -> None:
@@ -109,8 +106,8 @@ class Manners:
             self._requests[link, request_id] = (message, deadline, self._world.order())
         elif isinstance(message, _WAIT_FOR_DISK):
             self._merges[link, request_id] += 1
-        elif isinstance(message, PingFor):
-            self._relays[link, request_id] += 1
+        elif not isinstance(message, Read | Compare | LeafKeys | Look):
+            self._others[link, request_id] += 1
         self._handling = message
 
     def on_handled(self, message: Message) -> None:
@@ -120,24 +117,25 @@ class Manners:
 
     def on_answer(self, link: LinkId, request_id: int, message: Message) -> None:
         is_late_no = isinstance(message, Error) and self._handling is None
-        if isinstance(message, MergeAck) or (is_late_no and self._merges.get((link, request_id))):
+        if self._others[link, request_id]:
+            self._others[link, request_id] -= 1
+        elif isinstance(message, MergeAck) or (is_late_no and self._merges.get((link, request_id))):
             also = message.also if isinstance(message, MergeAck) else []
             for number in (request_id, *also):
                 self._merges[link, number] -= 1
                 self._answered_once(self._merges[link, number] >= 0, "a Merge is answered twice")
         elif isinstance(message, ReadReply):
             self._watch_read_reply(message)
-        elif isinstance(message, Error) and isinstance(self._handling, (*_WAIT_FOR_DISK, Read)):
+        elif isinstance(message, Error | RingIs) and isinstance(
+            self._handling, (*_WAIT_FOR_DISK, Read)
+        ):
             self._merges[link, request_id] -= isinstance(self._handling, _WAIT_FOR_DISK)
             if isinstance(self._handling, Merge) and self._handling.hint_for:
-                self._world.faults["hint_refused"] += message.error == Overloaded.code
+                is_full = isinstance(message, Error) and message.error == Overloaded.code
+                self._world.faults["hint_refused"] += is_full
             self._handling = None
-        elif isinstance(message, _TOLD_AT_ONCE):
-            pass
         elif isinstance(message, _EXCHANGE_REPLIES) or isinstance(self._handling, _EXCHANGE):
             self._watch_exchange(link, message)
-        elif self._relays[link, request_id] and isinstance(message, Error):
-            self._relays[link, request_id] -= 1
         else:
             self._watch_client(link, request_id, message)
 
@@ -170,31 +168,47 @@ class Manners:
         if request is None:
             return
         self._answered_once(self._world.now <= deadline, f"answers {request} too late")
+        rings = [] if self._is_routed(link, request_id) else self._rings.since(self._node, since)
         if isinstance(request, Put) and isinstance(reply, PutReply):
-            w = request.w or self._ring().w
-            clock = decode_context(reply.context, key=request.key) if reply.context else None
-            self._ledger.on_put_reply(self._node, request, reply, w=w, reply_clock=clock)
+            self._watch_put_reply(request, reply, rings)
         if isinstance(request, Put) and request.strict:
             self.check_settling(request, reply)
         if isinstance(request, Get) and isinstance(reply, GetReply):
-            self._ledger.on_get_reply(self._node, request.key, reply.siblings)
-            if request.repair:
-                self._ledger.on_repaired(
-                    self._node,
-                    request.key,
-                    decode_context(reply.context, key=request.key),
-                    owners=self._ring().lists[self._ring().partition_of(token_of(request.key))],
-                    w=self._ring().w,
-                )
-            unreadable = sum(
-                key == request.key and order < since
-                for (_node, key), order in self._ledger.rotten.items()
+            self._watch_get_reply(request, reply, rings, since)
+
+    def _watch_put_reply(self, put: Put, reply: PutReply, rings: list[Ring]) -> None:
+        partition = self._rings.partition_of(put.key)
+        self._ledger.on_put_reply(
+            self._node,
+            put,
+            reply,
+            w=put.w or self._rings.present.w,
+            reply_clock=decode_context(reply.context, key=put.key) if reply.context else None,
+            lists=[ring.write_lists(partition) for ring in rings if put.strict],
+        )
+
+    def _watch_get_reply(self, get: Get, reply: GetReply, rings: list[Ring], since: int) -> None:
+        partition = self._rings.partition_of(get.key)
+        self._ledger.on_get_reply(self._node, get.key, reply.siblings)
+        if get.repair and rings:
+            self._ledger.on_repaired(
+                self._node,
+                get.key,
+                decode_context(reply.context, key=get.key),
+                lists=[ring.write_lists(partition) for ring in rings],
+                w=self._rings.present.w,
             )
-            if unreadable and request.strict:  # of a sloppy one a stand-in's copy counts too
-                self._unreadable(
-                    reply.answered <= self._ring().n - unreadable,
-                    f"counts {reply.answered} copies of {request.key!r}; {unreadable} unreadable",
-                )
+        rotten = {
+            node
+            for (node, key), order in self._ledger.rotten.items()
+            if key == get.key and order < since
+        }
+        if rotten and get.strict and rings:  # of a sloppy one a stand-in's copy counts too
+            sound = [set(ring.read_list(partition)) - rotten for ring in rings]
+            self._unreadable(
+                reply.answered <= max(map(len, sound)),
+                f"counts {reply.answered} copies of {get.key!r}; {sorted(rotten)} are unreadable",
+            )
 
     def check_settling(self, put: Put, reply: Message) -> None:
         """However many siblings there are: what supersedes all of them is not refused."""
@@ -210,6 +224,8 @@ class Manners:
         open_merges = sum(self._merges.values())
         self._answered_once(not self._requests, f"has not answered {self._requests}")
         self._answered_once(not open_merges, f"has not answered {open_merges} Merges")
+        others = sum(self._others.values())
+        self._answered_once(not others, f"has not answered {others} other requests")
 
     def _answered_once(self, holds: bool, what: str) -> None:
         self._world.verdicts.check("answered_once", holds, self._node, what)

@@ -43,6 +43,7 @@ Pair = tuple[NodeId, NodeId]  # from, to
 # What goes on by itself, beside the requests of clients.
 _GOSSIP = (Gossip, GossipReply, Facts, FactsReply)
 _EXCHANGE = (Compare, CompareReply, LeafKeys, LeafKeysReply, Look, LookReply)
+_RING_CODES = 80  # from there on: the ring log, registration, transfers
 
 
 class Host(Protocol):
@@ -50,6 +51,9 @@ class Host(Protocol):
 
     life: int
     is_paused: bool
+
+    def knows(self, peer: NodeId) -> bool:
+        """Whether that is a member of its ring."""
 
     def on_request(
         self, link: LinkId, request_id: int, budget_ms: int, message: Message
@@ -94,8 +98,8 @@ class Connection:
         self.target_life = 0
         self.broken = False
         self.caller: Caller | None = None
-        # When the latest message arrives: outward, homeward; the same of gossip, and exchanges.
-        self.last = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+        # When the latest message arrives: outward, homeward; the same of gossip, exchanges, ring.
+        self.last = [0.0] * 8
 
 
 class Network:
@@ -115,6 +119,7 @@ class Network:
         self._dice = world.stream("network")
         self._gossip_dice = world.stream("gossip network")
         self._exchange_dice = world.stream("exchange network")
+        self._ring_dice = world.stream("ring network")
         self._held_dice = world.stream("held back")
         self._patience = world.stream("detection")
         self._peers: dict[Pair, Connection] = {}
@@ -138,6 +143,8 @@ class Network:
             return
         if not here.life or not there.life or self._is_cut(dialer, target):
             return  # who heals or starts will have it dialled again
+        if not here.knows(target):
+            return
         if here.is_paused or there.is_paused or self._is_mute(dialer, target):
             return  # there is no Hello from it
         if present is not None:
@@ -252,13 +259,15 @@ class Network:
         self, connection: Connection, way: int, request_id: int, budget_ms: int, message: Message
     ) -> None:
         world = self._world
-        # Gossip and exchanges have dice and an order of their own: a change of them does not
-        # reshuffle all the rest.
+        # Gossip, exchanges and the ring have dice and an order of their own: a change of them does
+        # not reshuffle all the rest.
         lane, dice = way, self._dice
         if isinstance(message, _GOSSIP):
             lane, dice = way + 2, self._gossip_dice
         elif isinstance(message, _EXCHANGE):
             lane, dice = way + 4, self._exchange_dice
+        elif type(message).code >= _RING_CODES:
+            lane, dice = way + 6, self._ring_dice
         world.messages += 1
         if connection.caller is None:
             pair = self._ways(connection)[way]

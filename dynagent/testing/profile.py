@@ -29,6 +29,7 @@ NEMESES = {
     "rot": 2.0,
 }
 
+CHANGING = 0.0  # share of seeds in which operators change the ring
 HANG_S_MAX = 10.4  # see hangs.py
 UP_AGAIN_S = 10.0
 
@@ -80,6 +81,10 @@ class Profile:
     held: float = 0.0  # probability of a Merge that arrives once more, much later
     weeks_s: float = 0.0  # mean time between two nodes that are away for weeks; 0: never
     pauses_s: float = 0.0  # mean time between two nodes whose hints an operator pauses; 0: never
+    changes_s: float = 0.0  # mean time between two things an operator does to the ring; 0: none
+    operators: int = 1
+    spares: int = 0  # agents that belong to nothing at first
+    is_quiet: bool = False  # nothing goes wrong: no request may fail because the ring changes
 
     @property
     def longest_delay_s(self) -> float:
@@ -168,8 +173,43 @@ def draw(world: World) -> Profile:
             profile.sloppy, profile.nodes = 1.0, max(5, profile.nodes)
         if not profile.hangs_s:
             profile.weeks_s = purges.choice((0.0, 1.0, 4.0))
+    rings = world.stream("ring changes profile")
+    if rings.random() < CHANGING:
+        profile.changes_s = rings.choice((0.3, 1.0, 2.5))
+        profile.operators = rings.choice((1, 1, 2))
+        profile.spares = rings.choice((1, 2, 3))
+        profile.is_quiet = rings.random() < 0.12
+        if profile.nodes_per_machine == 1:
+            profile.nodes = rings.choice((3, 3, 4, 5))
+        if profile.is_quiet:
+            return _quiet(profile)
     for kind, weight in NEMESES.items():
         weight *= maybe(0.5, 0.3, 2.0)
         if weight:
             profile.nemeses[kind] = weight
     return profile
+
+
+def _quiet(profile: Profile) -> Profile:
+    """The same traffic and the same operators, and nothing that goes wrong: what is refused, or
+    comes too late, is so because the ring changes."""
+    return Profile(
+        nodes=profile.nodes,
+        keys=profile.keys,
+        clients=profile.clients,
+        operations=profile.operations,
+        think_s=profile.think_s,
+        budget_ms=1_500,
+        writes=profile.writes,
+        delay_s=profile.delay_s,
+        is_ordered=profile.is_ordered,
+        disk_s=min(profile.disk_s, 0.02),
+        gather_s=profile.gather_s,
+        lists_s=profile.lists_s,
+        repairs=profile.repairs,
+        antientropy_s=profile.antientropy_s,
+        changes_s=profile.changes_s,
+        operators=profile.operators,
+        spares=profile.spares,
+        is_quiet=True,
+    )

@@ -2,8 +2,13 @@
 
 It looks at a node's ring after each event that may have changed it, and knows them all:
 
-    one_ring         whoever has a ring of some epoch has the same one, byte for byte
+    one_ring         whoever has a ring of some epoch has the same one, byte for byte; and whoever
+                     keeps the entry of some index, the same one
     epoch_grows      a node's epoch never falls, across its deaths too
+    fences_grow      the minimum stamps on a disk never fall, across deaths too
+    fences_follow    and none is over that of a ring which the node had
+    newcomers_wait   who is new among the owners of a partition writes nothing of its own there
+                     before the log has decided that it may (phase 1)
     kept_as_planned  a record comes to no disk but of who is or was an owner or a fallback of its
                      partition, in any ring that there has been
 
@@ -14,11 +19,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from dynagent.core.encoding import decode
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.preference import fallbacks
-from dynagent.core.ring import JOINT_NEW, Owners, Ring, token_of
+from dynagent.core.ring import JOINT_OLD, SETTLED, Owners, Ring, token_of
 from dynagent.core.ringcodec import encode_ring
+from dynagent.core.ringentry import ChangeEntry, Content, PhaseEntry, decode_log_entry
 from dynagent.testing.world import World
+
+STAMPS_ROW, PARTITIONS_IN_ROW = "stamps/", 64  # of core/stamps.py
+ENTRY_ROW, VOTE_ROW = "ringlog/", "ringlog/vote"  # of core/logrows.py and core/acceptor.py
 
 
 class Host(Protocol):
@@ -38,7 +48,10 @@ class Rings:
         self.present = first
         self._world = world
         self._seen: dict[tuple[int, int], bytes] = {}  # by lineage and epoch
-        self._last: dict[NodeId, Ring] = {}  # that each node had when it was looked at
+        self._entries: dict[int, bytes] = {}  # of the log, by index
+        self._minimums: dict[tuple[NodeId, int], tuple[int, int]] = {}  # on the disks
+        # Of each node: the rings that it has had, each with when it was first seen (order).
+        self._had: dict[NodeId, list[tuple[int, Ring]]] = {}
         self._owners: list[set[NodeId]] = [set() for _ in first.lists]  # at any time
         self._keepers: list[set[NodeId]] = [set() for _ in first.lists]  # fallbacks too
         self._note(first)
@@ -62,10 +75,11 @@ class Rings:
     def look(self, host: Host) -> None:
         """Something has happened at a node that may have changed its ring."""
         ring = host.ring
-        last = self._last.get(host.id)
+        had = self._had.setdefault(host.id, [])
+        last = had[-1][1] if had else None
         if ring is None or ring is last:
             return
-        self._last[host.id] = ring
+        had.append((self._world.order(), ring))
         if last is not None:
             self._world.verdicts.check(
                 "epoch_grows",
@@ -81,9 +95,60 @@ class Rings:
         )
         if _age(ring) > _age(self.present):
             self._world.log(f"{host.id[:2]} is the first with the ring of epoch {ring.epoch}")
-            self._count(self.present, ring)
             self.present = ring
             self._note(ring)
+
+    def on_row(self, node: NodeId, name: str, row: bytes, ring: Ring) -> None:
+        """A named row has come to the disk of `node`, which had that ring when it made it."""
+        if name.startswith(ENTRY_ROW) and name != VOTE_ROW:
+            self._on_entry(node, row)
+        elif name.startswith(STAMPS_ROW):
+            self._on_stamps(node, name, row, ring)
+
+    def _on_stamps(self, node: NodeId, name: str, row: bytes, ring: Ring) -> None:
+        first = PARTITIONS_IN_ROW * int(name.removeprefix(STAMPS_ROW))
+        changes, phases, *_ = _decode(row)
+        assert isinstance(changes, list)
+        assert isinstance(phases, list)
+        for number, minimum in enumerate(zip(changes, phases, strict=True), first):
+            what = f"{node[:2]} refuses partition {number} below {minimum}"
+            before = self._minimums.get((node, number), (0, 0))
+            self._check("fences_grow", minimum >= before, f"{what}, and did so below {before}")
+            stamp = ring.stamps[number]
+            self._check("fences_follow", minimum <= stamp, f"{what}; its ring is at {stamp}")
+            self._minimums[node, number] = minimum
+
+    def on_write(self, host: Host, key: bytes) -> None:
+        """A node mints a dot, or deletes."""
+        partition, node, ring = self.partition_of(key), host.id, host.ring
+        assert ring is not None
+        move = ring.moves.get(partition)
+        is_new = move is not None and move.phase == JOINT_OLD and node in ring.new_owners(partition)
+        self._check("newcomers_wait", not is_new, f"{node[:2]} writes {key!r} in phase 0")
+
+    def _check(self, checker: str, holds: bool, what: str) -> None:
+        self._world.verdicts.check(checker, holds, what)
+
+    def _on_entry(self, node: NodeId, row: bytes) -> None:
+        index, _before, entry, *_ = _decode(row)
+        assert isinstance(index, int)
+        assert isinstance(entry, bytes)
+        known = self._entries.get(index)
+        self._world.verdicts.check(
+            "one_ring",
+            known in (None, entry),
+            f"{node[:2]} has another entry {index} than was seen before",
+        )
+        if known is None:
+            self._entries[index] = entry
+            content = decode_log_entry(entry).content
+            self._world.fault(_kind_of(content), f"is entry {index}")
+
+    def since(self, node: NodeId, order: int) -> list[Ring]:
+        """The rings that a node has had from then on."""
+        had = self._had.get(node, [])
+        first = max((at for at, (since, _) in enumerate(had) if since <= order), default=0)
+        return [ring for _, ring in had[first:]]
 
     def on_record(self, node: NodeId, key: bytes) -> None:
         """A record has come to the disk of `node`."""
@@ -106,24 +171,20 @@ class Rings:
             self._owners[number].update(owners)
             self._keepers[number].update(owners, fallbacks(ring, partition))
 
-    def _count(self, before: Ring, after: Ring) -> None:
-        """What has been decided meanwhile, as far as two rings can tell."""
-        faults = self._world.faults
-        old, new = before.change, after.change
-        if new is not None and (old is None or old.index != new.index):
-            faults["change"] += 1
-            faults[f"change_{new.verb}"] += 1
-        if old is not None and new is not None and old.index == new.index:
-            moved = {move.partition: move.phase for move in old.moves}
-            entered = [m for m in new.moves if m.phase == JOINT_NEW and moved[m.partition] == 0]
-            faults["phase_1"] += bool(entered)
-        if old is not None and (new is None or new.index != old.index):
-            given_up = any(after.changed[move.partition] != old.index for move in old.moves)
-            faults["aborted" if given_up else "settled"] += 1
-        faults["voters"] += before.voters != after.voters
-        faults["policy"] += before.policies != after.policies
-        gone = {m.id for m in before.members}.difference(m.id for m in after.members)
-        faults["retired"] += len(gone.intersection(before.leaving))
+
+def _kind_of(content: Content) -> str:
+    """As it is counted."""
+    if isinstance(content, ChangeEntry):
+        return f"change_{content.verb}"
+    if isinstance(content, PhaseEntry):
+        return "settled" if content.phase == SETTLED else "phase_1"
+    return type(content).__name__.removesuffix("Entry").lower()
+
+
+def _decode(row: bytes) -> list[object]:
+    found = decode(row)
+    assert isinstance(found, list)
+    return found
 
 
 def _age(ring: Ring) -> tuple[int, int]:

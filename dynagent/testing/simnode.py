@@ -10,12 +10,12 @@ What it owes those who ask it is watched by `manners.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from dynagent.core.detector import Detector
-from dynagent.core.entry import ABSENT
 from dynagent.core.gossip import Gossiper
+from dynagent.core.logrows import RING_ROW
 from dynagent.core.messages import (
     JOB_START,
     BarrierMove,
@@ -47,9 +47,9 @@ from dynagent.core.messages import (
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, PartitionId, Token
-from dynagent.core.replica import Replica
-from dynagent.core.ring import Ring, token_of
+from dynagent.core.ring import Member, Ring, token_of
 from dynagent.core.ringcodec import decode_ring, encode_ring
+from dynagent.core.router import ForwardOperation
 from dynagent.core.settings import Settings
 from dynagent.core.sums import Shape
 from dynagent.core.tour import AskOperation
@@ -61,6 +61,7 @@ from dynagent.testing.network import Network
 from dynagent.testing.profile import Profile
 from dynagent.testing.repairs import Repairs
 from dynagent.testing.rings import Rings
+from dynagent.testing.taps import tap
 from dynagent.testing.trees import check_trees
 from dynagent.testing.world import World
 
@@ -70,7 +71,6 @@ _EXCHANGE = (Compare, LeafKeys, Look)
 _EXCHANGE_REPLIES = (CompareReply, LeafKeysReply, LookReply)
 _WAIT_FOR_DISK = (Merge, BarrierMove, Purge)  # requests that are answered with a MergeAck
 _TOLD_AT_ONCE = (Pong, GossipReply, FactsReply, ListReply, BarrierReply, TombstoneReply)
-RING_ROW = "ring"  # as the agent names it
 _CACHES_BYTES = (0, 4_000, 1_000_000)  # none, one that forgets all the time, one for everything
 # Of the journal of sums: as it is, so short that its slots come round, and the shortest.
 _TREE_SHAPES = (None, Shape(8, 3), Shape(2, 1))
@@ -88,13 +88,22 @@ class SimNode:
         grapevine: Grapevine,
         repairs: Repairs,
         rings: Rings,
-        node_id: NodeId,
+        member: Member,
         is_member: bool,
         profile: Profile,
         on_moment: Callable[[SimNode, Message], None],
     ) -> None:
-        self.id = node_id
+        self.id = node_id = member.id
+        self.host = member.host
+        self._about = {
+            "name": member.name,
+            "address": member.address,
+            "zone": member.zone,
+            "host": member.host,
+            "capacity": member.capacity,
+        }
         self.life = 0
+        self.is_gone = False  # for good
         self.node: Node | None = None
         self.disk = Disk(
             world=world,
@@ -115,8 +124,9 @@ class SimNode:
             network=network,
             ledger=ledger,
             repairs=repairs,
+            rings=rings,
             node=node_id,
-            ring=self._served,
+            is_routed=self._is_routed,
         )
         self.disk.on_job_row = repairs.on_job_row
         self._antientropy_s = profile.antientropy_s
@@ -160,7 +170,7 @@ class SimNode:
     # --- life and death --------------------------------------------------------------------------
 
     def start(self) -> None:
-        if self.life:
+        if self.life or self.is_gone:
             return
         self._lives += 1
         self.life = self._lives
@@ -193,16 +203,26 @@ class SimNode:
                 scrub_interval_s=self._scrub_interval_s,
             ),
         )
+        self.node.about = dict(self._about)
         self._rings.look(self)
         self.check_trees(is_quiet=False)
-        self._watch_debts(self.node.replica)
-        self._watch_purges(self.node.replica)
+        tap(self.node.replica, self.disk, lambda key: self._rings.on_write(self, key))
         self._network.dial_missing()
 
     @property
     def ring(self) -> Ring | None:
         """Of the present life; None while it is dead, or a member of nothing."""
         return self.node.ring if self.node is not None else None
+
+    @property
+    def has_joined(self) -> bool:
+        """It is a member, and knows it."""
+        return self.ring is not None and self.ring.member(self.id) is not None
+
+    def knows(self, peer: NodeId) -> bool:
+        """Whether that is a member of its ring: it dials no one else."""
+        ring = self.ring
+        return ring is not None and ring.member(peer) is not None
 
     def _served(self) -> Ring:
         """The ring that it serves with; of a node that has none yet, what it would be told."""
@@ -216,31 +236,6 @@ class SimNode:
         batch = Batch(0)
         batch.meta.append((RING_ROW, encoded))
         self.disk.store.write(batch)
-
-    def _watch_debts(self, replica: Replica) -> None:
-        """Notes of which keys the core says that it owes them."""
-        owe = replica.owe
-
-        def watched(targets: Iterable[NodeId], key: bytes, token: Token) -> int:
-            owed = list(targets)
-            number = owe(owed, key, token)
-            self.disk.debts.owe(owed, key, number)
-            return number
-
-        replica.owe = watched  # type: ignore[method-assign]
-
-    def _watch_purges(self, replica: Replica) -> None:
-        """Notes which tombstones go, and in which batch."""
-        purge = replica.purge
-
-        def watched(key: bytes, token: Token, digest: bytes, barrier: int) -> int:
-            before = replica.newest(key, token)
-            number = purge(key, token, digest, barrier)
-            if replica.newest(key, token) is ABSENT and before is not ABSENT:
-                self.disk.purging.setdefault(number, set()).add(key)
-            return number
-
-        replica.purge = watched  # type: ignore[method-assign]
 
     def leap(self, seconds: float) -> None:
         """The world has leapt."""
@@ -280,6 +275,12 @@ class SimNode:
         if self.is_paused:
             self._missed.append(partial(event, *arguments))
         return self.is_paused
+
+    def break_for_good(self) -> None:
+        """It never comes back, and nothing of its disk either."""
+        self.resume()
+        self.kill(power=True)
+        self.is_gone = True
 
     def stop_cleanly(self) -> None:
         """Refuses new requests, and stops once the old ones are answered and all is durable."""
@@ -517,6 +518,17 @@ class SimNode:
         if isinstance(operation, AskOperation):
             for entry in merge.entries:
                 self._repairs.on_moved(self.id, targets[0], key_of(entry))
+
+    def _is_routed(self, link: LinkId, request_id: int) -> bool:
+        """Is that request passed on to another?"""
+        assert self.node is not None
+        coordinator = self.node.coordinator
+        operations = coordinator.operations.values() if coordinator is not None else ()
+        return any(
+            isinstance(operation, ForwardOperation)
+            and (operation.link, operation.request_id) == (link, request_id)
+            for operation in operations
+        )
 
     def check_trees(self, *, is_quiet: bool) -> None:
         """The trees say what the disk holds; no batch is under way."""

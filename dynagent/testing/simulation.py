@@ -81,12 +81,13 @@ class Simulation:
         self.keys = [b"k%d" % number for number in range(profile.keys)]
         ring = make_ring(profile.nodes, per_machine=profile.nodes_per_machine)
         self.rings = Rings(world, ring)
+        members = [*ring.members, *make_spares(ring, profile.spares)]
         self.history = History(world)
         self.ledger = Ledger(
             world,
             self.history,
             siblings_max=profile.siblings_max,
-            hosts={member.id: member.host for member in ring.members},
+            hosts={member.id: member.host for member in members},
         )
         self.grapevine = Grapevine(world, interval_s=limits.GOSSIP_INTERVAL_S_DEFAULT)
         self.network = Network(world, profile)
@@ -101,12 +102,12 @@ class Simulation:
                 grapevine=self.grapevine,
                 repairs=self.repairs,
                 rings=self.rings,
-                node_id=member.id,
-                is_member=True,
+                member=member,
+                is_member=member in ring.members,
                 profile=profile,
                 on_moment=self._on_moment,
             )
-            for member in ring.members
+            for member in members
         ]
         self.network.hosts.update({node.id: node for node in self.nodes})
         self.repairs.nodes.update({node.id: node for node in self.nodes})
@@ -150,7 +151,27 @@ class Simulation:
             ring=self.ring,
             profile=profile,
             keys=self.keys,
+            agents=self._agents,
         )
+
+    def _agents(self) -> list[NodeId]:
+        """Whom clients ask: members, as far as they have learnt that, which are to stay."""
+        ring = self.rings.present
+        gone = {*ring.leaving, *ring.removed}
+        asked = [m.id for m in ring.members if m.id not in gone]
+        if ring.epoch > 1:
+            able = [node.id for node in self.nodes if node.has_joined and not node.is_gone]
+            return [node for node in asked if node in able] or asked
+        return asked
+
+    @property
+    def members(self) -> list[SimNode]:
+        """The nodes of the newest ring, without those that are gone for good."""
+        return [
+            node
+            for node in self.nodes
+            if not node.is_gone and self.ring.member(node.id) is not None
+        ]
 
     # --- the phases ------------------------------------------------------------------------------
 
@@ -197,6 +218,8 @@ class Simulation:
         self.nemesis.heal_everything()
         world.run(until=world.now + horizon_s, unless=self._are_clients_idle)
         world.run(until=world.now + SETTLE_S)
+        if self.profile.is_quiet:
+            self._check_available()
         world.log("=== the disks lose rows, and everything is scrubbed")
         self.nemesis.lose_rows()
         for node in self.nodes:
@@ -217,6 +240,7 @@ class Simulation:
                 w=W,
                 final=final,
                 listings=[verdict for verdict in self.lister.verdicts if verdict.key == key],
+                least=(R, W) if self.rings.epochs > 1 else (1, 1),
             ).judge()
         if self.profile.tombstone_rest_s:
             for node in self.nodes:
@@ -231,14 +255,14 @@ class Simulation:
         world.run(until=world.now + SETTLE_S)
         for node in self.nodes:
             node.check_nothing_left()
-        self.grapevine.judge_convergence(self.nodes)
+        self.grapevine.judge_convergence(self.members)
         self._start_a_newcomer()
 
     def _start_a_newcomer(self) -> None:
         """One node starts once more, among others that know everything about each other."""
         world = self.world
-        newcomer = world.stream("newcomer").choice(self.nodes)
-        others = [node for node in self.nodes if node is not newcomer]
+        newcomer = world.stream("newcomer").choice(self.members)
+        others = [node for node in self.members if node is not newcomer]
         newcomer.kill(power=False)
         world.run(until=world.now + 0.1)  # the others notice
         newcomer.start()
@@ -254,7 +278,7 @@ class Simulation:
         return all(client.is_idle for client in self.clients)
 
     def _are_hints_home(self) -> bool:
-        return not any(self._owed(node) for node in self.nodes)
+        return not any(self._owed(node) for node in self.nodes if not node.is_gone)
 
     def _owed(self, node: SimNode) -> list[object]:
         """What a node owes to whom."""
@@ -273,14 +297,14 @@ class Simulation:
             or node.node is None
             or not node.node.replica.unknown.is_empty
             or any(_unknown(node))
-            for node in self.nodes
+            for node in self.members
         )
 
     def _check_all_is_known(self) -> None:
         """Whatever was damaged has been found and healed, and nothing lies where it should not."""
         ring = self.ring
-        self.ledger.check_all_is_known(lambda key: ring.lists[ring.partition_of(token_of(key))])
-        for node in self.nodes:
+        self.ledger.check_all_is_known(self.rings.owners_of)
+        for node in self.members:
             unknown = _unknown(node)
             self.world.verdicts.check(
                 "rot_is_healed", not any(unknown), f"{node.id} does not know {unknown}"
@@ -295,8 +319,10 @@ class Simulation:
 
     def _check_hints_are_home(self) -> None:
         """All is well again: nothing is owed, it has arrived, and only owners hold copies."""
-        self.ledger.check_debts_are_paid()
+        self.ledger.check_debts_are_paid(self.rings.owners_of)
         for node in self.nodes:
+            if node.is_gone:
+                continue
             owed = self._owed(node)
             self.world.verdicts.check("hints_come_home", not owed, f"{node.id} owes {owed}")
             for key in self.keys:
@@ -308,13 +334,24 @@ class Simulation:
                     f"{node.id} still keeps {key!r}, of which it is no owner",
                 )
 
+    def _check_available(self) -> None:
+        """Nothing has gone wrong: no request was refused, or late, for the ring's changes."""
+        for operation in self.history.operations.values():
+            refused = [attempt for attempt in operation.attempts if attempt.is_refused]
+            self.world.verdicts.check(
+                "available",
+                operation.is_ok and len(operation.attempts) == 1,
+                f"{operation.kind} {operation.number} is {operation.outcome} after",
+                f"{len(operation.attempts)} attempts, {len(refused)} of them refused",
+            )
+
     # --- the end ---------------------------------------------------------------------------------
 
     def _copies(self, key: bytes) -> dict[NodeId, Copy]:
         """What the disks hold."""
         token = token_of(key)
         copies: dict[NodeId, Copy] = {}
-        for node in self.nodes:
+        for node in self.members:
             stored = node.disk.store.get(token, key)
             if stored is None:
                 continue
@@ -411,6 +448,16 @@ def make_ring(nodes: int, *, per_machine: int = 1) -> Ring:
         ),
         voters=choose_voters(members),
     )
+
+
+def make_spares(ring: Ring, count: int) -> list[Member]:
+    """Agents that might join, each on a machine of its own."""
+    first = len(ring.members) + 1
+    ids = [NodeId(f"n{place}" + "0" * 14) for place in range(first, first + count)]
+    return [
+        Member(id=node, name=node[:2], address=f"{node[:2]}:7411", zone="", host=node, capacity=1)
+        for node in ids
+    ]
 
 
 def run(seed: int, *, horizon_s: float = HORIZON_S, keep_trace: bool = False) -> Report:

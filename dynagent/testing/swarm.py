@@ -3,6 +3,7 @@
 **The fault budget.** The product promises nothing once more is broken for good than W−1 copies of a
 key, and a checker could then decide nothing. So what is permanent is rationed: of a key one copy
 may be rotten at a time, and once one has been, another rots only if others hold all that it holds.
+One node may be gone for good, which is the same for all that it holds.
 (Healing asks owners; of a write that a stand-in keeps for one of them its copy may be the last.)
 Everything else here comes back: power cuts lose only what was never durable.
 """
@@ -135,8 +136,7 @@ class Nemesis:
             self._take_down(victims, power=True, dice=self._dice)
 
     def _on_machine_of(self, node: SimNode) -> list[SimNode]:
-        hosts = {member.id: member.host for member in self._rings.present.members}
-        return [other for other in self._nodes if hosts[other.id] == hosts[node.id]]
+        return [other for other in self._nodes if other.host == node.host]
 
     def _power_cut_all(self) -> None:
         self._world.fault("power_cut_all", "")
@@ -265,7 +265,7 @@ class Nemesis:
         key = self._dice.choice(self._keys)
         owner = self._dice.choice(self._rings.owners_of(key))
         node = next(node for node in self._nodes if node.id == owner)
-        if key in self._rotten and not self._is_healed(key):
+        if node.is_gone or (key in self._rotten and not self._is_healed(key)):
             return
         self._rotten.add(key)  # already now: no other copy may rot while this one waits for it
         if self._dice.random() < 0.5:
@@ -276,11 +276,38 @@ class Nemesis:
     def _is_spare(self, node: SimNode, key: bytes) -> bool:
         if key not in self._ledger.ever_rotten:
             return True
+        own = node.disk.clock_of(token_of(key), key)
+        return all(covers(self._held(key, others), own) for others in self._others(node, key))
+
+    def _others(self, node: SimNode, key: bytes) -> list[list[SimNode]]:
+        """Those whose copies count beside that of `node`. While a partition moves each list stands
+        for itself: what only the new owners hold goes if the change is aborted."""
+        there = [other for other in self._nodes if other is not node and not other.is_gone]
+        lists = self._rings.present.write_lists(self._rings.partition_of(key))
+        if len(lists) == 1:
+            return [there]
+        mine = [owners for owners in lists if node.id in owners]
+        return [[other for other in there if other.id in owners] for owners in mine]
+
+    def _held(self, key: bytes, nodes: Sequence[SimNode]) -> Clock:
         held: Clock = {}
-        for other in self._nodes:
-            if other is not node:
-                held = join(held, other.disk.clock_of(token_of(key), key))
-        return covers(held, node.disk.clock_of(token_of(key), key))
+        for node in nodes:
+            held = join(held, node.disk.clock_of(token_of(key), key))
+        return held
+
+    def may_lose(self, node: SimNode) -> bool:
+        """A node breaks for good, and all that it holds is lost, if the fault budget allows it."""
+        if self._is_over or any(other.is_gone for other in self._nodes):
+            return False
+        if not all(self._is_spare(node, key) for key in self._keys):
+            return False
+        self._world.fault("gone", node.id[:2])
+        for key in self._keys:
+            if node.disk.store.get(token_of(key), key) is not None:
+                self._ledger.ever_rotten.add(key)
+            self._ledger.on_gone(node.id, key)
+        node.break_for_good()
+        return True
 
     def _is_healed(self, key: bytes) -> bool:
         """No copy is rotten, nor about to be."""

@@ -727,9 +727,9 @@ def test_a_repairing_get_answers_before_w_owners_have_it() -> None:
     sibling = story.mint(story.begin(PUT), A1, {1: 1})
     for node in (X, Y):
         story.ledger.on_durable(node, KEY, Record(Siblings({1: 1}, (sibling,))))
-    story.ledger.on_repaired(X, KEY, {1: 1}, owners=[X, Y], w=2)
+    story.ledger.on_repaired(X, KEY, {1: 1}, lists=[[[X, Y]]], w=2)
     assert objections(story.world) == set()
-    story.ledger.on_repaired(X, KEY, {1: 1}, owners=[X, NodeId("z")], w=2)
+    story.ledger.on_repaired(X, KEY, {1: 1}, lists=[[[X, NodeId("z")]]], w=2)
     assert objections(story.world) == {"repair_is_durable"}
 
 

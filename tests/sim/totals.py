@@ -90,6 +90,7 @@ EVALUATIONS = {
     "copies_grow": 44_000,
     "ack_is_durable": 26_000,
     "acks_stand_apart": 26_000,
+    "ack_is_joint": 14_000,
     "siblings_are_bounded": 44_000,
     "read_is_durable": 25_000,
     # Once or twice for each listing's verdict about a key and write that it compares.
@@ -138,6 +139,12 @@ EVALUATIONS = {
     "hints_are_counted": 14_000,
     # Once for each node, target and key that was ever owed.
     "owed_arrives": 3_500,
+    # Once for each ring that a node has, in each of its lives; each record that comes to a disk;
+    # each write that a node coordinates.
+    "one_ring": 18_000,
+    "epoch_grows": 16_000,
+    "kept_as_planned": 46_000,
+    "newcomers_wait": 17_000,
     # A few for each hang that lasts longer than the detector may take.
     "hung_is_not_up": 400,
     # Once for each record that an exchange moves.
