@@ -81,7 +81,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         int,
         Meta(
             ge=0,
-            le=1_000_000,
+            le=limits.CAPACITY_MAX,
             description="Weight of this node: it holds that share of the places on the ring. "
             "0 stores nothing and only routes requests.",
         ),

@@ -27,6 +27,7 @@ PARTITIONS_MAX = 16_384  # with N_MAX owners of 2 bytes each: a quarter of RING_
 N_MAX = 16  # more copies than this is a different problem
 MEMBERS_MAX = 1_000  # "three to a few hundred hosts" with room to spare
 RING_BYTES_MAX = 2 * MIB  # sent whole: twice 512 KiB of lists while all move, 500 bytes a member
+CAPACITY_MAX = 1_000_000  # a weight: room for any two machines, and sums that stay small
 VOTERS_MAX = 7  # of which three may be away; more would only make each decision slower
 
 # --- the ring log (core.ringlog) -----------------------------------------------------------------

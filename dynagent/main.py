@@ -184,7 +184,7 @@ async def _obey_signals(
         async for number in signals:
             if number == signal.SIGHUP:
                 on_hangup()
-            elif agent.node.draining:
+            elif agent.node.stopping:
                 agent.stop()
             else:
                 notify_supervisor("STOPPING=1")

@@ -27,6 +27,10 @@ _LAZY = {
     "up": ("up", "up"),
     "down": ("up", "down"),
     "bootstrap": ("cluster", "bootstrap"),
+    "join": ("change", "join"),
+    "leave": ("change", "leave"),
+    "replace": ("change", "replace_node"),
+    "remove": ("change", "remove"),
     "put": ("", ""),
     "get": ("", ""),
     "delete": ("", ""),
@@ -38,6 +42,7 @@ _LAZY = {
     "explain": ("explain", "explain"),
     "ring": ("ring", "app"),
     "node": ("node", "app"),
+    "transfers": ("transfers", "transfers"),
     "hints": ("hints", "app"),
     "tombstones": ("tombstones", "tombstones"),
     "repair": ("repair", "repair"),
@@ -162,6 +167,9 @@ _HABITS = {
     "status": "health",
     "nodes": "node ls",
     "members": "node ls",
+    "add": "join",
+    "decommission": "leave",
+    "evict": "remove",
 }
 
 

@@ -47,6 +47,22 @@ InFlight = Annotated[str | None, option(options.IN_FLIGHT)]
 Form = Annotated[str | None, option(options.FORM)]
 Color = Annotated[str | None, option(options.COLOR)]
 
+# Of verbs that change the ring.
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
+PlanOut = Annotated[
+    str | None,
+    typer.Option(
+        "--out", metavar="FILE", help="Write the plan there and change nothing; see ring apply."
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")]
+Settle = Annotated[
+    bool, typer.Option("--wait", help="Return when it is settled; exit 124 at the --timeout.")
+]
+AllowColocated = Annotated[
+    bool, typer.Option("--allow-colocated", help="Accept two copies of a key on one host.")
+]
+
 
 class Group(TyperGroup):
     """Lists each verb with the whole first sentence of its help; Typer would cut it at a width."""

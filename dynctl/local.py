@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from dynctl.spawn import HOST, LOG, free_port_near, free_ports
 
 _FILE = "cluster"
 _POLL_S = 0.05
+_STEM = "local-"
 _HTTP = ".http"
 _HTTP_OFFSET = 1_000  # an agent on 7411 serves HTTP on 8411, if that is free
 NODES_MAX = 32  # a machine, not a data centre
@@ -53,6 +54,18 @@ class LocalCluster:
     def save(self) -> None:
         http = {name + _HTTP: address for name, address in self.http.items()}
         write_pairs(str(self.directory / _FILE), {"format": "1", **self.addresses, **http})
+
+    def extend(self, count: int) -> list[str]:
+        """That many more agents, on ports after the others'; their names. Raises `Refused`."""
+        if len(self.addresses) + count > NODES_MAX:
+            raise Refused(f"that would be more than {NODES_MAX} agents; use a cluster of machines")
+        last = max(int(name.removeprefix(_STEM)) for name in self.addresses)
+        names = [f"{_STEM}{number}" for number in range(last + 1, last + 1 + count)]
+        for name in names:
+            owned = {_port(address) for address in (*self.endpoints, *self.http.values())}
+            wanted = max(map(_port, self.endpoints)) + 1
+            self.addresses[name] = f"{HOST}:{free_port_near(wanted, not_in=owned)}"
+        return names
 
     def choose_http(self, names: Iterable[str]) -> None:
         """Gives each of these agents, which do not run, a free address for HTTP."""
@@ -82,8 +95,7 @@ def load(directory: Path) -> LocalCluster | None:
         raise Refused(f"{path} was not written by this version of dynctl up; name another --dir")
     for key, address in pairs.items():
         name = key.removesuffix(_HTTP)
-        stem, dash, number = name.partition("-")
-        if (stem, dash) != ("local", "-") or not number.isdigit():
+        if not name.startswith(_STEM) or not name.removeprefix(_STEM).isdigit():
             raise ConfigError(f"{path}: {name!r} is not a name that dynctl up gives")
         try:
             parse_address(address)
@@ -103,7 +115,7 @@ def plan(directory: Path, *, nodes: int, port: int) -> LocalCluster:
         raise Refused(f"{directory} holds {strange[0]!r} and no cluster; name an empty --dir")
     ports = free_ports(nodes) if port == 0 else range(port, port + nodes)
     return LocalCluster(
-        directory, {f"local-{i}": f"{HOST}:{port}" for i, port in enumerate(ports, 1)}, {}
+        directory, {f"{_STEM}{i}": f"{HOST}:{port}" for i, port in enumerate(ports, 1)}, {}
     )
 
 
@@ -137,15 +149,15 @@ def _try_lock(handle: int) -> bool:
 # --- stopping ------------------------------------------------------------------------------------
 
 
-def stop(cluster: LocalCluster, *, within_s: float) -> list[str]:
-    """SIGTERM to every running agent, and waits until all have let go of their directories.
+def stop(cluster: LocalCluster, names: Collection[str], *, within_s: float) -> list[str]:
+    """SIGTERM to those that run, and waits until all have let go of their directories.
 
     Returns the names of those that ran. Raises `TimedOut` naming one that does not stop.
     """
     deadline = time.monotonic() + within_s
     told: dict[str, int] = {}
     while True:
-        running = {n: pid for n in cluster.addresses if (pid := cluster.holder(n)) is not None}
+        running = {n: pid for n in names if (pid := cluster.holder(n)) is not None}
         for name, pid in running.items():
             if pid and told.get(name) != pid:
                 _signal(cluster, name, pid, signal.SIGTERM)
@@ -208,13 +220,19 @@ def check_ours(cluster: LocalCluster) -> None:
             raise Refused(f"{cluster.directory / name} is a link; remove it by hand")
 
 
-def purge(cluster: LocalCluster) -> None:
-    """Removes the data of stopped agents and the directory. The file that names them goes last, so
-    that a purge cut short can be repeated."""
+def purge(cluster: LocalCluster, names: Collection[str] | None = None) -> None:
+    """Removes the data of these stopped agents, or of all and the directory. The file that names
+    them is written last, so that a purge cut short can be repeated."""
     try:
-        for name in cluster.addresses:
+        for name in list(cluster.addresses if names is None else names):
             if (cluster.directory / name).exists():
                 shutil.rmtree(cluster.directory / name)
+            if names is not None:
+                del cluster.addresses[name]
+                cluster.http.pop(name, None)
+        if names is not None:
+            cluster.save()
+            return
         (cluster.directory / _FILE).unlink(missing_ok=True)
         cluster.directory.rmdir()
     except OSError as exc:

@@ -159,7 +159,9 @@ def _problem(ring: Ring, member: Member, status: dict[str, Any]) -> str:
         return f"not serving but {status['state']}"
     if status["cluster_id"] != ring.cluster_id:
         return f"of another cluster ({status['cluster_id'].hex()})"
-    if status["epoch"] != ring.epoch:
+    # While the ring changes everybody is a moment behind somebody; and who is ahead of the agent
+    # that gave us the ring is not behind.
+    if status["epoch"] < ring.epoch and ring.change is None:
         return f"at epoch {status['epoch']} of the ring, not {ring.epoch}"
     doubted = suspected(status)
     unused = sorted(
@@ -182,10 +184,10 @@ def liveness(*, linked: bool, answered: bool, suspected: str = "") -> str:
 
 def by_name(seen: Observation) -> list[Seen]:
     """Members in the order that people expect: local-2 before local-10."""
-    return sorted(seen.members, key=lambda one: _natural(one.member.name))
+    return sorted(seen.members, key=lambda one: natural(one.member.name))
 
 
-def _natural(name: str) -> tuple[str, int, str]:
+def natural(name: str) -> tuple[str, int, str]:
     stem = name.rstrip("0123456789")
     digits = name[len(stem) :]
     return stem, int(digits[-18:] or 0), name

@@ -308,6 +308,11 @@ def read_quorum(text: str | None, flag: str) -> int:
     return read_number(text, flag, low=1, high=limits.N_MAX)
 
 
+def read_capacity(text: str | None) -> int:
+    """The weight of a node; −1 if not given."""
+    return read_number(text, "--capacity", low=0, high=limits.CAPACITY_MAX, default=-1)
+
+
 def read_form(text: str | None, *, default: str) -> str:
     """One of `FORMS`; `default` if not given."""
     if text is not None and text not in FORMS:

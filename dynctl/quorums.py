@@ -22,17 +22,22 @@ def failing(seen: Observation) -> tuple[int, int]:
         if one.status is not None and _serves(seen, one.status)
     }
     strict = sloppy = 0
-    for partition, owners in enumerate(seen.ring.lists):
-        if not any(reaches(owners, view, seen.ring) for view in _of(owners, views)):
+    for at in map(PartitionId, range(seen.ring.partitions)):
+        owners = seen.ring.lists[at]
+        if not any(reaches(seen.ring, at, view) for view in _of(owners, views)):
             strict += 1
-            at = PartitionId(partition)
             sloppy += not any(_stands(seen.ring, at, node, view) for node, view in views.items())
     return strict, sloppy
 
 
-def reaches(owners: tuple[NodeId, ...], up: frozenset[NodeId], ring: Ring) -> bool:
-    """Do enough owners take part, as one of them sees it?"""
-    return len(up.intersection(owners)) >= max(ring.r, ring.w)
+def reaches(ring: Ring, partition: PartitionId, up: frozenset[NodeId]) -> bool:
+    """Do enough owners take part, as one of them sees it? While it moves: of both lists."""
+    able = up.difference(ring.removed)
+    lists = ring.write_lists(partition)
+    return (
+        all(len(able.intersection(owners)) >= ring.w for owners in lists)
+        and len(able.intersection(ring.read_list(partition))) >= ring.r
+    )
 
 
 def _of(

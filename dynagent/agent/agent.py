@@ -302,7 +302,7 @@ class Agent:
     async def drain(self) -> None:
         """New requests are refused (definitely), those under way end, then everything stops."""
         log(logging.INFO, "agent.draining", drain_s=self.config.drain_s)
-        self.node.draining = True
+        self.node.draining = self.node.stopping = True
         self.env.transport.stop_listening()
         with trio.move_on_after(self.config.drain_s):
             self.env.transport.request_turn()

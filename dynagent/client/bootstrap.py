@@ -88,20 +88,23 @@ def bootstrap(
     return Bootstrapped(ring=ring, resumed=bool(taken))
 
 
+def member_of(status: dict[str, Any]) -> Member:
+    """The member that an agent with this status would be."""
+    about = status["about"]
+    return Member(
+        id=NodeId(status["node_id"]),
+        name=about["name"],
+        address=about["address"],
+        zone=about["zone"],
+        host=about["host"],
+        capacity=about["capacity"],
+    )
+
+
 def _members(statuses: dict[str, dict[str, Any]]) -> tuple[Member, ...]:
     members = []
     for address, status in statuses.items():
-        about = status["about"]
-        members.append(
-            Member(
-                id=NodeId(status["node_id"]),
-                name=about["name"],
-                address=about["address"],
-                zone=about["zone"],
-                host=about["host"],
-                capacity=about["capacity"],
-            )
-        )
+        members.append(member_of(status))
         for other in members[:-1]:
             if other.id == members[-1].id:
                 raise Refused(f"{address} and {other.address} are the same agent")

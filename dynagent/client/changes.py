@@ -23,7 +23,7 @@ Nobody's liveness is looked at here: `client.guards` does that before a change i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dynagent.core import claim
@@ -32,6 +32,9 @@ from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import Member, Owners, Ring
 from dynagent.core.ringentry import ChangeEntry, Entry, check_unchanging, fold
 from dynagent.errors import BadRequest, PlanInfeasible, Refused
+
+_NAMED = 5
+NOBODY = NodeId("-")  # the proposer of an entry that is not proposed yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,8 @@ def plan_join(
     for node in joining:
         _check_unlike(node, members)
         members.append(node)
-    change = _entry(ring, "join", members, id=id)
+    verb = f"join {_some(node.name for node in joining)}"
+    change = _entry(ring, verb, members, id=id)
     return _planned(ring, change, notes=_shared_hosts(joining, members), allow=allow_colocated)
 
 
@@ -92,7 +96,8 @@ def plan_leave(
     for node in leaving:
         if node in ring.leaving:
             raise Refused(f"{name_of(ring, node)} is leaving already; see: dynctl transfers")
-    change = _entry(ring, "leave", ring.members, id=id, leaving=leaving)
+    verb = f"leave {_some(name_of(ring, node) for node in leaving)}"
+    change = _entry(ring, verb, ring.members, id=id, leaving=leaving)
     return _planned(ring, change, allow=allow_colocated)
 
 
@@ -102,7 +107,8 @@ def plan_remove(
     """Members are gone for good, and their copies are lost. Raises `Refused`, `PlanInfeasible`."""
     check_unchanging(ring)
     _check_named(ring, removed)
-    change = _entry(ring, "remove", ring.members, id=id, removed=removed)
+    verb = f"remove {_some(name_of(ring, node) for node in removed)}"
+    change = _entry(ring, verb, ring.members, id=id, removed=removed)
     return _planned(ring, change, allow=allow_colocated)
 
 
@@ -127,7 +133,7 @@ def plan_replace(
     _check_unlike(new, [m for m in ring.members if not (removed and m.id == old)])
     members = [*ring.members, replace(new, capacity=was.capacity)]
     gone = {"removed": [old]} if removed else {"leaving": [old]}
-    change = _entry(ring, "replace", members, id=id, **gone)
+    change = _entry(ring, f"replace {was.name} by {new.name}", members, id=id, **gone)
     notes = []
     if new.capacity != was.capacity:
         notes.append(
@@ -155,16 +161,42 @@ def plan_members(
         _check_unlike(member, [other for other in members if other is not member])
     if tuple(members) == ring.members:
         raise Refused("that is how the ring has it already; see: dynctl node ls")
-    change = _entry(ring, "set", members, id=id)
+    verb = f"set {_some(member.name for member in changed)}"
+    change = _entry(ring, verb, members, id=id)
     if all(_is_placed_as(was, now) for was, now in zip(ring.members, members, strict=True)):
         return _folded(ring, change, ring.lists, moved=0, bound=0)
     return _planned(ring, change, allow=allow_colocated)
+
+
+def recall(ring: Ring, entry: ChangeEntry) -> ChangePlan:
+    """The plan that an entry for this very ring was; raises `Refused` if it does not fit it."""
+    lists = list(ring.lists)
+    for partition, owners in entry.moves:
+        ring.check_partition(partition)
+        lists[partition] = owners
+    pairs = list(zip(ring.lists, lists, strict=True))
+    before = Counter(node for was, _ in pairs for node in was)
+    after = Counter(node for _, now in pairs for node in now)
+    return _folded(
+        ring,
+        entry,
+        lists,
+        moved=sum(node not in was for was, now in pairs for node in now),
+        bound=sum((after - before).values()),
+    )
 
 
 def name_of(ring: Ring, node: NodeId) -> str:
     """What people call a node; its id if it is no member."""
     member = ring.member(node)
     return member.name if member is not None else node
+
+
+def _some(names: Iterable[str]) -> str:
+    """Names for people: not all of a hundred."""
+    known = list(names)
+    more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+    return ", ".join(known[:_NAMED]) + more
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -297,7 +329,7 @@ def _folded(
     entry = replace(
         change, moves=tuple((PartitionId(p), now) for p, (was, now) in pairs if now != was)
     )
-    after = fold(ring, Entry(content=entry, proposer=NodeId(""), wall_ms=0))
+    after = fold(ring, Entry(content=entry, proposer=NOBODY, wall_ms=0))
     return ChangePlan(
         ring=ring, entry=entry, after=after, moved=moved, bound=bound, notes=tuple(notes)
     )

@@ -75,7 +75,7 @@ def cost(plan: ChangePlan, loads: Mapping[NodeId, Load]) -> Cost:
         keys=round(plan.moved * keys) if keys is not None else None,
         bytes=moved,
         bytes_of=bytes_of,
-        seconds=max(known) if len(known) == len(waits) else None,
+        seconds=max(known, default=0.0) if len(known) == len(waits) else None,
     )
 
 

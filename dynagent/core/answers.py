@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dynagent.core.inspect import status_document
 from dynagent.core.messages import (
+    DrainOrder,
     Facts,
     Gossip,
     HintOrder,
@@ -118,6 +119,17 @@ class Answers:
         if self._node.ringlog is None:
             raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
         self._node.ringlog.on_message(now, link, request_id, budget_ms, message)
+
+    def on_drain_order(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, DrainOrder)
+        if self._node.ring is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        if self._node.stopping and not message.on:
+            raise Refused("this agent is stopping; start it again when it has ended")
+        self._node.draining = message.on
+        self._effects.answer(link, request_id, StatusReply(status_document(self._node)))
 
     def on_hint_order(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message

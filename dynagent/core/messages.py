@@ -393,6 +393,16 @@ class HintOrder(Message, code=36):
     target: Text = ""  # to that node only; empty: to all
 
 
+class DrainOrder(Message, code=105):
+    """Take no more requests of clients, and let background work rest; or serve again. Answered by
+    StatusReply.
+
+    It is still an owner: it answers other nodes, and votes. A restart ends it.
+    """
+
+    on: Flag = True
+
+
 # --- gossip --------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ from dynagent.core.messages import (
     BarrierMove,
     BarrierRequest,
     Compare,
+    DrainOrder,
     Error,
     Export,
     Facts,
@@ -116,7 +117,8 @@ class Node:
     ) -> None:
         self.node_id = node_id
         self.ring: Ring | None = None
-        self.draining = False
+        self.draining = False  # takes no requests of clients: it is stopping, or was told to
+        self.stopping = False
         self.about: dict[str, object] = {}  # name, address, zone, host, capacity: for bootstrap
         self.counters: dict[str, int] = {}
         self.measure: Callable[[], dict[str, object]] = dict  # what the shell adds to our status
@@ -176,6 +178,7 @@ class Node:
             Install: answers.on_install,
             StatusRequest: answers.on_status_request,
             HintOrder: answers.on_hint_order,
+            DrainOrder: answers.on_drain_order,
             Gossip: answers.on_gossip,
             Facts: answers.on_facts,
             JobRequest: answers.on_job_request,
@@ -343,7 +346,7 @@ class Node:
         if self.coordinator is None:
             raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
         if self.draining:
-            raise NotReady("this agent is stopping")
+            raise NotReady("this agent is stopping, or drained; see: dynctl node drain --help")
         return self.coordinator
 
     def _on_data(

@@ -10,7 +10,16 @@ from dynagent import limits
 from dynagent.client.bootstrap import bootstrap as make_cluster
 from dynagent.errors import BadRequest, Unhealthy
 from dynctl import endpoints, options
-from dynctl.declare import Color, Debug, Endpoints, Form, Timeout, Timeout30, Verbose
+from dynctl.declare import (
+    AllowColocated,
+    Color,
+    Debug,
+    Endpoints,
+    Form,
+    Timeout,
+    Timeout30,
+    Verbose,
+)
 from dynctl.observe import observed
 from dynctl.render import default_form, show
 from dynctl.views.nodes import HealthDocument, health_document, quorum_words
@@ -40,10 +49,7 @@ def bootstrap(
             "--partitions", metavar="Q", help="A power of two, fixed for good. Default: 256."
         ),
     ] = None,
-    allow_colocated: Annotated[
-        bool,
-        typer.Option("--allow-colocated", help="Accept two copies of a key on one host."),
-    ] = False,
+    allow_colocated: AllowColocated = False,
     form: Form = None,
     color: Color = None,
     timeout: Timeout30 = None,

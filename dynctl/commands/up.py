@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dynagent.address import DEFAULT_PORT
-from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
-from dynagent.client.bootstrap import bootstrap, status_of
-from dynagent.errors import DynagentError, Refused, TimedOut, Unhealthy
+from dynagent.client.blocking import TIMEOUT_S_DEFAULT
+from dynagent.core.ring import Ring
+from dynagent.errors import BadRequest, DynagentError, Refused
 from dynctl import local, options, streams
-from dynctl.commands.cluster import check_health
 from dynctl.declare import Debug, Timeout30
-from dynctl.faults import LocalFailure, say
+from dynctl.faults import say
 from dynctl.local import LocalCluster
 from dynctl.observe import observe
+from dynctl.raising import Raised
 from dynctl.settings import cluster_path, read_pairs, state_dir, write_pairs
-from dynctl.spawn import Started, check_ports, held_back
-from dynctl.views.nodes import health_document
 
 _UP_S = 30.0
 _DOWN_S = 30.0  # an agent that drains takes up to 10
-_POLL_S = 0.05
 
 Directory = Annotated[
     str | None,
@@ -36,11 +33,29 @@ Directory = Annotated[
         help="Where the cluster lives. Default: $XDG_STATE_HOME/dynctl/local.",
     ),
 ]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME...", help="Only these agents of it, such as local-2."),
+]
 
 
 def up(
+    names: Names = None,
     nodes: Annotated[
-        str | None, typer.Option("--nodes", metavar="N", help="How many agents. Default: 3.")
+        str | None,
+        typer.Option(
+            "--nodes",
+            metavar="N",
+            help="How many agents; more than there are: the new ones join. Default: 3.",
+        ),
+    ] = None,
+    spare: Annotated[
+        str | None,
+        typer.Option(
+            "--spare",
+            metavar="K",
+            help="Start K more agents that are in no cluster yet, for dynctl join or replace.",
+        ),
     ] = None,
     directory: Directory = None,
     port: Annotated[
@@ -62,27 +77,43 @@ def up(
     example: eval "$(dynctl up --nodes 3)"
     """
     count = options.read_number(nodes, "--nodes", low=1, high=local.NODES_MAX)
+    more = options.read_number(spare, "--spare", low=1, high=local.NODES_MAX)
     first = options.read_number(port, "--port", low=0, high=65_535, default=-1)
     within_s = options.read_timeout(timeout, _UP_S)
+    if names and (count or more or first >= 0):
+        raise BadRequest("names are of agents that there are; leave out --nodes, --spare, --port")
     deadline = time.monotonic() + within_s
     home = _home(directory)
     with local.locked(home, within_s=within_s):
         cluster, is_new = _cluster(home, count, first)
-        started = _start(cluster, is_new=is_new, deadline=deadline)
-        where = {"dir": str(home), "endpoints": ",".join(cluster.endpoints)}
-        write_pairs(cluster_path(), where)
-    for name, address in cluster.addresses.items():
-        was = "started" if name in started else "was running"
-        http = f"  metrics on http://{cluster.http[name]}" if name in cluster.http else ""
-        say(f"{name}  {address}  {was}  (pid {cluster.holder(name)}){http}")
+        spares = cluster.extend(more) if more else []
+        with Raised(cluster, is_new=is_new, deadline=deadline) as raised:
+            if names:
+                _check_names(cluster, names)
+                raised.start(names)
+                raised.answers(names)
+                ring = _present_ring(cluster)
+            else:
+                ring = _raise(raised, grow=count > 0, spares=spares)
+        members = _members(cluster, ring)
+        endpoints = ",".join(cluster.addresses[name] for name in members)
+        write_pairs(cluster_path(), {"dir": str(home), "endpoints": endpoints})
+    _tell(cluster, raised, members)
     say(f"data and logs: {home}; stop it with: dynctl down{_dir_flag(directory)}")
-    streams.emit_text(f"export DYNCTL_ENDPOINTS={','.join(cluster.endpoints)}\n")
+    streams.emit_text(f"export DYNCTL_ENDPOINTS={endpoints}\n")
 
 
 def down(
+    names: Names = None,
     directory: Directory = None,
     purge: Annotated[
-        bool, typer.Option("--purge", help="Remove the data as well, for good.")
+        bool,
+        typer.Option(
+            "--purge", help="Remove the data as well, for good. With NAME: of former members."
+        ),
+    ] = False,
+    kill: Annotated[
+        bool, typer.Option("--kill", help="kill -9, as if the power failed, to see what happens.")
     ] = False,
     timeout: Timeout30 = None,
     debug: Debug = False,
@@ -103,13 +134,22 @@ def down(
             raise Refused(f"{home} holds no cluster of dynctl up; name its --dir")
         if purge:
             local.check_ours(cluster)
-        stopped = local.stop(cluster, within_s=within_s)
-        _forget(home)
+        chosen = names or list(cluster.addresses)
+        _check_names(cluster, chosen)
+        if purge and names:
+            _check_no_members(cluster, names)
+        if kill:
+            running = [name for name in chosen if cluster.holder(name) is not None]
+            local.kill(cluster, chosen, within_s=within_s)
+        else:
+            running = local.stop(cluster, chosen, within_s=within_s)
+        if not names:
+            _forget(home)
         if purge:
-            local.purge(cluster)
-    say(f"stopped: {', '.join(stopped) if stopped else 'nothing was running'}")
+            local.purge(cluster, names or None)
+    say(f"stopped: {', '.join(running) if running else 'nothing was running'}")
     if purge:
-        say(f"removed: {home}")
+        say(f"removed: {', '.join(names) if names else home}")
 
 
 # --- up ------------------------------------------------------------------------------------------
@@ -122,115 +162,92 @@ def _cluster(home: Path, count: int, first: int) -> tuple[LocalCluster, bool]:
         port = DEFAULT_PORT if first < 0 else first
         return local.plan(home, nodes=count or 3, port=port), True
     have = len(cluster.addresses)
-    if count not in (0, have):
+    if 0 < count < have:
         raise Refused(
-            f"the cluster in {home} has {have} nodes, not {count}; leave --nodes out, name another "
-            f"--dir, or remove it with: dynctl down --purge"
+            f"the cluster in {home} has {have} agents, not {count}; leave --nodes out, or see: "
+            f"dynctl leave --help"
         )
     if first > 0 and not cluster.endpoints[0].endswith(f":{first}"):
         raise Refused(
             f"the cluster in {home} is on {cluster.endpoints[0]}, not on port {first}; leave "
             f"--port out, name another --dir, or remove it with: dynctl down --purge"
         )
+    if count > have:
+        cluster.extend(count - have)
     return cluster, False
 
 
-def _start(cluster: LocalCluster, *, is_new: bool, deadline: float) -> list[str]:
-    """Starts what does not run and makes it one cluster; returns the names of those started.
-
-    If it fails, what was started is stopped again, and of a new cluster nothing is left.
-    """
-    stopped = [name for name in cluster.addresses if cluster.holder(name) is None]
-    check_ports({name: cluster.addresses[name] for name in stopped})
-    cluster.choose_http(stopped)
-    started: list[Started] = []
-    try:
-        if stopped:
-            cluster.save()
-        for name in stopped:
-            home, http = cluster.directory / name, cluster.http[name]
-            with held_back():
-                started.append(Started(name, cluster.addresses[name], http, home))
-        _make_ready(cluster, started, deadline)
-    except BaseException:
-        for agent in started:
-            agent.stop(within_s=5.0)
-        if is_new:
-            local.purge(cluster)
-        raise
-    return stopped
+def _raise(raised: Raised, *, grow: bool, spares: Collection[str]) -> Ring:
+    """Starts all agents and makes them one cluster. `grow`: those in none join it, but for
+    `spares`."""
+    names = list(raised.cluster.addresses)
+    raised.start(names)
+    statuses = raised.answers(names)
+    ring = raised.form(statuses, spares=spares)
+    joining = {
+        name: status
+        for name, status in statuses.items()
+        if status["state"] == "fresh"
+        and ring.member(status["node_id"]) is None
+        and name not in spares
+    }
+    raised.wait_ready()
+    if grow and joining:
+        raised.join(joining)
+        raised.wait_ready()
+    return _present_ring(raised.cluster) or ring
 
 
-def _make_ready(cluster: LocalCluster, started: Sequence[Started], deadline: float) -> None:
-    statuses = _wait_for_answers(cluster, started, deadline)
-    _check_one_cluster(cluster, statuses)
-    if any(status["state"] == "fresh" for status in statuses.values()):
-        n = min(3, len(cluster.addresses))
-        quorum = n // 2 + 1
-        bootstrap(cluster.endpoints, n=n, r=quorum, w=quorum, timeout_s=TIMEOUT_S_DEFAULT)
-    while True:
-        _check_alive(started)
-        seen = observe(cluster.endpoints, timeout_s=TIMEOUT_S_DEFAULT)
-        addresses = {member.address for member in seen.ring.members}
-        if addresses != set(cluster.endpoints):
-            raise Refused(
-                f"the agents in {cluster.directory} belong to another cluster "
-                f"({seen.ring.cluster_id.hex()}: {', '.join(sorted(addresses))})"
-            )
-        try:
-            check_health(health_document(seen))
-            return
-        except Unhealthy as exc:
-            _check_time(deadline, exc)
-
-
-def _wait_for_answers(
-    cluster: LocalCluster, started: Sequence[Started], deadline: float
-) -> dict[str, dict[str, Any]]:
-    """The status of every agent, once each has answered."""
-    statuses: dict[str, dict[str, Any]] = {}
-    with Client(cluster.endpoints, timeout_s=TIMEOUT_S_DEFAULT, learn_ring=False) as client:
-        for name, address in cluster.addresses.items():
-            while name not in statuses:
-                _check_alive(started)
-                try:
-                    status = status_of(client, address)
-                except DynagentError as exc:
-                    _check_time(deadline, exc)
-                    continue
-                if status["about"]["name"] != name:
-                    raise LocalFailure(
-                        f"another agent ({status['about']['name']}) answers at {address}; choose "
-                        f"other ports with --port"
-                    )
-                statuses[name] = status
-    return statuses
-
-
-def _check_one_cluster(cluster: LocalCluster, statuses: dict[str, dict[str, Any]]) -> None:
-    """Raises `Refused` if the agents' data directories are of different clusters."""
-    names: dict[bytes, str] = {}
-    for name, status in statuses.items():
-        if status["cluster_id"]:
-            names.setdefault(status["cluster_id"], name)
-    if len(names) > 1:
-        told = ", ".join(f"{name} is of {id_.hex()}" for id_, name in names.items())
-        raise Refused(f"data directories of different clusters in {cluster.directory}: {told}")
-
-
-def _check_alive(started: Sequence[Started]) -> None:
-    for agent in started:
-        agent.check()
-
-
-def _check_time(deadline: float, why: DynagentError) -> None:
-    """A pause, unless the time is over."""
-    if time.monotonic() + _POLL_S >= deadline:
-        raise TimedOut(why.message) from why
-    time.sleep(_POLL_S)
+def _tell(cluster: LocalCluster, raised: Raised, members: Collection[str]) -> None:
+    started = {agent.name for agent in raised.started}
+    for name, address in cluster.addresses.items():
+        pid = cluster.holder(name)
+        if pid is None:
+            say(f"{name}  {address}  does not run")
+            continue
+        was = "started" if name in started else "was running"
+        http = f"  metrics on http://{cluster.http[name]}" if name in cluster.http else ""
+        spare = "" if name in members else f"  in no cluster: dynctl join {address}"
+        say(f"{name}  {address}  {was}  (pid {pid}){http}{spare}")
 
 
 # --- both ----------------------------------------------------------------------------------------
+
+
+def _check_names(cluster: LocalCluster, names: Collection[str]) -> None:
+    for name in names:
+        if name not in cluster.addresses:
+            known = ", ".join(cluster.addresses)
+            raise BadRequest(f"no local agent is called {name!r}; choose one of {known}")
+
+
+def _present_ring(cluster: LocalCluster) -> Ring | None:
+    """None if none of them runs that knows one."""
+    try:
+        return observe(cluster.endpoints, timeout_s=TIMEOUT_S_DEFAULT).ring
+    except DynagentError:
+        return None
+
+
+def _members(cluster: LocalCluster, ring: Ring | None) -> list[str]:
+    """The names of those that the ring names; all if there is none to ask."""
+    if ring is None:
+        return list(cluster.addresses)
+    addresses = {member.address for member in ring.members}
+    return [name for name, address in cluster.addresses.items() if address in addresses]
+
+
+def _check_no_members(cluster: LocalCluster, names: Collection[str]) -> None:
+    """Raises `Refused` if the data of one of them is still needed."""
+    ring = _present_ring(cluster)
+    if ring is None:
+        raise Refused("nobody runs who could tell whether they are members; start the others first")
+    for name in names:
+        if name in _members(cluster, ring):
+            raise Refused(
+                f"{name} is a member, its data is a copy that counts; take it out first, with: "
+                f"dynctl leave {name}"
+            )
 
 
 def _home(directory: str | None) -> Path:

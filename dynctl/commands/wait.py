@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dynagent.client.blocking import TIMEOUT_S_DEFAULT
 from dynagent.errors import ConnectionLost, NotReady, TimedOut, Unhealthy, Unreachable
 from dynctl import endpoints, options
+from dynctl.changing import check_settled
 from dynctl.commands.cluster import check_health
 from dynctl.declare import Debug, Endpoints, Timeout10m, Timeout60, Verbose, new_app
 from dynctl.faults import say
@@ -54,6 +55,19 @@ def converged(
         _check_converged(seen, time.monotonic() - began)
 
     _until("converged", check, endpoint, options.read_timeout(timeout, _CONVERGED_S), verbose)
+
+
+@app.command(epilog="example: dynctl leave n4 --yes && dynctl wait settled && dynctl verify")
+def settled(
+    endpoint: Endpoints = None,
+    timeout: Timeout10m = None,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Wait until no change of the ring is under way, those that leave have gone, and every agent
+    that answers has the newest ring."""
+    within_s = options.read_timeout(timeout, _CONVERGED_S)
+    _until("settled", check_settled, endpoint, within_s, verbose)
 
 
 def _until(

@@ -12,6 +12,7 @@ from dynctl.observe import Observation, Seen, by_name
 from dynctl.views.base import Document
 from dynctl.views.hints import hint_rows
 from dynctl.views.nodes import health_document, quorum_words
+from dynctl.views.transfers import transfers_document
 
 ACT, WAIT = "act", "wait"
 _UNVERIFIED_S_MIN = 3_600.0  # younger than that is no finding, whatever the interval
@@ -27,9 +28,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     finding: Annotated[
         str,
         Meta(
-            description="agent_down, quorum_lost, disk_full, unreadable, unprovable, hollow, "
-            "store_damaged, clash, hints, hints_paused, dirty, unverified, trees_unknown or "
-            "purge_blocked"
+            description="agent_down, quorum_lost, voters_lost, change_waits, not_told, "
+            "leaver_waits, disk_full, unreadable, unprovable, hollow, store_damaged, clash, hints, "
+            "hints_paused, dirty, unverified, trees_unknown or purge_blocked"
         ),
     ]
     node: Annotated[str, Meta(description="whose; empty: of the cluster")]
@@ -57,6 +58,7 @@ def _of_cluster(seen: Observation) -> Iterator[Finding]:
     health = health_document(seen)
     if health.strict_fails:
         yield _act("quorum_lost", "", quorum_words(health), "start the agents that are down")
+    yield from _of_ring(seen)
     down = {one.member.name for one in seen.members if one.status is None}
     for row in hint_rows(seen):
         if row.state == "paused":
@@ -71,10 +73,52 @@ def _of_cluster(seen: Observation) -> Iterator[Finding]:
             yield _wait("dirty", row.node, what, when)
 
 
+def _of_ring(seen: Observation) -> Iterator[Finding]:
+    """Of the change under way, and of who decides."""
+    ring, change = seen.ring, seen.ring.change
+    silent = {one.member.id: one.member.name for one in seen.members if one.status is None}
+    away = sorted(silent[node] for node in ring.voters if node in silent)
+    if 2 * len(away) >= len(ring.voters) > 0:
+        what = f"{len(away)} of {len(ring.voters)} voters do not answer: {', '.join(away)}"
+        yield _act("voters_lost", "", f"{what}; the ring cannot change", f"start {away[0]}")
+    if change is not None:
+        told = f"the {change.verb} of entry {change.index}"
+        for row in transfers_document(seen).transfers:
+            if row.node in silent.values():
+                what = f"{told} waits for it: it gains {row.gains:,} partitions and is down"
+                yield _act(
+                    "change_waits", row.node, what, f"start {row.node}, or: dynctl ring abort"
+                )
+            elif row.problem:
+                what = f"{told}: {row.problem}"
+                yield _wait("change_waits", row.node, what, "nothing: it tries again")
+    for one in seen.members:
+        if one.member.id in ring.leaving and change is None:
+            yield _leaver(seen, one)
+
+
+def _leaver(seen: Observation, one: Seen) -> Finding:
+    """It owns nothing any more; what keeps it?"""
+    name = one.member.name
+    what = "it left, owns nothing any more, and has yet to go"
+    if one.status is None:
+        remedy = f"start {name}, or, if it is gone for good: dynctl remove {name} --force"
+        return _act("leaver_waits", name, f"{what}: it is down", remedy)
+    targets = sorted({row.target for row in hint_rows(seen) if row.node == name})
+    if targets:
+        told = ", ".join(targets)
+        return _wait("leaver_waits", name, f"{what}: it keeps hints for {told}", f"start {told}")
+    return _wait("leaver_waits", name, what, "nothing: it goes by itself")
+
+
 def _of_node(one: Seen) -> Iterator[Finding]:
     name = one.member.name
     if one.problem:
         remedy = "start it: dynagent run with its own --data-dir; its log says why it stopped"
+        if one.status is not None and one.status["state"] == "fresh":
+            remedy = f"dynctl join {one.member.address}"
+            yield _act("not_told", name, "it is a member and has not heard of it", remedy)
+            return
         if one.status is not None:
             remedy = "dynctl health"
         yield _act("agent_down", name, one.problem, remedy)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from dynctl.observe import Observation, by_name, liveness
+from dynctl.observe import Observation, Seen, by_name, liveness
 from dynctl.quorums import failing
 from dynctl.views.base import Document, moment
 
@@ -22,7 +22,13 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     zone: str
     host: str
     capacity: int
-    state: Annotated[str, Meta(description="serving or draining, in its own words; else unknown")]
+    state: Annotated[
+        str,
+        Meta(
+            description="joining, leaving or removed, as the ring has it; else serving, draining "
+            "or fresh, in its own words; else unknown"
+        ),
+    ]
     liveness: Annotated[
         str,
         Meta(
@@ -66,6 +72,8 @@ class RingNodeRow(NodeRow, frozen=True, kw_only=True):
 
     places: Annotated[int, Meta(description="preference lists that name it")]
     first_places: Annotated[int, Meta(description="preference lists that begin with it")]
+    next_places: Annotated[int, Meta(description="when the change under way is settled")]
+    voter: Annotated[bool, Meta(description="it decides changes of the ring, with others")]
 
 
 class NodesDocument(Document, frozen=True, kw_only=True):
@@ -150,6 +158,10 @@ def node_rows(seen: Observation) -> list[RingNodeRow]:
     ring = seen.ring
     places = Counter(owner for owners in ring.lists for owner in owners)
     first = Counter(owners[0] for owners in ring.lists)
+    coming = Counter(places)
+    for partition, move in ring.moves.items():
+        coming.subtract(ring.lists[partition])
+        coming.update(move.owners)
     return [
         RingNodeRow(
             name=one.member.name,
@@ -158,7 +170,7 @@ def node_rows(seen: Observation) -> list[RingNodeRow]:
             zone=one.member.zone,
             host=one.member.host,
             capacity=one.member.capacity,
-            state=one.status["state"] if one.status is not None else "unknown",
+            state=_state(seen, one),
             liveness=liveness(
                 linked=one.member.id in seen.up,
                 answered=one.status is not None,
@@ -167,9 +179,22 @@ def node_rows(seen: Observation) -> list[RingNodeRow]:
             share=round(places[one.member.id] / (ring.n * ring.partitions), 4),
             places=places[one.member.id],
             first_places=first[one.member.id],
+            next_places=coming[one.member.id],
+            voter=one.member.id in ring.voters,
         )
         for one in by_name(seen)
     ]
+
+
+def _state(seen: Observation, one: Seen) -> str:
+    ring, node = seen.ring, one.member.id
+    if node in ring.removed:
+        return "removed"
+    if node in ring.leaving:
+        return "leaving"
+    if ring.change is not None and node in ring.change.joined:
+        return "joining"
+    return str(one.status["state"]) if one.status is not None else "unknown"
 
 
 def told_node_rows(seen: Observation) -> list[ToldNodeRow]:

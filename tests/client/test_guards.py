@@ -40,6 +40,7 @@ def test_what_nobody_told_is_unknown_and_what_does_not_move_costs_nothing() -> N
     assert cost(change, {node: load(10, rate=None) for node in ALL}).seconds is None
     router = plan_join(RING, [member(6, capacity=0)], id=ID)
     assert cost(router, {}).seconds == 0.0
+    assert cost(router, {A: load(10)}).seconds == 0.0
 
 
 # --- risk ----------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_up_again_keeps_running_agents(cluster: Cluster) -> None:
 
 def test_up_with_another_shape_is_refused(cluster: Cluster) -> None:
     told = ["up", "--dir", str(cluster.directory)]
-    assert "has 3 nodes, not 5" in cluster.fails(10, *told, "--nodes", "5")
+    assert "has 3 agents, not 2" in cluster.fails(10, *told, "--nodes", "2")
     assert "not on port 9" in cluster.fails(10, *told, "--port", "9")
 
 
