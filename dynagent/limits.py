@@ -49,6 +49,18 @@ VOTERS_REST_S = 10.0  # since others should vote, before that is proposed: two d
 # changes. 429 lineages fit the 4 bytes of an index.
 LINEAGE_ENTRIES_MAX = 10_000_000
 
+# --- the start of a node (core.registration) -----------------------------------------------------
+NONCE_BYTES = 8  # 64 random bits: two starts of one store never draw the same
+# The last starts of a store that it can prove to be its own. A voter may have been away for some of
+# them; what it knows of a start before them proves nothing. In an identity file they take 1,152
+# bytes of the 4,056 in a slot.
+STARTS_KEPT = 128
+REGISTRATION_ANSWER_S = 0.9  # until a voter without an answer counts as silent
+REGISTRATION_RETRY_S = 1.0  # before a voter that has not recorded the start is asked again
+# For the voters beyond the majority: two that start at once are then told apart. Who lives answers
+# within a round trip; a dead one costs a restart this much.
+REGISTRATION_PATIENCE_S = 1.0
+
 # --- wire ----------------------------------------------------------------------------------------
 FRAME_HEADER_BYTES = 4
 HELLO_FRAME_BYTES_MAX = 4 * KIB  # what a stranger may make us read before it has said who it is

@@ -70,6 +70,7 @@ class Agent:
             wall_ms=env.wall_ms,
             run=identity.run,
             clean_from_run=identity.clean_from_run,
+            starts=identity.starts,
             settings=Settings(
                 value_bytes_max=config.value_bytes_max,
                 siblings_max=config.siblings_max,

@@ -19,6 +19,7 @@ from dynagent.core.jobs import Jobs, Kind
 from dynagent.core.portrait import SelfPortrait
 from dynagent.core.ports import NodeId
 from dynagent.core.purge import Purger
+from dynagent.core.registration import REGISTERED, STARTING, Registration
 from dynagent.core.repair import Repair
 from dynagent.core.ring import Ring
 from dynagent.core.ringlog import RingLog
@@ -78,6 +79,10 @@ def assemble(node: Node, ring: Ring) -> None:
     def on_up(now: float, peer: NodeId) -> None:
         """The detector has found that a peer can be used."""
         coordinator.up.add(peer)
+        if registration.state == REGISTERED:
+            wake(now, peer)
+
+    def wake(now: float, peer: NodeId) -> None:
         delivery.wake(now, peer)
         healer.wake(now)
         antientropy.wake(now, peer)
@@ -129,8 +134,25 @@ def assemble(node: Node, ring: Ring) -> None:
     }
     node.jobs = jobs = Jobs(coordinator, node.reader, kinds)
     jobs.load()
-    node.machines = [
+    machines: list[Machine] = [
         *(coordinator, detector, delivery, node.rebuilder, healer),
         *(gossip, antientropy, jobs, purger),
         *(ringlog, electors),
     ]
+
+    def on_registered(now: float) -> None:
+        node.machines = [*machines, registration]
+        node.on_registered(now)
+        for peer in sorted(coordinator.up - {node.node_id}):
+            wake(now, peer)
+
+    node.registration = registration = Registration(
+        coordinator=coordinator,
+        starts=node.starts,
+        address=lambda: str(node.about.get("address", "")),
+        on_registered=on_registered,
+        on_refused=node.on_start_refused,
+    )
+    # Until its start is registered a node does nothing by itself that concerns its store.
+    is_starting = registration.state == STARTING
+    node.machines = [*([coordinator, detector, ringlog] if is_starting else machines), registration]

@@ -3,7 +3,11 @@
 node_id, run           identity and start counter
 cluster_id, epoch      of the ring; empty and 0 before bootstrap
 members                of the ring, this one too
-state                  "fresh" (no cluster yet), "serving" or "draining"
+state                  "fresh" (no cluster yet), "starting" (see registration), "serving",
+                       "draining", or "refused" (this store must not serve, and is about to stop)
+registration           of this start (core.registration): state (starting, registered, refused),
+                       recorded (voters that have it, this node counted), needed, and missing:
+                       node id → why that one has not
 up                     ids of the members that this node uses, itself too
 peers                  of each other member: state (alive, suspect, dead, gray), since_s, linked
 detector               health (of this node itself: 0 good, to 8), and since the start: probes,
@@ -77,6 +81,7 @@ from __future__ import annotations
 
 from dynagent.core.encoding import decode, encode
 from dynagent.core.readiness import below_quorum
+from dynagent.core.registration import REFUSED, STARTING
 from dynagent.errors import ProtocolError
 
 TYPE_CHECKING = False
@@ -99,7 +104,12 @@ def status_document(
 
 def status_fields(node: Node) -> dict[str, Any]:
     ring, coordinator, detector = node.ring, node.coordinator, node.detector
-    state = "fresh" if ring is None else "draining" if node.draining else "serving"
+    registration = node.registration.document() if node.registration is not None else {}
+    state = "fresh" if ring is None else "serving"
+    if registration.get("state") in (STARTING, REFUSED):
+        state = str(registration["state"])
+    if node.draining and ring is not None:
+        state = "draining"
     records, size = node.replica.gathered
     hints, forest = node.replica.hints, node.replica.forest
     return {
@@ -109,6 +119,7 @@ def status_fields(node: Node) -> dict[str, Any]:
         "epoch": ring.epoch if ring is not None else 0,
         "members": len(ring.members) if ring is not None else 0,
         "state": state,
+        "registration": registration,
         "up": sorted(coordinator.up) if coordinator is not None else [],
         "peers": detector.peers_document() if detector is not None else {},
         "detector": {"health": detector.health, **detector.counts} if detector is not None else {},

@@ -45,6 +45,7 @@ FactBytes = list[bytes]  # each a sealed fact (core/facts.py)
 Editions = list[list[object]]  # which facts a node has: [node id, run, version]
 NodeIds = list[str]
 LogEntries = list[bytes]  # of the ring log, each encoded (core/ringentry.py)
+Nonces = list[bytes]  # of starts of a node: 8 bytes each
 TombstoneRows = list[list[object]]  # [key, digest, barrier]
 Rows = list[list[object]]  # what an owner holds of each key: [key, clock, dots]
 Hashes = list[bytes]  # of nodes of Merkle trees: 32 bytes, or empty where one is not known
@@ -702,6 +703,33 @@ class LogReply(Message, code=86):
     first: Uint = 0  # index of the first of them
     entries: LogEntries = []  # noqa: RUF012 - never changed; the next ones have the next indexes
     ring: Blob = b""  # instead of entries that are kept no longer: a newer ring
+
+
+# --- the start of a node (core.registration) -----------------------------------------------------
+
+
+class Register(Message, code=96):
+    """This store has started: record it. Answered by MergeAck once that is on the disk; by
+    StartRefused; by RingIs if one of us must learn a newer ring first; or by an Error: DiskFull.
+
+    `starts` are the nonces of the last runs of this store, `run` being the last of them. Who keeps
+    another nonce for one of these runs, or knows a later one, knows another store under that id.
+    """
+
+    node: Text  # its node id
+    run: Uint  # the number of this start
+    starts: Nonces
+    address: Text  # where it is reached
+    epoch: Uint  # of the ring that it has
+
+
+class StartRefused(Message, code=97):
+    """This store must not serve under that node id."""
+
+    kind: Small  # 1 another store has started under it, 2 it is no member of the ring (any more)
+    run: Uint  # of that other start
+    address: Text  # where that one was reached
+    epoch: Uint  # of the ring that says so
 
 
 def catalogue() -> list[type[Message]]:

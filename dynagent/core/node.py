@@ -16,7 +16,7 @@ are up only. A store that fails in any other way than for lack of room stops the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 
 from dynagent import limits
@@ -70,9 +70,11 @@ from dynagent.core.messages import (
     Purge,
     Put,
     Read,
+    Register,
     RingIs,
     RingRequest,
     Roots,
+    StartRefused,
     StatusRequest,
     TombstoneQuery,
 )
@@ -81,7 +83,10 @@ from dynagent.core.purge import Purger
 from dynagent.core.purge_answers import PurgeAnswers
 from dynagent.core.put import PutOperation
 from dynagent.core.readback import RepairingGet
+from dynagent.core.readiness import unready_reason
 from dynagent.core.rebuild import Rebuilder
+from dynagent.core.registrar import Registrar
+from dynagent.core.registration import STARTING, WITHOUT_STORE, Registration
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.ringlog import RingLog
@@ -113,15 +118,19 @@ class Node:
         wall_ms: Callable[[], int],
         run: int,
         clean_from_run: int,
+        starts: Sequence[bytes] = (bytes(limits.NONCE_BYTES),),
         settings: Settings = DEFAULTS,
     ) -> None:
         self.node_id = node_id
+        self.serves_as = node_id  # as an owner; "" while its start is not registered
+        self.starts = starts  # see core.registration
         self.ring: Ring | None = None
         self.draining = False  # takes no requests of clients: it is stopping, or was told to
         self.stopping = False
         self.about: dict[str, object] = {}  # name, address, zone, host, capacity: for bootstrap
         self.counters: dict[str, int] = {}
         self.measure: Callable[[], dict[str, object]] = dict  # what the shell adds to our status
+        self.stand_down: Callable[[StartRefused], None] = _ignore  # this store must not serve: stop
         self.replica = Replica(
             reader=reader,
             effects=effects,
@@ -151,6 +160,7 @@ class Node:
         self.jobs: Jobs | None = None  # too
         self.healer: Healer | None = None  # too
         self.scrubber: Scrubber | None = None  # too
+        self.registration: Registration | None = None  # too
         self.machines: list[Machine] = []  # those that live in time, as `on_tick` goes through them
         self.settings = settings
         self.probe_dice = probe_dice
@@ -159,6 +169,7 @@ class Node:
         self.copies = Copies(self.replica, effects)
         self.counterpart = Counterpart(self.replica)
         self.purge_answers = purge_answers = PurgeAnswers(self.replica, effects)
+        self.registrar = Registrar(self.replica, reader, effects)
         self.reader = reader
         self.effects = effects
         self.wall_ms = wall_ms
@@ -194,7 +205,9 @@ class Node:
             BarrierMove: purge_answers.on_barrier_move,
             TombstoneQuery: purge_answers.on_tombstone_query,
             Purge: purge_answers.on_purge,
+            Register: self.registrar.on_register,
         }
+        self._handlers_of_owner = self._handlers
         if ring is not None:
             self._serve(ring)
 
@@ -203,7 +216,48 @@ class Node:
         self.replica.serve(ring, self.node_id)
         if unknown := len(self.replica.forest.unknown):
             self.effects.note("tree.unknown", leaves=unknown, of=self.replica.forest.size)
+        self.registrar.on_ring(ring)
         assemble(self, ring)
+        if self.registration is not None and self.registration.state == STARTING:
+            self._close_doors(self._not_yet)
+
+    # --- before the start is registered (core.registration) --------------------------------------
+
+    def _close_doors(self, refuse: Handler) -> None:
+        """Only what needs no store of its own is answered; requests of clients are passed on."""
+        assert self.coordinator is not None
+        self.serves_as = NodeId("")
+        self.coordinator.up.discard(self.node_id)
+        self._handlers = {
+            kind: handler if kind in WITHOUT_STORE else refuse
+            for kind, handler in self._handlers_of_owner.items()
+        }
+        self._handlers[Propose] = self._on_last_resort
+
+    def on_registered(self, now: float) -> None:
+        assert self.coordinator is not None
+        self.serves_as = self.node_id
+        self.coordinator.up.add(self.node_id)
+        self._handlers = self._handlers_of_owner
+
+    def on_start_refused(self, refusal: StartRefused) -> None:
+        """This store is not the node that it takes itself for; the shell stops."""
+        self.machines = []
+        self._close_doors(self._not_yet)
+        self.stand_down(refusal)
+
+    def _not_yet(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        raise NotReady(unready_reason(self))
+
+    def _on_last_resort(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        """Where most voters are lost for good nobody can register, until others are forced."""
+        assert isinstance(message, Propose)
+        proceed = self._handlers_of_owner[Propose] if message.force else self._not_yet
+        proceed(now, link, request_id, budget_ms, message)
 
     # --- what the shell feeds --------------------------------------------------------------------
 
@@ -249,6 +303,8 @@ class Node:
     def on_peer_up(self, now: float, node: NodeId) -> None:
         if self.detector is not None:
             self.detector.on_link_up(now, node)
+        if self.registration is not None:
+            self.registration.on_link_up(now, node)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:
         if self.detector is not None:
@@ -278,8 +334,11 @@ class Node:
     def on_ring(self, now: float, ring: Ring) -> None:
         """The ring log has gone on, durably: serve with this ring from now on."""
         self.ring = ring
+        self.registrar.on_ring(ring)
         if self.coordinator is not None:
             self.coordinator.ring = ring
+        if self.registration is not None:
+            self.registration.on_ring(now, ring)
         if self.electors is not None:
             self.electors.on_ring(now, ring)
 
@@ -367,7 +426,9 @@ class Node:
         owners = coordinator.owners_of(token)
         deadline = now + budget_ms / 1000
         operation: GetOperation | PutOperation | ForwardOperation
-        if self.node_id not in owners and not self._stands_in(coordinator, message, owners, token):
+        if self.serves_as not in owners and not self._stands_in(
+            coordinator, message, owners, token
+        ):
             stand_ins = coordinator.stand_ins(owners, token)
             operation = ForwardOperation(
                 coordinator, link, request_id, deadline, message, owners, stand_ins
@@ -431,3 +492,7 @@ class Node:
     def count_error(self, error: DynagentError) -> None:
         name = type(error).__name__
         self.counters[name] = self.counters.get(name, 0) + 1
+
+
+def _ignore(refusal: StartRefused) -> None:
+    """For a shell that has nothing to stop."""

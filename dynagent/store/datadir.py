@@ -84,7 +84,8 @@ class DataDir:
             identity_file = IdentityFile.open_or_create(path, dice=dice, engine=engine)
             store, store_id = _open_store(path, identity_file, undo)
             started = start_run(
-                replace(identity_file.value, store_id=store_id or f"{dice.getrandbits(128):032x}")
+                replace(identity_file.value, store_id=store_id or f"{dice.getrandbits(128):032x}"),
+                dice=dice,
             )
             write_mark(store, Mark(started.store_id, started.run, stopped=False))
             identity_file.write(started)

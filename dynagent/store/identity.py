@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
+from dynagent import limits
 from dynagent.core.encoding import decode, encode
 from dynagent.core.ports import Dice, NodeId
 from dynagent.errors import DataDirError, ProtocolError, StoreFailed
@@ -53,18 +54,21 @@ class Identity:
     format: int = FORMAT
     store_id: str = ""  # 32 hex digits, also in the engine (`binding`); empty: not bound yet
     closing: bool = False  # the run is ending: from here on the engine may delete its log
+    starts: tuple[bytes, ...] = ()  # nonces of the last runs, this one's last (core.registration)
     newer_fields: tuple[object, ...] = ()  # of a newer release; carried along as they are
 
 
-def start_run(identity: Identity) -> Identity:
+def start_run(identity: Identity, *, dice: Dice) -> Identity:
     """The identity of the next run, to be written before anything else is done in it."""
     run = identity.run + 1
+    nonce = dice.getrandbits(8 * limits.NONCE_BYTES).to_bytes(limits.NONCE_BYTES, "big")
     return replace(
         identity,
         run=run,
         clean_from_run=identity.clean_from_run if identity.clean_stop else run,
         clean_stop=False,
         closing=False,
+        starts=(*identity.starts, nonce)[-limits.STARTS_KEPT :],
     )
 
 
@@ -171,6 +175,7 @@ def _encode_slot(sequence: int, identity: Identity) -> bytes:
             identity.format,
             identity.store_id,
             identity.closing,
+            list(identity.starts),
             *identity.newer_fields,
         ]
     )
@@ -210,11 +215,14 @@ def _decode_slot(path: Path, slot: bytes) -> tuple[int, Identity] | None:
             pass
         case _:
             return None
-    match rest or ["", False]:  # a release before 0.1 knew no store ids
-        case [str(store_id), bool(closing), *newer]:
+    # A release before 0.1 knew neither store ids nor starts.
+    match [*rest, *["", False, []][len(rest) :]]:
+        case [str(store_id), bool(closing), list(starts), *newer]:
             pass
         case _:
             return None
+    if any(type(nonce) is not bytes for nonce in starts):
+        return None
     if format_ != FORMAT:
         raise _newer(path, format_) if format_ > FORMAT else _older(path, format_)
     identity = Identity(
@@ -229,6 +237,7 @@ def _decode_slot(path: Path, slot: bytes) -> tuple[int, Identity] | None:
         format=format_,
         store_id=store_id,
         closing=closing,
+        starts=tuple(starts),
         newer_fields=tuple(newer),
     )
     return sequence, identity

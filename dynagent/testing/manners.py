@@ -37,7 +37,9 @@ from dynagent.core.messages import (
     PutReply,
     Read,
     ReadReply,
+    Register,
     RingIs,
+    StartRefused,
 )
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.ring import Ring
@@ -51,7 +53,8 @@ from dynagent.testing.world import World
 LATE_S = 0.01  # an event loop under load looks at its timer up to that late
 _EXCHANGE = (Compare, LeafKeys, Look)
 _EXCHANGE_REPLIES = (CompareReply, LeafKeysReply, LookReply)
-_WAIT_FOR_DISK = (Merge, BarrierMove, Purge)  # requests that are answered with a MergeAck
+# Requests that are answered with a MergeAck.
+_WAIT_FOR_DISK = (Merge, BarrierMove, Purge, Register)
 
 
 class Manners:
@@ -126,7 +129,7 @@ class Manners:
                 self._answered_once(self._merges[link, number] >= 0, "a Merge is answered twice")
         elif isinstance(message, ReadReply):
             self._watch_read_reply(message)
-        elif isinstance(message, Error | RingIs) and isinstance(
+        elif isinstance(message, Error | RingIs | StartRefused) and isinstance(
             self._handling, (*_WAIT_FOR_DISK, Read)
         ):
             self._merges[link, request_id] -= isinstance(self._handling, _WAIT_FOR_DISK)

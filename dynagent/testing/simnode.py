@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from dynagent import limits
 from dynagent.core.detector import Detector
 from dynagent.core.gossip import Gossiper
 from dynagent.core.logrows import RING_ROW
@@ -42,6 +43,7 @@ from dynagent.core.messages import (
     Purge,
     Put,
     PutReply,
+    StartRefused,
     TombstoneReply,
 )
 from dynagent.core.node import Node
@@ -154,6 +156,8 @@ class SimNode:
         self._lives = 0
         self._scrubs = 0
         self._run = 0
+        self._starts: tuple[bytes, ...] = ()  # of its runs, as the identity file has them
+        self._nonces = world.stream(f"nonces {node_id}")
         self._clean_from_run = 1
         self._was_clean = True  # a new store joins nothing, and has no marks to keep either
         self._forget()
@@ -175,6 +179,8 @@ class SimNode:
         self._lives += 1
         self.life = self._lives
         self._run += 1
+        nonce = self._nonces.getrandbits(64).to_bytes(8, "big")
+        self._starts = (*self._starts, nonce)[-limits.STARTS_KEPT :]
         if not self._was_clean:
             self._clean_from_run = self._run
         self._was_clean = False
@@ -191,6 +197,7 @@ class SimNode:
             wall_ms=self.wall_ms,
             run=self._run,
             clean_from_run=self._clean_from_run,
+            starts=self._starts,
             settings=Settings(
                 cache_bytes=self._cache_bytes,
                 siblings_max=self._siblings_max,
@@ -204,6 +211,7 @@ class SimNode:
             ),
         )
         self.node.about = dict(self._about)
+        self.node.stand_down = self._stand_down
         self._rings.look(self)
         self.check_trees(is_quiet=False)
         tap(self.node.replica, self.disk, lambda key: self._rings.on_write(self, key))
@@ -360,8 +368,8 @@ class SimNode:
         return answers[0]
 
     def order(self, message: JobRequest) -> bool:
-        """Starts or cancels its part of a job; False if nobody is there."""
-        if self.node is None or self.is_paused:
+        """Starts or cancels its part of a job; False if nobody is there, or not yet."""
+        if self.node is None or self.is_paused or not self.node.serves_as:
             return False
         self.node.on_message(self._world.now, ORDERS, 0, 60_000, message)
         self._after_turn()
@@ -502,6 +510,9 @@ class SimNode:
         self._write_ring(ring)
         self.node.on_adopted(self._world.now, decode_ring(ring), link, request_id)
         self._after_turn()
+
+    def _stand_down(self, refusal: StartRefused) -> None:
+        raise AssertionError(f"{self.id[:2]} is refused: {refusal}")
 
     def note(self, event: str, **fields: object) -> None:
         if self._world.trace is not None:

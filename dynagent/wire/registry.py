@@ -33,6 +33,7 @@ from dynagent.core.messages import (
     Put,
     Read,
     ReadReply,
+    Register,
     RingReply,
     StatusReply,
     Vote,
@@ -119,6 +120,9 @@ SCHEMAS: dict[str, Schema] = {
         list, high=4_096, items=(list,), cddl="[* entry]", doc="whole records; see Entries below"
     ),
     "Uints": Schema(list, high=65_536, items=(int,), cddl="[* uint]", doc="numbers"),
+    "Nonces": Schema(
+        list, high=limits.STARTS_KEPT, items=(bytes,), cddl="[* bstr .size 8]", doc="8 bytes each"
+    ),
     "TombstoneRows": Schema(
         list,
         high=limits.TOMBSTONE_PAGE_ROWS,
@@ -197,7 +201,7 @@ _LARGE: dict[type[Message], int] = {
 }
 
 PEER_ONLY: frozenset[type[Message]] = frozenset(
-    {Ballot, Compare, Facts, Gossip, LeafKeys, LogReply, Look, Merge, PingFor, Read}
+    {Ballot, Compare, Facts, Gossip, LeafKeys, LogReply, Look, Merge, PingFor, Read, Register}
 )  # refused on links of clients
 
 

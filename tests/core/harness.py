@@ -154,10 +154,15 @@ class Cluster:
         for id_ in self.disks if running is None else running:
             self.restart(id_)
 
-    def restart(self, id_: NodeId, *, clean: bool = False) -> Node:
-        """A new run on the same disk; a clean stop joins it to the one before."""
+    def restart(
+        self, id_: NodeId, *, clean: bool = False, nonces: Sequence[bytes] | None = None
+    ) -> Node:
+        """A new run on the same disk; a clean stop joins it to the one before. `nonces`: of its
+        starts, if they are not those of this node."""
         row = self.disks[id_].meta.get(RING_ROW)
         self.runs[id_] = run = self.runs[id_] + 1
+        if nonces is None:
+            nonces = [b"%s%07d" % (id_[:1].encode(), number) for number in range(1, run + 1)]
         self.nodes[id_] = Node(
             node_id=id_,
             ring=self.ring if row is None else decode_ring(row),
@@ -170,6 +175,7 @@ class Cluster:
             wall_ms=lambda: 1_000,
             run=run,
             clean_from_run=self.nodes[id_].replica.clean_from_run if clean else run,
+            starts=nonces,
             settings=Settings(
                 timing=QUIET,
                 hint_bytes_max=self.bounds.get("hint_bytes_max", limits.HINT_BYTES_DEFAULT_MAX),

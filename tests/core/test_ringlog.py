@@ -11,7 +11,9 @@ A, B, C, D = IDS
 
 
 def cluster(*, others: int = 1) -> Cluster:
-    return Cluster(make_ring(3, others=others, voters=(A, B, C)))
+    c = Cluster(make_ring(3, others=others, voters=(A, B, C)))
+    c.settle()  # their starts are registered
+    return c
 
 
 def policy(value: str, number: int = 1) -> PolicyEntry:

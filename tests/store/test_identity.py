@@ -21,6 +21,10 @@ from dynagent.store.identity import (
 STRANGER = random.Random(99)  # a new identity made by it would be seen at once
 
 
+def _start(identity: Identity) -> Identity:
+    return start_run(identity, dice=random.Random(3))
+
+
 def _open(directory: Path) -> Identity:
     return IdentityFile.open_or_create(directory, dice=STRANGER, engine="other").value
 
@@ -28,7 +32,7 @@ def _open(directory: Path) -> Identity:
 def _two_generations(directory: Path) -> tuple[Identity, bytes, Identity, bytes]:
     """An older identity and its file, and the next one and its file."""
     file = IdentityFile.open_or_create(directory, dice=random.Random(1), engine="sqlite")
-    file.write(start_run(file.value))
+    file.write(_start(file.value))
     old, old_bytes = file.value, (directory / "identity").read_bytes()
     file.write(replace(stop_clean(old), cluster_id=b"c" * 16, name="n1"))
     return old, old_bytes, file.value, (directory / "identity").read_bytes()
@@ -64,13 +68,13 @@ def test_an_identity_is_what_was_written_last(tmp_path: Path) -> None:
 
 def test_a_run_after_a_clean_stop_continues_and_after_a_crash_starts_anew() -> None:
     fresh = Identity(node_id=NodeId("0" * 16), voter_id="1" * 16, engine="sqlite")
-    first = start_run(fresh)
+    first = _start(fresh)
     assert (first.run, first.clean_from_run, first.clean_stop) == (1, 1, False)
-    second = start_run(stop_clean(first))
+    second = _start(stop_clean(first))
     assert (second.run, second.clean_from_run, second.clean_stop) == (2, 1, False)
-    after_crash = start_run(second)
+    after_crash = _start(second)
     assert (after_crash.run, after_crash.clean_from_run, after_crash.clean_stop) == (3, 3, False)
-    assert start_run(stop_clean(after_crash)).clean_from_run == 3
+    assert _start(stop_clean(after_crash)).clean_from_run == 3
 
 
 def test_one_damaged_byte_anywhere_never_brings_back_an_older_identity(tmp_path: Path) -> None:
@@ -140,9 +144,9 @@ def test_a_write_begins_with_the_damaged_slot(
         return real(handle, slot, offset)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    file.write(start_run(new))
+    file.write(_start(new))
     assert offsets == [damaged_slot * SLOT_BYTES, (1 - damaged_slot) * SLOT_BYTES]
-    assert _open(tmp_path) == start_run(new)
+    assert _open(tmp_path) == _start(new)
 
 
 def test_a_crash_while_the_file_is_made_leaves_a_directory_that_still_opens(tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_a_failed_fsync_is_not_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int
 ) -> None:
     file = IdentityFile.open_or_create(tmp_path, dice=random.Random(1), engine="sqlite")
-    old, new = file.value, start_run(file.value)
+    old, new = file.value, _start(file.value)
     calls = 0
 
     def fsync(handle: int) -> None:
@@ -180,7 +184,7 @@ def test_fields_of_a_newer_release_are_carried_along(tmp_path: Path) -> None:
     file = IdentityFile.open_or_create(tmp_path, dice=random.Random(1), engine="sqlite")
     file.write(replace(file.value, newer_fields=(b"nonce", 7)))
     again = IdentityFile.open_or_create(tmp_path, dice=STRANGER, engine="other")
-    again.write(start_run(again.value))
+    again.write(_start(again.value))
     assert _open(tmp_path).newer_fields == (b"nonce", 7)
 
 

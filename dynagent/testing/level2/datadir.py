@@ -45,7 +45,7 @@ class SimDataDir:
         if file.value.run > 0 and not disk.exists(FILE_NAME):
             raise DataDirError(f"{path}: {FILE_NAME} of node {file.value.node_id} is gone")
         log = engine(disk)
-        file.write(start_run(file.value))
+        file.write(start_run(file.value, dice=dice))
         disk.point("start.after")
         return cls(path, file, log, disk)
 
