@@ -357,6 +357,10 @@ class SimNode:
         self.manners.on_handled(message)
         self._after_message(message)
 
+    def poke(self) -> None:
+        """Somebody has called its node, which may have something for the disk, or a deadline."""
+        self._after_turn()
+
     def list_page(self, message: List) -> Message | None:
         """A listing's request and its answer, which comes within the call and changes nothing."""
         if self.is_paused or self.is_gray:

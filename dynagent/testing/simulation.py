@@ -427,8 +427,8 @@ def make_ring(nodes: int, *, per_machine: int = 1) -> Ring:
     members = tuple(
         Member(
             id=node,
-            name=node[:2],
-            address=f"{node[:2]}:7411",
+            name=f"n{place + 1}",
+            address=f"n{place + 1}:7411",
             zone="",
             host=ids[place % machines],
             capacity=1,
