@@ -304,7 +304,9 @@ def _planned(
         gone = [m.name for m in change.members if m not in staying and m.id not in ring.leaving]
         if not gone:
             raise
-        raise PlanInfeasible(f"without {', '.join(gone)}: {exc.message}") from exc
+        raise PlanInfeasible(
+            f"without {', '.join(gone)}: {exc.message}, or see: dynctl replace --help"
+        ) from exc
     claim.certify(
         best,
         members=staying,

@@ -66,14 +66,13 @@ def propose(
             if time.monotonic() >= deadline:
                 break
         if time.monotonic() + _PAUSE_S >= deadline:
-            raise _unknown(unknown) if unknown is not None else failure
+            if unknown is None:
+                raise failure
+            id_ = getattr(content, "id", b"").hex()
+            raise WriteOutcomeUnknown(
+                f"change {id_} may still be decided ({unknown.message}); see: dynctl ring history"
+            ) from unknown
         time.sleep(_PAUSE_S)
-
-
-def _unknown(cause: DynagentError) -> WriteOutcomeUnknown:
-    return WriteOutcomeUnknown(
-        f"the change may still be decided ({cause.message}); see: dynctl ring history"
-    )
 
 
 def ring_of(client: Client, agent: str) -> Ring:
