@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,28 +18,31 @@ from dynagent import limits
 from dynagent.client import forecast, guards
 from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.client.bootstrap import status_of
-from dynagent.client.changes import NOBODY, ChangePlan, recall
+from dynagent.client.changes import NOBODY, ChangePlan, name_of, recall
 from dynagent.client.forecast import Load
 from dynagent.client.proposing import history, propose
 from dynagent.core.messages import Install
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import JOINT_OLD, Ring
 from dynagent.core.ringcodec import encode_ring
-from dynagent.core.ringentry import AbortEntry, ChangeEntry, Content, Entry, fold
+from dynagent.core.ringentry import (
+    AbortEntry,
+    ChangeEntry,
+    Content,
+    Entry,
+    VotersEntry,
+    choose_voters,
+    fold,
+)
 from dynagent.errors import (
-    ConnectionLost,
     DynagentError,
-    NotReady,
     Refused,
-    TimedOut,
-    Unhealthy,
-    Unreachable,
 )
 from dynctl import options, planfile, streams
 from dynctl.faults import say
-from dynctl.observe import Observation, observe
-from dynctl.progress import Progress
+from dynctl.observe import Observation
 from dynctl.render import default_form, show
+from dynctl.settling import wait_settled
 from dynctl.views.changes import (
     DECIDED,
     PLANNED,
@@ -178,6 +180,38 @@ def abort(seen: Observation, *, yes: bool) -> int:
         return decide(client, seen, content, epoch=0)
 
 
+def force(seen: Observation, nodes: Sequence[NodeId], *, yes: bool) -> int:
+    """Lets these vote (none: chosen ones of those that are up), decided by one agent alone; the
+    epoch from which on they do. Raises `Refused`."""
+    alive = up(seen)
+    ring = seen.ring
+    if 2 * len(set(ring.voters).intersection(alive)) > len(ring.voters):
+        raise Refused("more than half of the voters are up: nothing has to be forced")
+    able = [m for m in ring.members if m.id in alive and m.id not in ring.leaving]
+    voters = tuple(sorted(set(nodes))) or choose_voters(able)
+    if absent := [name_of(ring, node) for node in voters if node not in alive]:
+        raise Refused(f"{', '.join(absent)} cannot vote, being down; name nodes that are up")
+    newest = max(
+        (one for one in seen.members if one.member.id in alive),
+        key=lambda one: one.status["epoch"] if one.status is not None else 0,
+    ).member
+    lost = ", ".join(name_of(ring, node) for node in ring.voters if node not in alive)
+    confirm(
+        f"{lost} will never vote again, and what only they had decided is given up; from now on "
+        f"{', '.join(name_of(ring, node) for node in voters)} vote. {newest.name} decides it alone",
+        yes=yes,
+    )
+    with Client([seen.agent], timeout_s=TIMEOUT_S_DEFAULT, learn_ring=False) as client:
+        return propose(
+            client,
+            [newest.address],
+            VotersEntry(voters=voters),
+            epoch=0,
+            timeout_s=_PROPOSE_S,
+            force=True,
+        )
+
+
 def decide(client: Client, seen: Observation, content: Content, *, epoch: int) -> int:
     """Has it decided by whichever agent can; the epoch from which on the ring has it."""
     others = [one.member.address for one in seen.members if one.status is not None]
@@ -209,59 +243,6 @@ def invite(client: Client, ring: Ring, joining: Sequence[NodeId]) -> None:
                 f"{member.name} is a member now, but has not heard of it ({exc.message}); repeat "
                 f"the same command to tell it"
             ) from exc
-
-
-# --- waiting -------------------------------------------------------------------------------------
-
-
-def wait_settled(verb: str, seen: Observation, *, epoch: int = 0, timeout_s: float) -> None:
-    """Until a ring of at least `epoch` is settled and everybody who answers has it.
-
-    ^C and a time-out change nothing about the change, and say how to wait on. Raises `TimedOut`.
-    """
-    agents = [seen.agent, *(one.member.address for one in seen.members)]
-    deadline = time.monotonic() + timeout_s
-    most = 0
-    try:
-        with Progress(verb) as progress:
-            while True:
-                left_s = max(deadline - time.monotonic(), 0.05)
-                try:
-                    now = observe(agents, timeout_s=min(left_s, TIMEOUT_S_DEFAULT))
-                    most = max(most, len(now.ring.moves))
-                    progress.show(most - len(now.ring.moves), 0)
-                    check_settled(now, epoch=epoch)
-                    return
-                except (Unhealthy, Unreachable, NotReady, ConnectionLost) as exc:
-                    if time.monotonic() + _POLL_S >= deadline:
-                        raise TimedOut(f"after {timeout_s:g}s: {exc.message}") from exc
-                time.sleep(_POLL_S)
-    except KeyboardInterrupt:
-        say(f"dynctl: {verb}: interrupted; the change goes on, see: dynctl transfers")
-        raise
-
-
-def check_settled(seen: Observation, *, epoch: int = 0) -> None:
-    """Raises `Unhealthy` with what is still open."""
-    ring = seen.ring
-    newest = max([epoch, *(one.status["epoch"] for one in seen.members if one.status is not None)])
-    if ring.epoch < newest:
-        raise Unhealthy(f"{seen.agent} has the ring of epoch {ring.epoch}, not yet {newest}")
-    if ring.change is not None:
-        raise Unhealthy(
-            f"{len(ring.moves):,} partitions are moving ({ring.change.verb}, entry "
-            f"{ring.change.index}); see: dynctl transfers"
-        )
-    if ring.leaving:
-        names = [one.member.name for one in seen.members if one.member.id in ring.leaving]
-        raise Unhealthy(
-            f"{', '.join(names)} owns nothing any more but has not gone yet; see: dynctl doctor"
-        )
-    for one in seen.members:
-        if one.status is not None and one.status["epoch"] < newest:
-            raise Unhealthy(
-                f"{one.member.name} has not heard of epoch {newest} yet; see: dynctl health"
-            )
 
 
 # --- what is known beforehand --------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dynagent.client.bootstrap import bootstrap, member_of, status_of
 from dynagent.client.changes import plan_join
 from dynagent.core.ring import Ring
 from dynagent.errors import DynagentError, Refused, TimedOut, Unhealthy
-from dynctl import changing, local
+from dynctl import changing, local, settling
 from dynctl.commands.cluster import check_health
 from dynctl.faults import LocalFailure, say
 from dynctl.local import LocalCluster
@@ -113,7 +113,7 @@ class Raised:
         epoch = changing.begin(seen, plan, list(fresh))
         left_s = max(self._deadline - time.monotonic(), _POLL_S)
         try:
-            changing.wait_settled("up", seen, epoch=epoch, timeout_s=left_s)
+            settling.wait_settled("up", seen, epoch=epoch, timeout_s=left_s)
         except TimedOut as exc:
             say(f"they are members, and partitions still move to them: {exc.message}")
 

@@ -70,7 +70,8 @@ def _check_voters(ring: Ring, up: Collection[NodeId]) -> None:
     if 2 * len(down) >= len(ring.voters) > 0:
         raise Refused(
             f"{len(down)} of {len(ring.voters)} voters are down ({_names(ring, down)}), and a "
-            f"change of the ring needs more than half; start {name_of(ring, down[0])}"
+            f"change of the ring needs more than half; start {name_of(ring, down[0])}, or, if they "
+            f"are gone for good, see: dynctl ring force --help"
         )
 
 

@@ -40,15 +40,22 @@ _ANOTHER_MAY = (Unreachable, NotReady, Overloaded, QuorumNotMet)
 
 
 def propose(
-    client: Client, agents: Sequence[str], content: Content, *, epoch: int, timeout_s: float
+    client: Client,
+    agents: Sequence[str],
+    content: Content,
+    *,
+    epoch: int,
+    timeout_s: float,
+    force: bool = False,
 ) -> int:
-    """Has it decided as the entry after `epoch`; returns the epoch of a ring that has it.
+    """Has it decided as the entry after `epoch` (0: of any); returns the epoch of a ring that has
+    it. `force`: of voters only, by that agent alone (core.ringlog).
 
     Raises `Refused` if it does not fit the ring (any more), what the last agent answered if none
     could try, `WriteOutcomeUnknown` if it may still be decided.
     """
     entry = Entry(content=content, proposer=NOBODY, wall_ms=0)  # its proposer fills these in
-    request = Propose(encode_log_entry(entry), epoch)
+    request = Propose(encode_log_entry(entry), epoch, force)
     deadline = time.monotonic() + timeout_s
     unknown: DynagentError | None = None
     while True:

@@ -15,7 +15,7 @@ from dynagent.client.changes import plan_join, plan_leave, plan_remove, plan_rep
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member
 from dynagent.errors import BadRequest, Refused
-from dynctl import changing, endpoints, options
+from dynctl import changing, endpoints, options, settling
 from dynctl.changing import Wish
 from dynctl.declare import (
     AllowColocated,
@@ -254,5 +254,5 @@ def _told_again(seen: Observation, wish: Wish, fresh: dict[NodeId, dict[str, Any
     with Client([seen.agent], timeout_s=TIMEOUT_S_DEFAULT, learn_ring=False) as client:
         changing.invite(client, seen.ring, known)
     if wish.wait:
-        changing.wait_settled(wish.verb, seen, timeout_s=wish.timeout_s)
+        settling.wait_settled(wish.verb, seen, timeout_s=wish.timeout_s)
     return True

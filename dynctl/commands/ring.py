@@ -10,7 +10,7 @@ from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.client.proposing import history as read_log
 from dynagent.client.proposing import ring_of
 from dynagent.errors import Different, WrongCluster
-from dynctl import changing, endpoints, options, planfile
+from dynctl import changing, endpoints, options, planfile, settling
 from dynctl.declare import (
     Color,
     Debug,
@@ -159,6 +159,31 @@ def apply(
     changing.apply(seen, entry, wish, epoch=epoch)
 
 
+@app.command(epilog="example: dynctl ring force n1 n4 && dynctl remove n2 n3 --force")
+def force(
+    nodes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NODE...", help="Who shall vote. Default: chosen of those up."),
+    ] = None,
+    yes: Yes = False,
+    endpoint: Endpoints = None,
+    timeout: Timeout = None,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """For the day on which most voters are lost for good: let other nodes vote from now on.
+
+    Only if they can never come back: one that does finds itself in a cluster that has gone on
+    without it, and is refused, and what only the lost ones had decided is given up. While more than
+    half of the voters are up it is refused. No data is touched; remove the dead nodes next.
+    """
+    options.read_timeout(timeout, TIMEOUT_S_DEFAULT)
+    seen = observed("ring force", endpoint, timeout, verbose)
+    chosen = [choose(seen.members, node)[0].member.id for node in nodes or []]
+    epoch = changing.force(seen, chosen, yes=yes)
+    say(f"dynctl: ring force: decided, as epoch {epoch}; see: dynctl remove --help")
+
+
 @app.command(epilog="example: dynctl ring abort --wait")
 def abort(
     yes: Yes = False,
@@ -177,4 +202,4 @@ def abort(
     seen = observed("ring abort", endpoint, None, verbose)
     epoch = changing.abort(seen, yes=yes)
     if wait:
-        changing.wait_settled("ring abort", seen, epoch=epoch, timeout_s=timeout_s)
+        settling.wait_settled("ring abort", seen, epoch=epoch, timeout_s=timeout_s)

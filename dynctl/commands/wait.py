@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dynagent.client.blocking import TIMEOUT_S_DEFAULT
 from dynagent.errors import ConnectionLost, NotReady, TimedOut, Unhealthy, Unreachable
 from dynctl import endpoints, options
-from dynctl.changing import check_settled
 from dynctl.commands.cluster import check_health
 from dynctl.declare import Debug, Endpoints, Timeout10m, Timeout60, Verbose, new_app
 from dynctl.faults import say
 from dynctl.observe import Observation, observe
+from dynctl.settling import check_settled
 from dynctl.views.hints import hint_rows
 from dynctl.views.nodes import health_document
 from dynctl.views.ring import oldest_unverified_s

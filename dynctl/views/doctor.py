@@ -80,7 +80,12 @@ def _of_ring(seen: Observation) -> Iterator[Finding]:
     away = sorted(silent[node] for node in ring.voters if node in silent)
     if 2 * len(away) >= len(ring.voters) > 0:
         what = f"{len(away)} of {len(ring.voters)} voters do not answer: {', '.join(away)}"
-        yield _act("voters_lost", "", f"{what}; the ring cannot change", f"start {away[0]}")
+        yield _act(
+            "voters_lost",
+            "",
+            f"{what}; the ring cannot change",
+            f"start {away[0]}; if they are gone for good, see: dynctl ring force --help",
+        )
     if change is not None:
         told = f"the {change.verb} of entry {change.index}"
         for row in transfers_document(seen).transfers:

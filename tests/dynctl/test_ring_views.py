@@ -17,9 +17,9 @@ from dynagent.core.ring import JOINT_NEW, Ring
 from dynagent.core.ringentry import AbortEntry, Content, Entry, PhaseEntry, VotersEntry, fold
 from dynagent.errors import BadRequest, Unhealthy
 from dynctl import planfile
-from dynctl.changing import check_settled
 from dynctl.observe import Observation, Seen
 from dynctl.quorums import failing
+from dynctl.settling import check_settled
 from dynctl.views.changes import PLANNED, ChangeDocument, change_document, in_units, summary
 from dynctl.views.doctor import doctor_document
 from dynctl.views.history import diff_document, history_document
@@ -210,7 +210,7 @@ def test_doctor_names_whom_a_change_waits_for() -> None:
 
 
 def test_doctor_says_when_too_few_voters_are_up() -> None:
-    assert findings(seen_by_all(RING, down=[A, B]))["voters_lost"] == ("act", "", "start n1")
+    assert findings(seen_by_all(RING, down=[A, B]))["voters_lost"][2].startswith("start n1")
     assert "voters_lost" not in findings(seen_by_all(RING, down=[A]))
 
 
