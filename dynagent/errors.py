@@ -118,6 +118,12 @@ class NotReady(DynagentError):
     exit_status = 8
 
 
+class NotYetOwner(NotReady):
+    """The agent is to own this key, but may not take copies yet: nothing was done."""
+
+    code = 22
+
+
 class Unreachable(DynagentError):
     """No agent could be reached at any known address."""
 

@@ -170,6 +170,7 @@ REPAIR_BUDGET_MS = 5_000  # of a read repair, which nobody waits for
 HEDGE_FACTOR = 4  # of the mean time of an answer, where all are slow: else overload feeds itself
 PUT_HEDGE_S = 1.0  # a put without its W gives whoever hangs a stand-in: a second is no slow disk
 HEDGE_S_MAX = 1.0  # the most that a hung owner may cost
+RING_PAUSE_S = 0.02  # before a peer that lacks our ring is asked again: one round trip, one fsync
 HOPS_MAX = 2  # agents that pass a request on: two views of who is up may differ, not circle
 TRACE_BYTES_MAX = 32 * KIB  # of one request: some 400 events; it must fit an Error's frame
 PACKED_MAX = 1_024  # requests, replies or acknowledgements in one frame: their ids take 9 KiB

@@ -59,6 +59,7 @@ def assemble(node: Node, ring: Ring) -> None:
         admission=node.admission,
         count_error=node.count_error,
     )
+    coordinator.begin = node.begin
     node.copies.coordinator = counterpart.coordinator = coordinator
     node.purge_answers.coordinator = coordinator
     node.delivery = delivery = Delivery(coordinator)
@@ -78,6 +79,8 @@ def assemble(node: Node, ring: Ring) -> None:
 
     def on_up(now: float, peer: NodeId) -> None:
         """The detector has found that a peer can be used."""
+        if peer in coordinator.ring.removed:
+            return  # its copies are declared lost: nobody counts on it any more
         coordinator.up.add(peer)
         if registration.state == REGISTERED:
             wake(now, peer)

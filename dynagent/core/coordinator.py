@@ -14,22 +14,30 @@ anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 
 from dynagent import limits
 from dynagent.core.admission import MEMORY, TABLE, Admission, Gate
+from dynagent.core.aim import Aim
 from dynagent.core.budget import Budget
 from dynagent.core.crowd import record_bytes_max
-from dynagent.core.messages import Error, GetReply, Merge, Message, PutReply, Read
+from dynagent.core.messages import Error, Get, GetReply, Merge, Message, Put, PutReply, Read, RingIs
 from dynagent.core.peer import Peer
-from dynagent.core.ports import Effects, LinkId, NodeId, Token
+from dynagent.core.ports import Effects, LinkId, NodeId, PartitionId, Token
 from dynagent.core.preference import active, next_stand_in
 from dynagent.core.replica import Replica
-from dynagent.core.ring import Ring
+from dynagent.core.ring import Ring, Stamp
 from dynagent.core.trace import Trace, outcome_words, request_words
-from dynagent.errors import BadRequest, DynagentError, Overloaded, QuorumNotMet, TooLarge
+from dynagent.errors import (
+    BadRequest,
+    DynagentError,
+    NotYetOwner,
+    Overloaded,
+    QuorumNotMet,
+    TooLarge,
+)
 
 SETTLED = 2  # the phase of a stamp outside ring changes (design §6)
 _STALE_DEADLINES_MAX = 1_024  # of finished operations, before the heap is made anew
@@ -89,6 +97,9 @@ class Operation:
     def on_hedge(self, now: float) -> None:
         """The answer is late, but there is time left."""
 
+    def ask_again(self, now: float, node: NodeId) -> None:
+        """A peer that had put us off may have caught up by now (`Coordinator.ask_later`)."""
+
     def on_deadline(self, now: float) -> None:
         """Time is up: answer, if that has not happened."""
 
@@ -107,18 +118,6 @@ class Operation:
     def fail(self, error: DynagentError) -> None:
         self.coordinator.count_error(error)
         self.answer(Error(error.code, error.message))
-
-    def ask_read(
-        self, now: float, targets: list[NodeId], key: bytes, want: int, op_id: bytes = b""
-    ) -> None:
-        """Asks owners what they hold."""
-        coordinator = self.coordinator
-        if self.trace is not None:
-            asked = request_words(coordinator.in_order(targets), want, op_id=op_id)
-            self.tell(now, coordinator.node_id, asked)
-        self.asked_at = now
-        read = Read(coordinator.ring.epoch, SETTLED, key, want, op_id)
-        coordinator.send(now, targets, self.number, self.budget_ms(now), read)
 
     def tell(self, now: float, node: NodeId, what: str) -> None:
         """Adds to the trace, which is there. Whatever leads to the answer is told before it."""
@@ -149,6 +148,40 @@ class Operation:
     def budget_ms(self, now: float) -> int:
         """What is left until the deadline, for a peer."""
         return max(1, int((self.deadline - now) * 1000))
+
+
+class Request(Operation):
+    """A client's get or put, which aims at the owners of a partition."""
+
+    __slots__ = ("aim",)
+
+    aim: Aim  # by the ring that was there when it began, or was aimed again
+
+    def start(self, now: float) -> None:
+        """It is in the table: the first step."""
+
+    def on_ring(self, now: float) -> None:
+        """The partition has got another stamp, and the client no answer: aim again."""
+
+    def ask_read(
+        self, now: float, targets: list[NodeId], key: bytes, want: int, op_id: bytes = b""
+    ) -> None:
+        """Asks owners what they hold."""
+        coordinator = self.coordinator
+        if self.trace is not None:
+            asked = request_words(coordinator.in_order(targets), want, op_id=op_id)
+            self.tell(now, coordinator.node_id, asked)
+        self.asked_at = now
+        read = Read(*self.aim.stamp, key, want, op_id)
+        coordinator.send(now, targets, self.number, self.budget_ms(now), read)
+
+
+def is_put_off(message: Message) -> bool:
+    """A peer's answer that says no more than "not yet": one of us lacks entries of the ring log, or
+    it is an owner to be (`Coordinator.ask_later`)."""
+    if isinstance(message, Error):
+        return message.error == NotYetOwner.code
+    return isinstance(message, RingIs)
 
 
 class Coordinator:
@@ -184,6 +217,10 @@ class Coordinator:
         self.now = 0.0  # of the call under way: what every operation begins and answers at
         self.operations: dict[int, Operation] = {}
         self._shift = 33 - ring.partitions.bit_length()
+        self._aims: list[Aim | None] = [None] * ring.partitions  # made when first asked for
+        self._later: list[tuple[float, int, NodeId]] = []  # a heap: when to ask whom again
+        # Node.begin: starts a client's request; what was to be answered by another operation.
+        self.begin: Callable[[float, LinkId, int, float, Get | Put], Request] | None = None
         self._names = {member.id: member.name for member in ring.members}
         self.repaired = 0  # owners that a get has found behind, and sent what they lacked
         self._bytes = 0  # that the operations keep alive
@@ -242,14 +279,20 @@ class Coordinator:
     @property
     def due(self) -> float:
         """When `on_tick` is; infinite if nothing is under way."""
-        deadlines = self._deadlines
+        deadlines, later = self._deadlines, self._later
         while deadlines and deadlines[0][1] not in self.operations:
             heappop(deadlines)
-        return deadlines[0][0] if deadlines else inf
+        due = deadlines[0][0] if deadlines else inf
+        return later[0][0] if later and later[0][0] < due else due
 
     def on_tick(self, now: float) -> None:
         self.now = now
         while self.due <= now:
+            if self._later and self._later[0][0] <= now:
+                _, number, node = heappop(self._later)
+                if (operation := self.operations.get(number)) is not None:
+                    operation.ask_again(now, node)
+                continue
             _, number = heappop(self._deadlines)
             operation = self.operations[number]
             if operation.due < operation.deadline:
@@ -267,6 +310,45 @@ class Coordinator:
         for operation in list(self.operations.values()):
             operation.on_failure(now, node)
 
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """A newer ring is durable here, and the replica serves under it."""
+        self.now = now
+        self.ring = ring
+        self._aims = [None] * ring.partitions
+        self._names = {member.id: member.name for member in ring.members}
+        self.up.difference_update(ring.removed)
+        for operation in list(self.operations.values()):
+            if not isinstance(operation, Request) or operation.answered:
+                continue
+            if operation.aim.stamp != ring.stamps[operation.aim.partition]:
+                operation.on_ring(now)
+
+    def start_over(self, now: float, operation: Operation, request: Get | Put) -> None:
+        """Runs a client's request anew, under the ring that we have by now. Whatever the operation
+        has asked so far counts no more; it has written nothing."""
+        assert self.begin is not None
+        operation.answered = True
+        operation.gate.under_way -= 1
+        operation.finish()
+        link, request_id = operation.link, operation.request_id
+        try:
+            anew = self.begin(now, link, request_id, operation.deadline, request)
+        except DynagentError as error:
+            self.count_error(error)
+            self.effects.answer(link, request_id, Error(error.code, error.message))
+            return
+        anew.begun = operation.begun
+        if (trace := operation.trace) is not None:
+            anew.trace = trace
+            anew.tell(now, self.node_id, f"has the ring of epoch {self.ring.epoch}: starts over")
+        anew.start(now)
+
+    def ask_later(self, now: float, operation: Operation, node: NodeId) -> None:
+        """That peer cannot take the request yet, for one of us two lacks entries of the ring log,
+        or it fences the old owners: `operation.ask_again` in a little while, or a longer one."""
+        pause_s = max(limits.RING_PAUSE_S, (now - operation.begun) / 4)
+        heappush(self._later, (now + pause_s, operation.number, node))
+
     def send(
         self, now: float, targets: list[NodeId], number: int, budget_ms: int, message: Message
     ) -> None:
@@ -276,13 +358,13 @@ class Coordinator:
         self.effects.send(targets, number, budget_ms, message)
 
     def make_merge(
-        self, entries: list[list[object]], barriers: Sequence[int], hint_for: NodeId | str = ""
+        self, stamp: Stamp, entries: list[list[object]], barriers: Sequence[int]
     ) -> Merge:
-        """Whole records, each with the barrier under which it was read (`Barriers.read_under`, in
-        the same call as the record itself)."""
+        """Whole records of partitions with that stamp, each with the barrier under which it was
+        read (`Barriers.read_under`, in the same call as the record itself)."""
         least = min(barriers, default=0)
         each = [] if least == max(barriers, default=0) else list(barriers)
-        return Merge(self.ring.epoch, SETTLED, least, entries, [], hint_for, each)
+        return Merge(*stamp, least, entries, [], "", each)
 
     # --- how long an owner takes -----------------------------------------------------------------
 
@@ -298,9 +380,15 @@ class Coordinator:
 
     # --- what operations ask ---------------------------------------------------------------------
 
-    def owners_of(self, token: Token) -> tuple[NodeId, ...]:
-        """The preference list of a token: what `ring.partition_of` says, without its arithmetic."""
-        return self.ring.lists[int.from_bytes(token[:4], "big") >> self._shift]
+    def aim_of(self, token: Token) -> Aim:
+        """At whom requests for a key aim. (Its partition is what `ring.partition_of` says, without
+        the arithmetic.)"""
+        partition = int.from_bytes(token[:4], "big") >> self._shift
+        return self._aims[partition] or self._make_aim(partition)
+
+    def _make_aim(self, partition: int) -> Aim:
+        self._aims[partition] = aim = Aim(self.ring, PartitionId(partition))
+        return aim
 
     def check_key(self, key: bytes) -> None:
         """Raises `BadRequest` or `TooLarge`."""
@@ -324,23 +412,43 @@ class Coordinator:
         up = [node for node in owners[place + 1 :] + owners[:place] if node in self.up]
         return [self.node_id, *up]
 
-    def stand_ins(self, owners: tuple[NodeId, ...], token: Token) -> dict[NodeId, NodeId]:
-        """Who takes the place of which owner that is down: {stand-in: owner}, ourselves first."""
+    def joining(self, aim: Aim) -> list[NodeId]:
+        """Owners by the change under way whose link has not been up yet: it will be in a moment, or
+        the change would not have begun with them."""
+        joined = self.ring.change.joined if self.ring.change is not None else ()
+        return [
+            node
+            for node in aim.owners
+            if node in joined
+            and node not in self.up
+            and ((peer := self.peers.get(node)) is None or not peer.heard_at)
+        ]
+
+    def stand_ins(self, aim: Aim, owners: tuple[NodeId, ...]) -> dict[NodeId, NodeId]:
+        """Who takes the place of which of these owners that is down: {stand-in: owner}, ourselves
+        first."""
         if self.up.issuperset(owners):
             return {}
-        places = active(self.ring, self.ring.partition_of(token), self.up.__contains__)
-        pairs = [(at.node, at.owner) for at in places if at.node is not None and at.is_hinted]
+        places = active(self.ring, aim.partition, self.up.__contains__)
+        hinted = [at for at in places if at.is_hinted and at.owner in owners]
+        pairs = [(at.node, at.owner) for at in hinted if at.node is not None]
         pairs.sort(key=lambda pair: pair[0] != self.node_id)
         return dict(pairs)
 
     def next_stand_in(
-        self, token: Token, *, asked: Collection[NodeId], counting: Collection[NodeId]
+        self,
+        aim: Aim,
+        owner: NodeId,
+        *,
+        asked: Collection[NodeId],
+        counting: Mapping[NodeId, NodeId],
     ) -> NodeId | None:
         """As `preference.next_stand_in`; not ourselves, who take part already."""
         return next_stand_in(
             self.ring,
-            self.ring.partition_of(token),
+            aim.partition,
             self.up.__contains__,
+            owner,
             asked={*asked, self.node_id},
             counting=counting,
         )

@@ -39,6 +39,7 @@ from dynagent.core.messages import (
     Message,
 )
 from dynagent.core.ports import LinkId, NodeId, Token
+from dynagent.core.ring import Stamp
 from dynagent.core.walk import Walk
 from dynagent.errors import BadRequest, CorruptRecord
 
@@ -157,9 +158,9 @@ class Delivery:
 
     def _send_hints(self, now: float, node: NodeId, target: _Target, room: int) -> None:
         rows = self._hints.page(node, target.after, limits.HINT_PAGE_ROWS)
-        sent, entries, barriers = self._page(node, target, rows, room)
+        sent, entries, barriers, stamp = self._page(node, target, rows, room)
         if rows and entries:
-            self._send(now, node, target, sent, entries, barriers)
+            self._send(now, node, target, sent, entries, barriers, stamp)
         elif rows:
             self._settle(node, sent)
             target.due = now
@@ -173,7 +174,8 @@ class Delivery:
     def _send_partition(self, now: float, target: _Target, walk: Walk, room: int) -> None:
         entries, barriers = walk.page(self.coordinator.ring.partitions, room)
         if entries:
-            self._send(now, walk.target, target, [], entries, barriers)
+            stamp = self.coordinator.ring.stamps[walk.partition]
+            self._send(now, walk.target, target, [], entries, barriers, stamp)
             return
         target.walk = None
         if walk.finish():
@@ -190,24 +192,29 @@ class Delivery:
         sent: list[_Sent],
         entries: list[list[object]],
         barriers: list[int],
+        stamp: Stamp,
     ) -> None:
         size = sum(len(entry[1]) for entry in entries if isinstance(entry[1], bytes))
         self.coordinator.budget.spend(now, size, len(entries))
         target.operation = PageOperation(self, now, node, sent)
-        merge = self.coordinator.make_merge(entries, barriers)
+        merge = self.coordinator.make_merge(stamp, entries, barriers)
         budget_ms = target.operation.budget_ms(now)
         self.coordinator.send(now, [node], target.operation.number, budget_ms, merge)
 
     def _page(
         self, node: NodeId, target: _Target, rows: list[tuple[Token, bytes]], room: int
-    ) -> tuple[list[_Sent], list[list[object]], list[int]]:
-        """What of these rows goes into the next Merge, the entries of it, and their barriers."""
-        replica = self.coordinator.replica
+    ) -> tuple[list[_Sent], list[list[object]], list[int], Stamp]:
+        """What of these rows goes into the next Merge, the entries of it, their barriers, and the
+        stamp that their partitions share."""
+        replica, aim_of = self.coordinator.replica, self.coordinator.aim_of
+        stamp = aim_of(rows[0][0]).stamp if rows else (0, 0)
         sent: list[_Sent] = []
         entries: list[list[object]] = []
         barriers: list[int] = []
         size = 0
         for token, key in rows:
+            if aim_of(token).stamp != stamp:
+                break
             target.after = token + key
             if not self._hints.is_kept(node, token, key):
                 continue
@@ -223,7 +230,7 @@ class Delivery:
             size += len(record.content)
             if size >= room:
                 break
-        return sent, entries, barriers
+        return sent, entries, barriers, stamp
 
     def on_ack(self, now: float, node: NodeId, sent: list[_Sent]) -> None:
         """The page is durable there."""
@@ -257,7 +264,7 @@ class Delivery:
                 continue
             replica.settle(node, key, token)
             self.delivered += 1
-            owners = coordinator.owners_of(token)
+            owners = coordinator.aim_of(token).owners
             if (
                 digest
                 and coordinator.node_id not in owners

@@ -8,14 +8,18 @@ towards R only if it holds the key. A get that is not strict is answered with wh
 cannot be reached or half of its time is over: `partial`, unless nobody counts.
 
 When everybody asked has answered, owners whose copies were behind are sent what this get has merged
-(**read repair**, `_repair`). It goes through our own copy first, so only an owner repairs. A get
+(**read repair**, `_repair`). It goes through our own copy first, so only an owner repairs.
+
+All answers that count are given under one stamp (`core.aim`): a get whose partition gets another
+one meanwhile starts over. A get
 that shall repair before it answers is `RepairingGet` in readback.py.
 """
 
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.core.coordinator import Coordinator, Operation
+from dynagent.core.aim import Aim
+from dynagent.core.coordinator import Coordinator, Request, is_put_off
 from dynagent.core.entry import encode_context, encode_entry
 from dynagent.core.messages import (
     STATE_ABSENT,
@@ -34,7 +38,7 @@ from dynagent.core.version import Version
 from dynagent.errors import Overloaded, ProtocolError, QuorumNotMet, StaleBarrier
 
 
-class GetOperation(Operation):
+class GetOperation(Request):
     """One get. Raises `QuorumNotMet` on creation if it is strict and too few owners are up."""
 
     __slots__ = ("get", "is_late", "may_be_partial", "owners", "tally", "token")
@@ -47,36 +51,31 @@ class GetOperation(Operation):
         now: float,
         deadline: float,
         get: Get,
-        owners: tuple[NodeId, ...],
+        aim: Aim,
         token: Token,
     ) -> None:
         r = coordinator.needed("R", get.r, coordinator.ring.r)
-        own, *others = self._aim(coordinator, get, owners, token, r)
+        own, *others = self._targets(coordinator, get, aim, r)
         gate, due = coordinator.admission.gets, coordinator.hedge_at(now)
         super().__init__(coordinator, link, request_id, deadline, gate=gate, due=due)
         self.get = get
-        self.owners = owners
+        self.aim = aim
+        self.owners = aim.readers
         self.token = token
         self.is_late = False  # the hedge has been made
         self.may_be_partial = not (get.strict or get.repair)  # answered with fewer than R copies
         self.tally = GetQuorum([own], r, others)
 
-    def _aim(
-        self,
-        coordinator: Coordinator,
-        get: Get,
-        owners: tuple[NodeId, ...],
-        token: Token,
-        r: int,
-    ) -> list[NodeId]:
+    def _targets(self, coordinator: Coordinator, get: Get, aim: Aim, r: int) -> list[NodeId]:
         """Whom to ask: ourselves, then the other owners that are up, then who stands in."""
+        owners = aim.readers
         nodes = coordinator.owners_up(owners)
         if len(nodes) < len(owners):
             if get.strict and len(nodes) < r:
                 raise coordinator.too_few(owners, "R", r, len(nodes))
             if not get.strict:
                 own = coordinator.node_id
-                nodes += coordinator.stand_ins(owners, token)
+                nodes += coordinator.stand_ins(aim, owners)
                 nodes = [own, *[node for node in nodes if node != own]]
         return nodes
 
@@ -109,7 +108,10 @@ class GetOperation(Operation):
         if self.trace is not None:
             self.tell(now, source, reply_words(message, is_same=self.tally.has_digest_of(message)))
         if not isinstance(message, ReadReply):
-            self.on_failure(now, source)
+            if is_put_off(message) and not self.answered:
+                self.coordinator.ask_later(now, self, source)
+            else:
+                self.on_failure(now, source)
             return
         self.coordinator.note_read(now - self.asked_at)
         try:
@@ -135,6 +137,15 @@ class GetOperation(Operation):
             self.tell_failure(now, source)
         self.tally.add_failure(source)
         self._conclude(now)
+
+    def ask_again(self, now: float, node: NodeId) -> None:
+        if self.answered or node not in self.coordinator.up:
+            self.on_failure(now, node)
+        elif node in self.tally.waiting:
+            self._ask(now, [node], WANT_VALUE if node in self.tally.fetching else WANT_DIGEST)
+
+    def on_ring(self, now: float) -> None:
+        self.coordinator.start_over(now, self, self.get)
 
     def on_hedge(self, now: float) -> None:
         if self.answered:
@@ -197,7 +208,8 @@ class GetOperation(Operation):
         record = replica.newest(self.get.key, self.token)
         if targets and record.value.clock and not record.unknown:
             barrier = replica.barriers.read_under(self.token)
-            merge = coordinator.make_merge([encode_entry(self.get.key, record)], [barrier])
+            entry = encode_entry(self.get.key, record)
+            merge = coordinator.make_merge(self.aim.stamp, [entry], [barrier])
             number = coordinator.take_number()
             coordinator.effects.send(targets, number, limits.REPAIR_BUDGET_MS, merge)
 

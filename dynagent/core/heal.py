@@ -33,7 +33,7 @@ from math import inf
 
 from dynagent import limits
 from dynagent.core.admission import Gate
-from dynagent.core.coordinator import SETTLED, Coordinator, Operation
+from dynagent.core.coordinator import Coordinator, Operation
 from dynagent.core.entry import Record, decode_entry, unflatten
 from dynagent.core.messages import (
     STATE_ABSENT,
@@ -107,7 +107,7 @@ class Healer:
 
     def _begin(self, now: float, key: bytes, token: Token) -> None:
         coordinator = self.coordinator
-        others, needed = self.quorum(coordinator.owners_of(token))
+        others, needed = self.quorum(coordinator.aim_of(token).readers)
         if needed > len(others) and not self._has_told:
             self._has_told = True
             reason = f"to heal it takes {needed} other owners, and there are {len(others)}"
@@ -192,7 +192,7 @@ class Healer:
         """Goes on with the hollow partition that is being filled, or begins with the next."""
         if self._filling is None and self._unknown.hollow:
             partition = min(self._unknown.hollow)
-            if self.coordinator.node_id not in self.coordinator.ring.lists[partition]:
+            if not self.coordinator.ring.owns(self.coordinator.node_id, partition):
                 self.on_filled(now, partition)  # what it kept for others there is for them to miss
                 return
             self._filling = Filling(self, partition)
@@ -242,7 +242,7 @@ class HealOperation(Operation):
 
     def ask_all(self, now: float) -> None:
         coordinator = self.coordinator
-        read = Read(coordinator.ring.epoch, SETTLED, self.key, WANT_VALUE)
+        read = Read(*coordinator.aim_of(self.token).stamp, self.key, WANT_VALUE)
         targets = sorted(self.waiting)
         coordinator.send(now, targets, self.number, self.budget_ms(now), read)
 
@@ -294,7 +294,7 @@ class Filling:
         self._healer = healer
         self._coordinator = healer.coordinator
         self._unknown = healer.coordinator.replica.unknown
-        owners = healer.coordinator.ring.lists[partition]
+        owners = healer.coordinator.ring.read_list(partition)
         self._others, self._needed = healer.quorum(owners)
         self._listed: list[NodeId] = []  # who has been listed to the end
         self._refused: set[NodeId] = set()  # in this round

@@ -70,28 +70,28 @@ class Hints:
         self._marking: dict[tuple[NodeId, PartitionId], int] = {}  # → the batch of the mark
         self._owed_in: dict[tuple[NodeId, PartitionId], int] = {}  # → the batch of its newest copy
         self._changed_in = DURABLE  # the batch of the newest row
-        self._shift = 0
-        self._mine: frozenset[PartitionId] | None = None  # before it serves: all
+        self.shift = 0
+        self.mine: frozenset[PartitionId] | None = None  # before it serves: all
         self._recount()
 
     def serve(self, ring: Ring, node_id: NodeId) -> None:
         """Learns what this node owns; nothing is merged or owed before that."""
-        self._shift = 33 - ring.partitions.bit_length()
-        self._mine = frozenset(
+        self.shift = 33 - ring.partitions.bit_length()
+        self.mine = frozenset(
             PartitionId(at) for at, owners in enumerate(ring.lists) if node_id in owners
         )
 
     @property
     def owned(self) -> frozenset[PartitionId]:
-        return self._mine if self._mine is not None else frozenset()
+        return self.mine if self.mine is not None else frozenset()
 
     def owns(self, token: Token) -> bool:
-        mine = self._mine
-        return mine is None or int.from_bytes(token[:4], "big") >> self._shift in mine
+        mine = self.mine
+        return mine is None or int.from_bytes(token[:4], "big") >> self.shift in mine
 
     def _partition_of(self, token: Token) -> PartitionId:
         """As `Coordinator.owners_of`: what `ring.partition_of` says, without its arithmetic."""
-        return PartitionId(int.from_bytes(token[:4], "big") >> self._shift)
+        return PartitionId(int.from_bytes(token[:4], "big") >> self.shift)
 
     @property
     def targets(self) -> list[NodeId]:

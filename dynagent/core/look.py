@@ -33,7 +33,7 @@ What holds:
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.core.coordinator import Coordinator
+from dynagent.core.coordinator import Coordinator, is_put_off
 from dynagent.core.entry import Record, decode_clock, decode_entry
 from dynagent.core.messages import (
     MODE_OVERWRITE,
@@ -64,12 +64,17 @@ class LookingPut(PutOperation):
     def _check(self, coordinator: Coordinator, now: float) -> float:
         super()._check(coordinator, now)
         put = self.put
+        aim, own = self.aim, coordinator.node_id
         nodes = self.asked
+        if aim.is_joint:  # it looks at those of whom a get would need R
+            nodes = [node for node in nodes if node in aim.readers or node == own]
+            nodes += [node for node, owner in self.stand_ins.items() if owner in aim.readers]
+            nodes = list(dict.fromkeys(nodes))
         r = coordinator.needed("R", put.r, coordinator.ring.r)
         if put.attempt > 1:  # it must meet every write that reached this W, whatever its R
-            r = max(r, len(self.owners) - self.w + 1)
+            r = max(r, coordinator.ring.n - self.w + 1)
         if put.strict and len(nodes) < r:
-            raise coordinator.too_few(self.owners, "R", r, len(nodes))
+            raise coordinator.too_few(aim.readers, "R", r, len(nodes))
         self.look = ContextQuorum(nodes[:1], r, nodes[1:])
         self.asked = []  # for W owners again, before it mints: time will have passed
         self.op_id = put.op_id if put.attempt > 1 else b""  # whose write is looked for
@@ -106,8 +111,20 @@ class LookingPut(PutOperation):
                 self._take_over(now, source, message.entry, message.barrier)
             case ReadReply():
                 self._on_look(now, source, message)
+            case _ if is_put_off(message) and not self.answered:
+                self.coordinator.ask_later(now, self, source)
             case _:
                 self.on_failure(now, source)
+
+    def ask_again(self, now: float, node: NodeId) -> None:
+        if self.tally is not None:
+            super().ask_again(now, node)
+        elif node not in self.coordinator.up:
+            self.on_failure(now, node)
+        elif node == self.fetching:
+            self._ask(now, [node], WANT_VALUE)
+        elif node in self.look.waiting:
+            self._ask(now, [node], WANT_DIGEST)
 
     def on_failure(self, now: float, source: NodeId) -> None:
         if self.tally is not None:
@@ -228,7 +245,7 @@ class LookingPut(PutOperation):
 
     def _miss_look(self) -> None:
         look, names = self.look, self.coordinator.names
-        silent = [node for node in self.owners if node not in look.counted]
+        silent = [node for node in self.aim.readers if node not in look.counted]
         self.fail(
             QuorumNotMet(
                 f"nothing was written: {len(look.counted)} of R={look.needed} owners answered the "

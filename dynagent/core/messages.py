@@ -146,6 +146,7 @@ class Error(Message, code=2):
     error: Small
     text: Text
     trace: Blob = b""  # if it was asked for
+    epoch: Uint = 0  # see GetReply
 
 
 class Ping(Message, code=3):
@@ -188,6 +189,7 @@ class GetReply(Message, code=11):
     answered: Small  # copies that count: of owners, and of stand-ins that hold the key
     trace: Blob = b""  # if it was asked for
     held: Small = 0  # owners that have it on disk, if repair was asked for (0: a version without)
+    epoch: Uint = 0  # of the ring of the agent that was asked, if it had to pass the request on
 
 
 class Put(Message, code=12):
@@ -220,6 +222,7 @@ class PutReply(Message, code=13):
     siblings: Small  # values the key has at the coordinator, this one included
     dot: Blob  # actor and counter, 8 bytes each; empty for a delete or a retry found superseded
     trace: Blob = b""  # if it was asked for
+    epoch: Uint = 0  # see GetReply
 
 
 class List(Message, code=14):
@@ -280,11 +283,14 @@ class InspectReply(Message, code=17):
 class Merge(Message, code=20):
     """Whole records to be merged (replication, repair, hints, transfer). Answered by MergeAck.
 
-    `stamp_change`, `stamp_phase` and `barrier` say under which ring change and purge barrier the
-    content was read (design §6, §7); where the entries differ in their barrier, `barriers` has that
-    of each, and `barrier` the least. What has become too old is refused with StaleBarrier: read it
-    again, and send that. A frame may carry the merges of several requests; `also` are the ids of
-    the others, each of which is answered.
+    `stamp_change` and `stamp_phase` say under which change of the ring it is asked (design §6), the
+    same for all entries. Answered by RingIs if that is too old here, or not known, and with
+    NotYetOwner by an owner to be.
+
+    `barrier` says under which purge barrier the content was read (§7); where the entries differ in
+    that, `barriers` has that of each, and `barrier` the least. What has become too old is refused
+    with StaleBarrier: read it again, and send that. A frame may carry the merges of several
+    requests; `also` are the ids of the others, each of which is answered.
     """
 
     stamp_change: Uint
@@ -306,7 +312,8 @@ WANT_DIGEST, WANT_VALUE = 0, 1
 
 
 class Read(Message, code=22):
-    """What does this owner hold? Answered by ReadReply.
+    """What does this owner hold? Answered by ReadReply; by RingIs if the stamp (see Merge) is too
+    old here, or not known.
 
     A frame may carry several requests that differ in nothing but their id and key; each of them is
     answered.

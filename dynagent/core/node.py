@@ -21,6 +21,7 @@ from math import inf
 
 from dynagent import limits
 from dynagent.core.admission import Admission
+from dynagent.core.aim import Aim
 from dynagent.core.answers import Answers
 from dynagent.core.antientropy import AntiEntropy
 from dynagent.core.assembly import Machine, assemble
@@ -78,7 +79,7 @@ from dynagent.core.messages import (
     StatusRequest,
     TombstoneQuery,
 )
-from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader, Token
+from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader
 from dynagent.core.purge import Purger
 from dynagent.core.purge_answers import PurgeAnswers
 from dynagent.core.put import PutOperation
@@ -335,8 +336,9 @@ class Node:
         """The ring log has gone on, durably: serve with this ring from now on."""
         self.ring = ring
         self.registrar.on_ring(ring)
+        self.replica.stamps.serve(ring)
         if self.coordinator is not None:
-            self.coordinator.ring = ring
+            self.coordinator.on_ring(now, ring)
         if self.registration is not None:
             self.registration.on_ring(now, ring)
         if self.electors is not None:
@@ -422,39 +424,33 @@ class Node:
             if gate.under_way >= gate.limit or admission.is_shut:
                 raise admission.refusal(gate)
         coordinator.check_key(message.key)
-        token = token_of(message.key)
-        owners = coordinator.owners_of(token)
-        deadline = now + budget_ms / 1000
-        operation: GetOperation | PutOperation | ForwardOperation
-        if self.serves_as not in owners and not self._stands_in(
-            coordinator, message, owners, token
-        ):
-            stand_ins = coordinator.stand_ins(owners, token)
-            operation = ForwardOperation(
-                coordinator, link, request_id, deadline, message, owners, stand_ins
-            )
-        elif isinstance(message, Get):
-            reads = RepairingGet if message.repair else GetOperation
-            operation = reads(coordinator, link, request_id, now, deadline, message, owners, token)
-        else:
-            looks = message.mode == MODE_OVERWRITE or message.attempt > 1
-            kind = LookingPut if looks else PutOperation
-            operation = kind(coordinator, link, request_id, now, deadline, message, owners, token)
+        operation = self.begin(now, link, request_id, now + budget_ms / 1000, message)
         if message.trace:
             operation.trace = Trace(now)
         operation.start(now)
 
-    def _stands_in(
-        self,
-        coordinator: Coordinator,
-        message: Get | Put,
-        owners: tuple[NodeId, ...],
-        token: Token,
-    ) -> bool:
+    def begin(
+        self, now: float, link: LinkId, request_id: int, deadline: float, message: Get | Put
+    ) -> GetOperation | PutOperation | ForwardOperation:
+        """The operation of a client's request that is admitted, still to be started."""
+        coordinator = self.coordinator
+        assert coordinator is not None
+        token = token_of(message.key)
+        aim = coordinator.aim_of(token)
+        if self.serves_as not in aim.readers and not self._stands_in(coordinator, message, aim):
+            return ForwardOperation(coordinator, link, request_id, deadline, message, aim)
+        if isinstance(message, Get):
+            reads = RepairingGet if message.repair else GetOperation
+            return reads(coordinator, link, request_id, now, deadline, message, aim, token)
+        looks = message.mode == MODE_OVERWRITE or message.attempt > 1
+        kind = LookingPut if looks else PutOperation
+        return kind(coordinator, link, request_id, now, deadline, message, aim, token)
+
+    def _stands_in(self, coordinator: Coordinator, message: Get | Put, aim: Aim) -> bool:
         """No owner is up, as we see it, and we are one of those in whose place requests go."""
-        if message.strict or not coordinator.up.isdisjoint(owners):
+        if message.strict or not coordinator.up.isdisjoint(aim.readers):
             return False
-        return self.node_id in coordinator.stand_ins(owners, token)
+        return self.node_id in coordinator.stand_ins(aim, aim.readers)
 
     def _on_list(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message

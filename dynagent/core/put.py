@@ -36,7 +36,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from dynagent import limits
-from dynagent.core.coordinator import SETTLED, Coordinator, Operation
+from dynagent.core.aim import Aim
+from dynagent.core.coordinator import Coordinator, Request, is_put_off
 from dynagent.core.crowd import check_crowd
 from dynagent.core.entry import ABSENT, Record, decode_context, encode_context, encode_entry
 from dynagent.core.hints import DURABLE
@@ -58,7 +59,7 @@ from dynagent.core.messages import (
     ReadReply,
 )
 from dynagent.core.ports import LinkId, NodeId, Token
-from dynagent.core.quorum import DONE, MISSED, PutQuorum
+from dynagent.core.quorum import DONE, MISSED, JointQuorum, PutQuorum
 from dynagent.core.siblings import Clock, join
 from dynagent.core.trace import merge_words, reply_words
 from dynagent.errors import (
@@ -73,7 +74,7 @@ from dynagent.errors import (
 )
 
 
-class PutOperation(Operation):
+class PutOperation(Request):
     """One put or delete; raises `BadRequest`, `TooLarge`, `QuorumNotMet` or `Overloaded` on
     creation, when nothing has been done."""
 
@@ -83,7 +84,6 @@ class PutOperation(Operation):
         "barrier",
         "context",
         "is_careful",
-        "owners",
         "put",
         "record",
         "reply",
@@ -101,11 +101,11 @@ class PutOperation(Operation):
         now: float,
         deadline: float,
         put: Put,
-        owners: tuple[NodeId, ...],
+        aim: Aim,
         token: Token,
     ) -> None:
         self.put = put
-        self.owners = owners
+        self.aim = aim
         self.token = token
         due = self._check(coordinator, now)
         size = len(put.value) if put.value is not None else 0
@@ -135,23 +135,40 @@ class PutOperation(Operation):
         if put.meta:
             _check_meta(put.meta)
         self.w = coordinator.needed("W", put.w, coordinator.ring.w)
-        self._aim(coordinator)
+        self._find_targets(coordinator)
         self.context: Clock = decode_context(put.context, key=put.key)
         return now + limits.PUT_HEDGE_S
 
-    def _aim(self, coordinator: Coordinator) -> None:
+    def _find_targets(self, coordinator: Coordinator) -> None:
         """The nodes to write to: `asked`, ourselves first, and in whose place each of `stand_ins`
         is among them. Raises `QuorumNotMet` if they are too few."""
-        self.asked = coordinator.owners_up(self.owners)
+        aim = self.aim
+        self.asked = coordinator.owners_up(aim.owners)
         self.stand_ins: dict[NodeId, NodeId] = {}  # → the owner
-        if len(self.asked) < len(self.owners) and not self.put.strict:
-            self.stand_ins = coordinator.stand_ins(self.owners, self.token)
-            self.asked += self.stand_ins
-            self.asked.sort(key=lambda node: node != coordinator.node_id)
-        if len(self.asked) < self.w:
-            raise coordinator.too_few(self.owners, "W", self.w, len(self.asked))
+        if len(self.asked) < len(aim.owners):
+            self._find_others(coordinator)
+        if aim.is_joint:
+            reachable = JointQuorum(self.asked, self.w, aim.lists, self.stand_ins)
+            for owners, count in zip(aim.lists, reachable.in_each(self.asked), strict=True):
+                if count < self.w:
+                    raise coordinator.too_few(owners, "W", self.w, count)
+        elif len(self.asked) < self.w:
+            raise coordinator.too_few(aim.owners, "W", self.w, len(self.asked))
         if self.asked[0] != coordinator.node_id:
             raise NotReady("an owner of this key is up again, and takes it from here")
+
+    def _find_others(self, coordinator: Coordinator) -> None:
+        """Some owners are not up: in whose place whom, and for whom to wait."""
+        aim, own = self.aim, coordinator.node_id
+        if aim.is_joint:
+            self.asked += coordinator.joining(aim)
+        if not self.put.strict and len(self.asked) < len(aim.owners):
+            self.stand_ins = coordinator.stand_ins(aim, aim.owners)
+            self.stand_ins = {
+                node: owner for node, owner in self.stand_ins.items() if owner not in self.asked
+            }
+            self.asked += self.stand_ins
+            self.asked.sort(key=lambda node: node != own)
 
     # --- what the coordinator feeds --------------------------------------------------------------
 
@@ -170,6 +187,8 @@ class PutOperation(Operation):
             self._conclude_write()
         elif isinstance(message, Error) and message.error == StaleBarrier.code:
             self._send_anew(now, source)
+        elif is_put_off(message) and source not in self.stand_ins and not self.answered:
+            self.coordinator.ask_later(now, self, source)
         elif kind is not ReadReply:  # that is a straggler of the look; the write is under way
             self.on_failure(now, source)
 
@@ -181,6 +200,35 @@ class PutOperation(Operation):
             self.tally.add_failure(source)
             self._replace(now, source)
         self._conclude_write()
+
+    def ask_again(self, now: float, node: NodeId) -> None:
+        assert self.tally is not None
+        if self.answered:
+            self.on_failure(now, node)
+        elif node not in self.tally.waiting:
+            return
+        elif node in self.coordinator.up:
+            self._send(now, [node])
+        else:
+            self.coordinator.ask_later(now, self, node)
+
+    def on_ring(self, now: float) -> None:
+        """Aims again. What has been written under the old stamp is written once more: who has it
+        says so, and counts under the new one."""
+        coordinator = self.coordinator
+        if self.tally is None:
+            coordinator.start_over(now, self, self.put)
+            return
+        self.aim = coordinator.aim_of(self.token)
+        if self.trace is not None:
+            epoch = coordinator.ring.epoch
+            self.tell(now, coordinator.node_id, f"has the ring of epoch {epoch}: aims again")
+        with suppress(QuorumNotMet, NotReady):
+            self._find_targets(coordinator)
+        self.anew = ()
+        self.due = min(now + limits.PUT_HEDGE_S, self.deadline)
+        coordinator.renumber(self)  # acknowledgements under the old stamp must not count here
+        self._spread(now, coordinator.replica.batch_of(self.put.key))
 
     def on_hedge(self, now: float) -> None:
         """W is late: whoever hangs gets a stand-in as well; the first W count."""
@@ -226,7 +274,7 @@ class PutOperation(Operation):
                 bytes_max=coordinator.record_bytes_max,
             )
             if not self.asked:
-                self._aim(coordinator)
+                self._find_targets(coordinator)
             replica.check_room(now)
             if coordinator.node_id in self.stand_ins and put.value is not None:
                 replica.hints.check_room(len(put.value))
@@ -246,41 +294,58 @@ class PutOperation(Operation):
             self.tell(now, self.coordinator.node_id, "holds this write: completes it")
         record = replica.newest(self.put.key, self.token)
         with suppress(QuorumNotMet, NotReady):  # it is written: whoever is there may still do
-            self._aim(self.coordinator)
+            self._find_targets(self.coordinator)
         self._replicate(now, record, replica.batch_of(self.put.key))
 
     def _replicate(self, now: float, record: Record, number: int) -> None:
-        coordinator, asked = self.coordinator, self.asked
         self.record = record
-        barriers = coordinator.replica.barriers
+        barriers = self.coordinator.replica.barriers
         self.barrier = barriers.read_under(self.token) if barriers.has_moved else 0
         self.reply = self._reply_of(record)
-        self.tally = PutQuorum(asked, self.w)
-        if len(asked) < len(self.owners) or self.stand_ins:
+        self._spread(now, number)
+
+    def _spread(self, now: float, number: int) -> None:
+        """Sends the record to all others, and waits for our own copy, which batch `number` has."""
+        coordinator, asked, aim, record = self.coordinator, self.asked, self.aim, self.record
+        own = coordinator.node_id
+        if aim.is_joint:
+            self.tally = JointQuorum(asked, self.w, aim.lists, self.stand_ins)
+        else:
+            self.tally = PutQuorum(asked, self.w)
+        if len(asked) < len(aim.owners) or self.stand_ins:
             number = max(number, self._owe_at_once(record))
         if not coordinator.replica.when_durable(number, (None, self.number)):
-            self.tally.add_result(coordinator.node_id)
+            self.tally.add_result(own)
             if self.trace is not None and record.value.clock:
-                self.tell(now, coordinator.node_id, "has its own copy on disk")
+                self.tell(now, own, "has its own copy on disk")
         if not record.value.clock:
             self.tally = PutQuorum([], 0)  # a delete that met nothing: there is nothing to say
-        others = [node for node in asked if node != coordinator.node_id]
+        others = [node for node in asked if node != own]
         if self.trace is not None:
             words = merge_words(coordinator.in_order(others), has_news=bool(record.value.clock))
-            self.tell(now, coordinator.node_id, words)
+            self.tell(now, own, words)
         if others and record.value.clock:
-            if self.stand_ins:
-                others = [node for node in others if node not in self.stand_ins]
+            if self.stand_ins or aim.is_joint:
+                others = self._send_to_some(now, others)
             self._send(now, others)
-            for node, owner in self.stand_ins.items():
-                if node != coordinator.node_id:
-                    self._send(now, [node], hint_for=owner)
         self._conclude_write()
+
+    def _send_to_some(self, now: float, others: list[NodeId]) -> list[NodeId]:
+        """Sends what goes as a hint, and puts off what goes to members whose link is not up yet;
+        returns the rest."""
+        for node, owner in self.stand_ins.items():
+            if node != self.coordinator.node_id:
+                self._send(now, [node], hint_for=owner)
+        others = [node for node in others if node not in self.stand_ins]
+        for node in others:
+            if node not in self.coordinator.up:
+                self.coordinator.ask_later(now, self, node)
+        return [node for node in others if node in self.coordinator.up]
 
     def _send(self, now: float, targets: list[NodeId], hint_for: str = "") -> None:
         coordinator = self.coordinator
         entry = encode_entry(self.put.key, self.record)
-        merge = Merge(coordinator.ring.epoch, SETTLED, self.barrier, [entry], [], hint_for)
+        merge = Merge(*self.aim.stamp, self.barrier, [entry], [], hint_for)
         coordinator.send(now, targets, self.number, self.budget_ms(now), merge)
 
     def _send_anew(self, now: float, source: NodeId) -> None:
@@ -288,7 +353,7 @@ class PutOperation(Operation):
         replica, tally = self.coordinator.replica, self.tally
         assert tally is not None
         newest = replica.newest(self.put.key, self.token)
-        if newest is ABSENT and self.coordinator.node_id in self.owners:
+        if newest is ABSENT and self.coordinator.node_id in self.aim.owners:
             # Purged: so all owners, this one too, have had on disk what superseded our write.
             tally.add_result(source)
             self._conclude_write()
@@ -307,13 +372,13 @@ class PutOperation(Operation):
         assert tally is not None
         if tally.replied or self.put.strict:
             return
-        counting = [*tally.counted, *sorted(tally.waiting)]
+        owner = self.stand_ins.get(node, node)
+        counting = {at: self.stand_ins.get(at, at) for at in (*tally.counted, *tally.waiting)}
         next_ = coordinator.next_stand_in(
-            self.token, asked=(*counting, *tally.failed), counting=counting
+            self.aim, owner, asked=(*counting, *tally.failed), counting=counting
         )
         if next_ is None:
             return
-        owner = self.stand_ins.get(node, node)
         self.stand_ins[next_] = owner
         tally.waiting.add(next_)
         if self.trace is not None:
@@ -326,11 +391,11 @@ class PutOperation(Operation):
         """Hints in the batch of our own copy: for the owner in whose place we stand, and for those
         for whom nobody does."""
         coordinator = self.coordinator
-        if not record.value.clock:
+        if not record.value.clock or coordinator.node_id not in self.asked:
             return DURABLE
         own = coordinator.node_id
         places = {self.stand_ins.get(node, node) for node in self.asked if node != own}
-        owed = [owner for owner in self.owners if owner not in places and owner != own]
+        owed = [owner for owner in self.aim.owners if owner not in places and owner != own]
         return coordinator.replica.owe(owed, self.put.key, self.token)
 
     def _owe(self) -> None:
@@ -338,16 +403,16 @@ class PutOperation(Operation):
         tally, coordinator = self.tally, self.coordinator
         if tally is None or not tally.needed or coordinator.node_id not in tally.counted:
             return  # nothing was written, or not here
-        if len(tally.counted) == len(self.owners) and not self.stand_ins:
+        if len(tally.counted) == len(self.aim.owners) and not self.stand_ins:
             return
         places = {self.stand_ins.get(node, node) for node in tally.counted}
-        missed = [owner for owner in self.owners if owner not in places]
+        missed = [owner for owner in self.aim.owners if owner not in places]
         if missed:
             coordinator.replica.owe(missed, self.put.key, self.token)
 
     def finish(self) -> None:
         tally = self.tally
-        if tally is None or len(tally.counted) < len(self.owners) or self.stand_ins:
+        if tally is None or len(tally.counted) < len(self.aim.owners) or self.stand_ins:
             self._owe()
         super().finish()
 
@@ -376,7 +441,7 @@ class PutOperation(Operation):
     def _miss(self) -> None:
         assert self.tally is not None
         tally, names, up = self.tally, self.coordinator.names, self.coordinator.up
-        silent = [node for node in (*self.owners, *self.stand_ins) if node not in tally.counted]
+        silent = [node for node in (*self.aim.owners, *self.stand_ins) if node not in tally.counted]
         why = ", ".join(
             f"{names([node])} {_reason(node in up, node in tally.waiting)}" for node in silent
         )
@@ -391,7 +456,7 @@ class PutOperation(Operation):
         """`first`: what it does before it writes, if anything."""
         coordinator = self.coordinator
         verb = "delete" if self.put.value is None else "put"
-        owners = coordinator.in_order(self.owners)
+        owners = coordinator.in_order(self.aim.owners)
         self.tell(now, coordinator.node_id, f"takes the {verb}{first}W={self.w} of {owners}")
         for node, owner in self.stand_ins.items():
             self.tell(now, node, f"stands in for {coordinator.names([owner])}, which is down")

@@ -16,7 +16,8 @@ fails, and all of them are asked when the answer is late (`hedge`, decision 0006
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from operator import add
 
 from dynagent import limits
 from dynagent.core.entry import Record, decode_entry, unflatten
@@ -99,6 +100,44 @@ class PutQuorum(Quorum):
         if node in self.waiting:
             self.waiting.remove(node)
             self.counted.append(node)
+
+
+class JointQuorum(PutQuorum):
+    """The same while the partition moves (design §6): `needed` in each of two lists.
+
+    An owner of both counts in both; so does who stands in for it. `places`: {stand-in: owner}, the
+    caller's, who adds to it.
+    """
+
+    __slots__ = ("lists", "places")
+
+    def __init__(
+        self,
+        asked: Sequence[NodeId],
+        needed: int,
+        lists: Sequence[Collection[NodeId]],
+        places: Mapping[NodeId, NodeId],
+    ) -> None:
+        super().__init__(asked, needed)
+        self.lists = lists
+        self.places = places
+
+    def take_reply(self) -> int:
+        if self.replied:
+            return PENDING
+        counted, waiting = self.in_each(self.counted), self.in_each(self.waiting)
+        if min(counted) >= self.needed:
+            self.replied = True
+            return DONE
+        if min(map(add, counted, waiting)) < self.needed:
+            self.replied = True
+            return MISSED
+        return PENDING
+
+    def in_each(self, nodes: Collection[NodeId]) -> list[int]:
+        """How many of these nodes count in each of the lists."""
+        places = [self.places.get(node, node) for node in nodes]
+        return [sum([place in list_ for place in places]) for list_ in self.lists]
 
 
 class GetQuorum(Quorum):

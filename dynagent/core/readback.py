@@ -30,12 +30,13 @@ What holds:
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.core.coordinator import Coordinator
+from dynagent.core.aim import Aim
+from dynagent.core.coordinator import Coordinator, is_put_off
 from dynagent.core.entry import Record, encode_entry
 from dynagent.core.get import GetOperation
 from dynagent.core.messages import Error, Get, GetReply, MergeAck, Message
 from dynagent.core.ports import LinkId, NodeId, Token
-from dynagent.core.quorum import DONE, MISSED, GetQuorum, PutQuorum
+from dynagent.core.quorum import DONE, MISSED, GetQuorum, JointQuorum, PutQuorum
 from dynagent.core.trace import merge_words, reply_words
 from dynagent.errors import Overloaded, QuorumNotMet, StaleBarrier
 
@@ -53,13 +54,14 @@ class RepairingGet(GetOperation):
         now: float,
         deadline: float,
         get: Get,
-        owners: tuple[NodeId, ...],
+        aim: Aim,
         token: Token,
     ) -> None:
-        w, up = coordinator.ring.w, coordinator.owners_up(owners)
-        if coordinator.node_id not in owners or len(up) < w:
-            raise coordinator.too_few(owners, "W", w, len(up))
-        super().__init__(coordinator, link, request_id, now, deadline, get, owners, token)
+        w, up = coordinator.ring.w, coordinator.up
+        for owners in aim.lists:
+            if coordinator.node_id not in aim.readers or len(up.intersection(owners)) < w:
+                raise coordinator.too_few(owners, "W", w, len(up.intersection(owners)))
+        super().__init__(coordinator, link, request_id, now, deadline, get, aim, token)
         self.held: PutQuorum | None = None  # who has it on disk, from the moment writing begins
         self.reply: GetReply | None = None  # to be given then
         self.record: Record | None = None  # what is written
@@ -68,14 +70,15 @@ class RepairingGet(GetOperation):
 
     def _on_read(self, now: float) -> None:
         w, merged = self.coordinator.ring.w, self.tally.record()
-        owners = [node for node in self.tally.holders(merged) if node in self.owners]
+        holders = [node for node in self.tally.holders(merged) if node in self.owners]
         reply = self._reply()
-        if not merged.value.clock or len(owners) >= w:
-            reply.held = len(owners)
+        in_each = [sum([node in list_ for node in holders]) for list_ in self.aim.lists]
+        if not merged.value.clock or min(in_each) >= w:
+            reply.held = len(holders)
             self.answer(reply)
             return
         self.reply = reply
-        self._write(now, merged, owners)
+        self._write(now, merged, holders)
 
     def _write(self, now: float, merged: Record, holders: list[NodeId]) -> None:
         coordinator, replica = self.coordinator, self.coordinator.replica
@@ -99,11 +102,15 @@ class RepairingGet(GetOperation):
         self.record, self.barrier = newest, replica.barriers.read_under(self.token)
         if newest.unknown:
             self.record, self.barrier = merged, self.tally.barrier
-        rest = [node for node in self.owners if node != own and node not in holders]
-        behind = [node for node in rest if node in self.tally.counted]
+        rest = [node for node in self.aim.owners if node != own and node not in holders]
+        behind = [node for node in rest if node in self.tally.counted or self.aim.is_joint]
         others = [node for node in rest if node not in behind]
         asked = {*holders, *behind} if newest.unknown else {*holders, *behind, own}
-        self.held = PutQuorum(sorted(asked), coordinator.ring.w, others)
+        w = coordinator.ring.w
+        if self.aim.is_joint:
+            self.held = JointQuorum(sorted(asked), w, self.aim.lists, {})
+        else:
+            self.held = PutQuorum(sorted(asked), w, others)
         for node in holders:
             self.held.add_result(node)
         self.due = min(now + limits.PUT_HEDGE_S, self.deadline)
@@ -126,7 +133,7 @@ class RepairingGet(GetOperation):
             words = merge_words(coordinator.in_order(targets), has_news=True)
             self.tell(now, coordinator.node_id, f"repairs before it answers: {words}")
         entry = encode_entry(self.get.key, record)
-        merge = coordinator.make_merge([entry], [self.barrier])
+        merge = coordinator.make_merge(self.aim.stamp, [entry], [self.barrier])
         coordinator.send(now, targets, self.number, self.budget_ms(now), merge)
 
     def _send_anew(self, now: float, source: NodeId) -> None:
@@ -159,7 +166,10 @@ class RepairingGet(GetOperation):
             self._send_anew(now, source)
             return
         if not isinstance(message, MergeAck):
-            self.on_failure(now, source)
+            if is_put_off(message) and not self.answered:
+                self.coordinator.ask_later(now, self, source)
+            else:
+                self.on_failure(now, source)
             return
         if self.trace is not None:
             self.tell(now, source, reply_words(message))
@@ -174,6 +184,14 @@ class RepairingGet(GetOperation):
             self.tell_failure(now, source)
         self.held.add_failure(source)
         self._conclude_write(now)
+
+    def ask_again(self, now: float, node: NodeId) -> None:
+        if self.held is None:
+            super().ask_again(now, node)
+        elif self.answered or node not in self.coordinator.up:
+            self.on_failure(now, node)
+        elif node in self.held.waiting:
+            self._send(now, [node])
 
     def on_durable(self, now: float) -> None:
         if self.held is not None:
@@ -218,7 +236,7 @@ class RepairingGet(GetOperation):
     def _miss_write(self) -> None:
         held, names = self.held, self.coordinator.names
         assert held is not None
-        missing = [node for node in self.owners if node not in held.counted]
+        missing = [node for node in self.aim.owners if node not in held.counted]
         self.fail(
             QuorumNotMet(
                 f"the value was read, but only {len(held.counted)} of W={held.needed} owners have "

@@ -176,24 +176,24 @@ class Replica:
         *,
         barrier: int,
         barriers: Sequence[int] = (),
+        tokens: Sequence[Token] = (),
     ) -> int:
         """Merges whole records; returns the number of the batch that makes all of it durable.
 
         `barrier`: under which they were read, wherever that was (`Barriers.read_under`), or the
-        least of `barriers`, which has that of each. Raises `StaleBarrier` if it is too old for one
-        of them: then none is merged, and all must be read again.
+        least of `barriers`, which has that of each. `tokens`: of the keys, if they are known.
+        Raises `StaleBarrier` if one is too old: then none is merged, and all must be read again.
         """
+        tokens = tokens or [token_of(key) for key, _ in entries]
         if barrier < self.barriers.highest_least:
-            for place, (key, _) in enumerate(entries):
-                read_under = barriers[place] if barriers else barrier
-                self.barriers.check(token_of(key), read_under)
+            for place, token in enumerate(tokens):
+                self.barriers.check(token, barriers[place] if barriers else barrier)
         wait_for = DURABLE
-        for key, incoming in entries:
-            wait_for = max(wait_for, self._merge_one(key, incoming))
+        for (key, incoming), token in zip(entries, tokens, strict=True):
+            wait_for = max(wait_for, self._merge_one(key, token, incoming))
         return wait_for
 
-    def _merge_one(self, key: bytes, incoming: Record) -> int:
-        token = token_of(key)
+    def _merge_one(self, key: bytes, token: Token, incoming: Record) -> int:
         old = self.newest(key, token)
         value = old.value.merge(incoming.value)
         if value is incoming.value:  # the usual case: it has seen all that we have
@@ -386,8 +386,10 @@ class Replica:
 
     def _keep(self, key: bytes, token: Token, old: Record, record: Record) -> int:
         number = self._open.number
-        if not self.hints.owns(token):
-            self.hints.resize(self._open, _size(record) - _size(old))
+        hints = self.hints
+        mine = hints.mine  # as `Hints.owns`, without the call
+        if mine is not None and int.from_bytes(token[:4], "big") >> hints.shift not in mine:
+            hints.resize(self._open, _size(record) - _size(old))
         elif not record.value.siblings or (old.value.clock and not old.value.siblings):
             # One that cannot be read is taken for what replaces it: it was counted once.
             was, is_ = is_tombstone(record if old is UNREADABLE else old), is_tombstone(record)

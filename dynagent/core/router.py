@@ -6,26 +6,26 @@ is tried again only while it surely has not begun: anything later is the client'
 carries the op-id.
 
 An owner may rightly take all of its time, if those that it asks hang; then it says so, before our
-own deadline. Only who has said nothing by then has left a request unanswered (gray failure,
+own deadline. The client is told our epoch: with a newer ring than it has, it would ask an owner.
+Only who has said nothing by then has left a request unanswered (gray failure,
 detector.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from dynagent import limits
-from dynagent.core.coordinator import Coordinator, Operation
+from dynagent.core.aim import Aim
+from dynagent.core.coordinator import Coordinator, Request
 from dynagent.core.messages import Error, Get, GetReply, Message, Put, PutReply
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.trace import reply_words
 from dynagent.errors import NotReady, Overloaded, ProtocolError, QuorumNotMet, WriteOutcomeUnknown
 
 
-class ForwardOperation(Operation):
+class ForwardOperation(Request):
     """One request under way to an owner; raises `QuorumNotMet` on creation if none is up."""
 
-    __slots__ = ("candidates", "message", "owners", "target")
+    __slots__ = ("candidates", "message", "target")
 
     def __init__(
         self,
@@ -34,11 +34,13 @@ class ForwardOperation(Operation):
         request_id: int,
         deadline: float,
         message: Get | Put,
-        owners: tuple[NodeId, ...],
-        stand_ins: Collection[NodeId],
+        aim: Aim,
     ) -> None:
+        owners = aim.readers
+        self.aim = aim
         self.candidates = [node for node in owners if node in coordinator.up]
         if not message.strict:
+            stand_ins = coordinator.stand_ins(aim, owners)
             self.candidates += [node for node in stand_ins if node != coordinator.node_id]
         if not self.candidates or message.hops >= limits.HOPS_MAX:
             raise QuorumNotMet(f"no owner of this key is up ({coordinator.names(owners)})")
@@ -48,7 +50,6 @@ class ForwardOperation(Operation):
             gate, size = coordinator.admission.puts, len(message.value or b"")
         super().__init__(coordinator, link, request_id, deadline, gate=gate, size=size)
         self.message = message
-        self.owners = owners
         self.target = self.candidates.pop(0)
 
     def start(self, now: float) -> None:
@@ -68,8 +69,14 @@ class ForwardOperation(Operation):
             return
         if self.trace is not None:
             self._tell_reply(now, source, message)
-        if isinstance(message, Error) and self._is_elsewhere(message) and self._try_next(now):
-            return  # it refused before doing anything
+        if isinstance(message, Error) and self._is_elsewhere(message):  # it has done nothing
+            if self._try_next(now):
+                return
+            if self.aim.stamp != self.coordinator.ring.stamps[self.aim.partition]:
+                self.coordinator.start_over(now, self, self.message)
+                return
+        if isinstance(message, GetReply | PutReply | Error):
+            message.epoch = self.coordinator.ring.epoch  # with that ring it had come to an owner
         self.answer(message)
         self.finish()
 
@@ -102,7 +109,7 @@ class ForwardOperation(Operation):
     def _is_elsewhere(self, refusal: Error) -> bool:
         """May another one take what was refused? Not what its owners are too busy for."""
         if refusal.error == Overloaded.code:
-            return self.target not in self.owners  # a stand-in that may keep no more
+            return self.target not in self.aim.readers  # a stand-in that may keep no more
         return refusal.error == NotReady.code
 
     def _try_next(self, now: float) -> bool:

@@ -49,6 +49,7 @@ class Suspects:
         self._progress = progress
         self._busy = busy
         self._moves = moves
+        self._ring = ring
         self._stamp = (ring.epoch, SETTLED)
         self._count = self._bytes = 0  # of those that rest or have rested
         self._resting: deque[tuple[float, list[Suspect]]] = deque()  # until then
@@ -178,7 +179,7 @@ class Suspects:
                 self._busy.go_on(now, partition, self._peer)
                 self._progress.spend(partition, size, len(entries))
                 barrier = self._replica.barriers.read_under(token_of(page[0].key))
-                return Merge(*self._stamp, barrier, entries), page
+                return Merge(*self._ring.stamps[partition], barrier, entries), page
         return None
 
     def on_sent(self, now: float, page: list[Suspect]) -> None:

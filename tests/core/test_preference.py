@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dynagent.core.claim import plan
 from dynagent.core.ports import NodeId, PartitionId
-from dynagent.core.preference import Place, active, fallbacks, owners
+from dynagent.core.preference import Place, active, fallbacks
 from dynagent.core.ring import Member, Ring
 
 A, B, C, D, E, F = (NodeId(letter) for letter in "abcdef")
@@ -47,10 +47,6 @@ def planned_ring(*, nodes: int, partitions: int, n: int, per_host: int = 1) -> R
     return Ring(epoch=1, cluster_id=bytes(16), n=n, r=1, w=1, members=members, lists=lists)
 
 
-def test_the_owners_are_the_preference_list() -> None:
-    assert owners(ring_of(["abc", "bcd"]), PartitionId(1)) == (B, C, D)
-
-
 def test_fallbacks_are_met_clockwise_and_round_the_end_of_the_ring() -> None:
     ring = ring_of(["abc", "dab", "ecb", "fac"])
     assert fallbacks(ring, P0) == (D, E, F)
@@ -82,7 +78,7 @@ def test_a_partition_has_as_many_fallbacks_as_owners_each_on_a_host_of_its_own()
     ring = planned_ring(nodes=24, partitions=32, n=3, per_host=2)
     host_of = {m.id: m.host for m in ring.members}
     for p in range(32):
-        everyone = owners(ring, PartitionId(p)) + fallbacks(ring, PartitionId(p))
+        everyone = ring.lists[p] + fallbacks(ring, PartitionId(p))
         assert len(everyone) == 6
         assert len({host_of[node] for node in everyone}) == 6
 
@@ -162,13 +158,13 @@ def test_an_active_list_has_distinct_live_nodes_and_no_idle_one_that_would_fit(
 
     places = active(_RING, partition, is_up)
     nodes = [place.node for place in places if place.node is not None]
-    assert tuple(place.owner for place in places) == owners(_RING, partition)
+    assert tuple(place.owner for place in places) == _RING.lists[partition]
     assert all(place.node == place.owner for place in places if place.owner in up)
     assert set(nodes) <= up
     assert len({host_of[node] for node in nodes}) == len(nodes)
     assert len(set(asked)) == len(asked)
     if len(nodes) < 3:
-        able = up.intersection(owners(_RING, partition) + fallbacks(_RING, partition))
+        able = up.intersection(_RING.lists[partition] + fallbacks(_RING, partition))
         assert {host_of[node] for node in able} == {host_of[node] for node in nodes}
 
 
