@@ -225,7 +225,7 @@ FOREGROUND_JUDGED_MIN = 100  # of fewer answers the slowest is the p99
 # 1/64 of the default is 512 KiB/s, or 512 small records: 2 % of a core, which no p99 can feel. And
 # it is 43 GiB a day, so that the work of a node that is always too slow ends nevertheless.
 BACKGROUND_SHARE_MIN = 1 / 64
-BACKGROUND_SHARE_START = 1 / 4  # a new process has cold caches, and knows nothing of its clients
+BACKGROUND_SHARE_START = 1 / 2  # a new process has cold caches, and knows nothing of its clients
 BACKGROUND_SHARE_FACTOR = 1 / 2  # from 1 to the floor in 12 s
 BACKGROUND_SHARE_STEP = 1 / 32  # of 2 s, back in a minute: after a rise it feels its way
 BACKGROUND_BURST_S = 0.1  # what was not used is kept no longer: it would be moved in one go

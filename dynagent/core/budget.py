@@ -6,8 +6,8 @@ minute ends, it compares the 99th percentile of the foreground, which is how lon
 clients took, with a threshold.
 
     newest answers over the threshold      the share shrinks to a half, down to the floor
-    the last minute at or under it, or     it grows by a step, up to 1
-      nobody has asked anything of late
+    the last minute at or under it, or     it grows, up to 1: by a step, or twofold until it shrinks
+      nobody has asked anything of late      for the first time (as TCP starts)
     otherwise                              it stays: clients have just been served badly
 
 The newest answers are those of the sub-window that has just ended; where they are too few for a
@@ -62,6 +62,7 @@ class Budget:
         assert threshold_s > 0
         assert bytes_per_s_max > 0
         self.share = limits.BACKGROUND_SHARE_START
+        self._has_shrunk = False
         self._threshold_s = threshold_s
         self._bytes_per_s_max = bytes_per_s_max
         self._bounds = [threshold_s * 2 ** (place / 4) for place in _PLACES]
@@ -154,6 +155,7 @@ class Budget:
             if total >= limits.FOREGROUND_JUDGED_MIN:
                 break
         if past[0].slow and _is_p99_over(slow, total):
+            self._has_shrunk = True
             self.share = max(
                 limits.BACKGROUND_SHARE_MIN, self.share * limits.BACKGROUND_SHARE_FACTOR
             )
@@ -164,7 +166,10 @@ class Budget:
             self._grow(1)
 
     def _grow(self, steps: int) -> None:
-        self.share = min(1.0, self.share + steps * limits.BACKGROUND_SHARE_STEP)
+        if self._has_shrunk:
+            self.share = min(1.0, self.share + steps * limits.BACKGROUND_SHARE_STEP)
+        elif steps:
+            self.share = min(1.0, self.share / limits.BACKGROUND_SHARE_FACTOR ** min(steps, 10))
 
     # --- the balance -----------------------------------------------------------------------------
 

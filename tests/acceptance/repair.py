@@ -119,7 +119,6 @@ def _cpu_s(cluster: RealCluster) -> float:
 
 
 def _rebuild(share: float, say: Say) -> dict[str, object]:
-    # At full size the budget has opened by the time of the first round.
     interval_s = 60.0 if share == 1.0 else 3.0
     with tempfile.TemporaryDirectory() as directory, _cluster(directory, interval_s) as cluster:
         cluster.stop()

@@ -69,6 +69,17 @@ def test_a_fast_foreground_gives_the_share_back_when_the_minute_is_good() -> Non
     assert shares[-1] == 1
 
 
+def test_a_new_process_doubles_its_share_until_clients_have_suffered_once() -> None:
+    budget = new_budget()
+    budget.share = 1 / 16
+    now = serve(budget, 0.0, 4.0, [FAST_S])
+    assert budget.share == 1 / 4
+    now = serve(budget, now, 2.0, [SLOW_S])
+    assert budget.share == 1 / 8
+    now = serve(budget, now, 62.0, [FAST_S])
+    assert 1 / 8 <= budget.share <= 1 / 8 + 2 * limits.BACKGROUND_SHARE_STEP
+
+
 def test_an_idle_foreground_gives_it_back_without_waiting_for_the_minute() -> None:
     budget = new_budget()
     now = serve(budget, 0.0, 20.0, [SLOW_S])
