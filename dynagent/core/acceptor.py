@@ -15,7 +15,8 @@ two entries of one index (`tests/core/ringlog_model.py` prints how). For the sam
 without its store is no voter any more: node id and store are minted and die together.
 
 A voter votes for one index only, the next one, and forgets how it stood when it knows that entry.
-The row has a checksum: one that is damaged says nothing, and such a voter sits out this entry.
+The row has a checksum: one that is damaged says nothing, and such a voter sits out this entry. One
+that is empty says that this store has lost its newest batches: its node never votes again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from dynagent.core.replica import Replica
 from dynagent.errors import ProtocolError
 
 ROW = "ringlog/vote"
+LOST = b""  # in that row: what it said is lost, and so may be the ring on which it voted
 _SUM_BYTES = 16
+_FOR_EVER = 2**63
 
 Number = tuple[int, int]  # of a ballot: its round, and the random number of its proposer
 NEVER: Number = (0, 0)  # below every ballot
@@ -75,7 +78,7 @@ class Acceptor:
     def __init__(self, replica: Replica, reader: Reader) -> None:
         self.index = 0
         self.standing = Standing()
-        self.is_damaged = False  # it cannot know how it has voted for this entry
+        self.sits_out = 0  # up to this index it cannot know how it has voted
         self._replica = replica
         self._reader = reader
         self._under_way: set[int] = set()  # batches that bring this standing to the disk
@@ -83,20 +86,23 @@ class Acceptor:
     def serve(self, index: int) -> None:
         """`index` is that of the next entry, and what the disk says of it is all there is: at a
         start, and when the disk has refused a batch."""
-        self.index, self.standing, self.is_damaged = index, Standing(), False
-        self._under_way.clear()
-        if (row := self._reader.get_meta(ROW)) is None:
+        self.on_ring(index)
+        row = self._reader.get_meta(ROW)
+        if row is None:
+            return
+        if row == LOST:
+            self.sits_out = _FOR_EVER
             return
         try:
             voted_for, standing = _decode_row(row)
         except ProtocolError:
-            self.is_damaged = True
+            self.sits_out = max(self.sits_out, index)
         else:
             self.standing = standing if voted_for == index else Standing()
 
     def on_ring(self, index: int) -> None:
         """The entries before `index` are known, be it not yet durably."""
-        self.index, self.standing, self.is_damaged = index, Standing(), False
+        self.index, self.standing = index, Standing()
         self._under_way.clear()
 
     def take(self, number: Number, entry: bytes) -> int:

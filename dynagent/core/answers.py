@@ -17,6 +17,7 @@ from dynagent.core.messages import (
     Message,
     PingFor,
     Pong,
+    Propose,
     RingReply,
     RingRequest,
     StatusReply,
@@ -118,6 +119,8 @@ class Answers:
     ) -> None:
         if self._node.ringlog is None:
             raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
+        if isinstance(message, Propose) and self._node.draining:
+            raise NotReady("this agent is stopping")
         self._node.ringlog.on_message(now, link, request_id, budget_ms, message)
 
     def on_drain_order(

@@ -31,26 +31,41 @@ _ROW = "ringlog/"
 _Row = tuple[int, int, bytes]  # index, the epoch before it, entry
 
 
+def row_names() -> list[str]:
+    """All rows of entries that there can be."""
+    return [_name(index) for index in range(limits.LOG_KEPT)]
+
+
 class LogRows:
     """The rows of one node. Only what is durable can be read."""
 
-    def __init__(self, replica: Replica, reader: Reader) -> None:
+    def __init__(self, replica: Replica, reader: Reader, ring: Ring) -> None:
         self._replica = replica
         self._reader = reader
+        self._epoch = ring.epoch  # of the durable ring
         self._chain: list[tuple[int, int]] | None = None  # (index, epoch before it), of all kept
-        self._epoch = 0  # of the durable ring
-
-    def serve(self, ring: Ring) -> None:
-        self._epoch, self._chain = ring.epoch, None
+        self._under_way: list[tuple[int, list[_Row], int]] = []  # batch, what it adds, its epoch
 
     def write(self, ring: Ring, rows: list[_Row]) -> int:
         """The entries and what they make of the ring, in the open batch. Returns its number."""
         for index, before, entry in rows:
             self._replica.keep_row(_name(index), encode([index, before, entry]))
-        return self._replica.keep_row(RING_ROW, encode_ring(ring))
+        batch = self._replica.keep_row(RING_ROW, encode_ring(ring))
+        self._under_way.append((batch, rows, ring.epoch))
+        return batch
 
-    def on_durable(self, ring: Ring) -> None:
-        self._epoch, self._chain = ring.epoch, None
+    def on_committed(self, batch: int) -> None:
+        while self._under_way and self._under_way[0][0] <= batch:
+            _, rows, self._epoch = self._under_way.pop(0)
+            if not rows:
+                self._chain = None  # a ring, in place of entries that nobody keeps
+            elif self._chain is not None:
+                chain = self._chain + [row[:2] for row in rows]
+                self._chain = chain[-limits.LOG_KEPT :]
+
+    def on_refused(self) -> None:
+        """Nothing that was under way has come to the disk."""
+        self._under_way.clear()
 
     def reaches(self, after: int) -> bool:
         """Whether all entries behind that one are kept."""

@@ -176,6 +176,9 @@ class Proposer:
             self._check_plan(proposal.planned_on, [decode_log_entry(data) for _, data in since])
         if not ring.voters:
             raise Refused("this ring has no voters: nothing can be decided")
+        own = self._coordinator.node_id
+        if ring.member(own) is None or own in ring.removed:
+            raise Refused("this agent is no member of the ring any more; ask another one")
         return False
 
     def _check_plan(self, planned_on: int, since: list[Entry]) -> None:

@@ -16,7 +16,7 @@ with the joined and the leaving as node ids, `before` as members are, and moves
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dynagent import limits
 from dynagent.core.encoding import decode, encode
@@ -39,12 +39,7 @@ FORMAT = 2  # 1 knew no changes; it was never released
 
 def encode_ring(ring: Ring) -> bytes:
     """At most `limits.RING_BYTES_MAX`."""
-    places = {member.id: place for place, member in enumerate(ring.members)}
-
-    def places_of(nodes: Sequence[NodeId]) -> bytes:
-        return b"".join([places[node].to_bytes(2, "big") for node in nodes])
-
-    change = ring.change
+    places_of, change = placer(ring.members), ring.change
     return encode(
         [
             FORMAT,
@@ -74,6 +69,12 @@ def encode_ring(ring: Ring) -> bytes:
             ],
         ]
     )
+
+
+def placer(members: Sequence[Member]) -> Callable[[Sequence[NodeId]], bytes]:
+    """Encodes lists of these members: their places, 2 bytes each."""
+    places = {member.id: place.to_bytes(2, "big") for place, member in enumerate(members)}
+    return lambda nodes: b"".join([places[node] for node in nodes])
 
 
 def decode_ring(data: bytes) -> Ring:
@@ -133,9 +134,9 @@ def decode_ring(data: bytes) -> Ring:
         policies=tuple(decode_policy(policy) for policy in policies),
         version_min=version_min,
         lineage=lineage,
-        voters=_nodes(members, voters),
-        leaving=_nodes(members, leaving),
-        removed=_nodes(members, removed),
+        voters=decode_places(members, voters),
+        leaving=decode_places(members, leaving),
+        removed=decode_places(members, removed),
         changed=indexes,
         change=_decode_change(change, members, n, partitions, epoch)
         if change is not None
@@ -233,13 +234,14 @@ def _decode_member(row: object) -> Member:
 
 
 def _owners(members: tuple[Member, ...], places: bytes, n: int) -> Owners:
-    owners = _nodes(members, places)
+    owners = decode_places(members, places)
     if len(owners) != n or len(set(owners)) < n:
         raise _invalid("a list does not name N different nodes")
     return owners
 
 
-def _nodes(members: tuple[Member, ...], places: bytes) -> tuple[NodeId, ...]:
+def decode_places(members: Sequence[Member], places: bytes) -> tuple[NodeId, ...]:
+    """What `placer` has encoded; raises `ProtocolError`."""
     numbers = [int.from_bytes(places[i : i + 2], "big") for i in range(0, len(places), 2)]
     if numbers and max(numbers) >= len(members):
         raise _invalid("a node that is not a member")

@@ -23,7 +23,7 @@ where it is (decision 0018 has what that gives up).
 A list that names the same nodes in another order needs no copying: such a move settles at once.
 
 Encoded: `[kind, wall ms of its proposer, proposer's node id, fields…]`, fields in the order of the
-classes; members as in the ring, owners as node ids.
+classes; members, and the owners of moves by their places among them, as in the ring.
 """
 
 from __future__ import annotations
@@ -35,7 +35,14 @@ from dynagent import limits
 from dynagent.core.encoding import decode, encode
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import JOINT_NEW, JOINT_OLD, SETTLED, Change, Member, Move, Owners, Ring
-from dynagent.core.ringcodec import decode_ids, decode_members, decode_policy, encode_member
+from dynagent.core.ringcodec import (
+    decode_ids,
+    decode_members,
+    decode_places,
+    decode_policy,
+    encode_member,
+    placer,
+)
 from dynagent.errors import ProtocolError, Refused, UnknownEntry
 
 
@@ -376,13 +383,14 @@ def encode_log_entry(entry: Entry) -> bytes:
     content = entry.content
     fields: list[object]
     if isinstance(content, ChangeEntry):
+        places_of = placer(content.members)
         fields = [
             content.id,
             content.verb,
             [encode_member(member) for member in content.members],
             list(content.leaving),
             list(content.removed),
-            [[partition, list(owners)] for partition, owners in content.moves],
+            [[partition, places_of(owners)] for partition, owners in content.moves],
         ]
     elif isinstance(content, PhaseEntry):
         fields = [content.index, content.phase, list(content.partitions)]
@@ -418,13 +426,14 @@ def decode_log_entry(data: bytes) -> Entry:
 def _decode_content(kind: int, fields: list[object]) -> Content:
     match (kind, *fields):
         case (1, bytes(id_), str(verb), list(rows), list(leaving), list(removed), list(moves), *_):
+            members = decode_members(rows)
             return ChangeEntry(
                 id=id_,
                 verb=verb,
-                members=decode_members(rows),
+                members=members,
                 leaving=decode_ids(leaving),
                 removed=decode_ids(removed),
-                moves=tuple(_decode_move(move) for move in moves),
+                moves=tuple(_decode_move(move, members) for move in moves),
             )
         case (2, int(index), int(phase), list(partitions), *_):
             return PhaseEntry(index=index, phase=phase, partitions=_decode_partitions(partitions))
@@ -443,10 +452,10 @@ def _decode_content(kind: int, fields: list[object]) -> Content:
             raise ProtocolError("an entry of the ring log is malformed")
 
 
-def _decode_move(move: object) -> tuple[PartitionId, Owners]:
+def _decode_move(move: object, members: tuple[Member, ...]) -> tuple[PartitionId, Owners]:
     match move:
-        case [int(partition), list(owners)]:
-            return PartitionId(partition), decode_ids(owners)
+        case [int(partition), bytes(places)]:
+            return PartitionId(partition), decode_places(members, places)
         case _:
             raise ProtocolError("an entry of the ring log is malformed: a move")
 

@@ -91,7 +91,7 @@ class RingLog:
         self.failure: DynagentError | None = None  # why this node cannot go on
         self.ring = ring  # the newest; its entries may be on their way to the disk
         self.durable = ring  # what the node serves with
-        self.rows = LogRows(coordinator.replica, reader)
+        self.rows = LogRows(coordinator.replica, reader, ring)
         self.counts = {"learnt": 0, "voted": 0, "refused": 0}
         self._coordinator = coordinator
         self._node_id = coordinator.node_id
@@ -108,7 +108,6 @@ class RingLog:
         self._rest_until: dict[NodeId, float] = {}  # who is not told before then
         self._look_at = inf  # when to ask again
         self._note_at = 0.0  # a refusal is not worth a line in the log before
-        self.rows.serve(ring)
         self._acceptor.serve(ring.epoch + 1)
 
     # --- what the node feeds ---------------------------------------------------------------------
@@ -125,12 +124,12 @@ class RingLog:
     def on_committed(self, now: float, batch: int) -> None:
         """A batch is durable: the node turns to its ring, and whoever waits for it is answered."""
         self._acceptor.on_committed(batch)
+        self.rows.on_committed(batch)
         turned = False
         while self._under_way and self._under_way[0][0] <= batch:
             _, self.durable = self._under_way.pop(0)
             turned = True
         if turned:
-            self.rows.on_durable(self.durable)
             self._on_ring(now, self.durable)
         if self._waiting:
             ready = [(answer, message) for at, answer, message in self._waiting if at <= batch]
@@ -143,12 +142,14 @@ class RingLog:
     def on_refused(self, now: float) -> None:
         """The disk is full: nothing that was under way is there."""
         self._under_way.clear()
+        self.rows.on_refused()
         self.ring = self.durable
         self._acceptor.serve(self.durable.epoch + 1)
         waiting, self._waiting = self._waiting, []
         error = DiskFull("the disk of this voter is full")
         for _, answer, _ in waiting:
             answer(now, Error(error.code, error.message))
+        self._proposer.on_ring(now)
 
     def on_message(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
@@ -241,8 +242,8 @@ class RingLog:
             return
         if self._node_id not in self.ring.voters:
             raise Refused(f"{self._node_id} does not vote on entry {ballot.index} of the ring log")
-        if self._acceptor.is_damaged:
-            raise Refused("this voter's row of votes is damaged: it sits out this entry")
+        if self._acceptor.sits_out >= ballot.index:
+            raise Refused(f"{self._node_id} cannot know how it has voted before: it sits this out")
         if ballot.entry:
             _check_entry(ballot.entry)  # nobody votes for what it does not understand
         self._replica.check_room(now)
@@ -366,10 +367,10 @@ class RingLog:
         before = self.ring.epoch
         if isinstance(reply, LogReply):
             self.take_from(now, source, reply)
-        if self.ring.epoch == before:
-            self._ahead.pop(source, None)
-        elif source in self._ahead:
-            self.learn_from(now, source)
+            if self.ring.epoch == before:
+                self._ahead.pop(source, None)  # it has nothing that we can take
+            elif source in self._ahead:
+                self.learn_from(now, source)
         if self._ahead:
             self._look_at = min(self._look_at, now + limits.LOG_REST_S)
 

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynagent import limits
-from dynagent.core import barriers, stamps
+from dynagent.core import acceptor, barriers, stamps
 from dynagent.core.entry import decode_stored, encode_stored
 from dynagent.core.hints import ROW as HINTS_ROW
 from dynagent.core.logrows import RING_ROW
+from dynagent.core.logrows import row_names as log_row_names
 from dynagent.core.ports import Batch, Dice, PartitionId
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.ringcodec import decode_ring, encode_ring
@@ -252,7 +253,9 @@ def _copy(old: Store, new: Store, ring: Ring, *, flagged: bool) -> Rebuilt:
             batch, size = Batch(batch.number + 1), 0
     batch.meta += _rows(old, [HINTS_ROW, SCRUB_ROW, *barriers.row_names(ring.partitions)])
     batch.meta += stamps.rows_at(ring, dict(_rows(old, stamps.row_names(ring.partitions))))
+    batch.meta += _rows(old, log_row_names())
     batch.meta.append((RING_ROW, encode_ring(ring)))
+    batch.meta += _votes(old, flagged=flagged)
     every = {PartitionId(number) for number in range(ring.partitions)}
     batch.meta.append((UNKNOWN_ROW, encode_row(every, every)))
     new.write(batch)
@@ -263,6 +266,17 @@ def _copy(old: Store, new: Store, ring: Ring, *, flagged: bool) -> Rebuilt:
             hints.hints += [(target, token, key, True) for token, key in places]
             new.write(hints)
     return Rebuilt("rebuilt", records, gaps, strays, flagged, "")
+
+
+def _votes(old: Store, *, flagged: bool) -> list[tuple[str, bytes]]:
+    """How this node has voted on the ring log. If that cannot be known it votes no more."""
+    if flagged:
+        return [(acceptor.ROW, acceptor.LOST)]
+    try:
+        row = old.get_meta(acceptor.ROW)
+    except CorruptRecord:
+        return [(acceptor.ROW, acceptor.LOST)]
+    return [(acceptor.ROW, row)] if row is not None else []
 
 
 def _flagged(ring: Ring, key: bytes, stored: bytes) -> bytes:
