@@ -1,4 +1,4 @@
-"""One entry of the ring log in every order: it never forks; without any one of its rules it does."""
+"""One entry of the ring log in every order: it never forks, and does without any of its rules."""
 
 from __future__ import annotations
 
