@@ -97,7 +97,10 @@ class RepairingGet(GetOperation):
                 return
         newest = replica.newest(self.get.key, self.token)
         if not newest.unknown and not newest.value.clock:
-            self._read_again(now)  # what we had read has been deleted, and purged, meanwhile
+            # What we had read has been deleted, and purged: but not yet on the disk, from which it
+            # would be read again at once, and again.
+            if not replica.when_durable(number, (None, self.number)):
+                self._read_again(now)
             return
         self.record, self.barrier = newest, replica.barriers.read_under(self.token)
         if newest.unknown:
@@ -197,6 +200,8 @@ class RepairingGet(GetOperation):
         if self.held is not None:
             self.held.add_result(self.coordinator.node_id)
             self._conclude_write(now)
+        elif self.reply is not None and not self.answered:
+            self._read_again(now)
 
     def on_hedge(self, now: float) -> None:
         if self.held is None:

@@ -4,6 +4,7 @@ import pytest
 
 from dynagent import limits
 from dynagent.core.messages import Error, Get, GetReply, Merge, Message, PutReply, Read
+from dynagent.core.ring import token_of
 from dynagent.core.siblings import Clock
 from dynagent.errors import QuorumNotMet
 from tests.core.harness import (
@@ -235,3 +236,17 @@ def test_a_newer_write_on_its_way_goes_along() -> None:
     assert isinstance(reply, GetReply)
     assert values(reply) == [b"v"]
     assert {x.op_id for x in c.disks[C].record(KEY).value.siblings} >= {op(2)}
+
+
+def test_a_copy_that_goes_with_the_open_batch_is_read_again_when_it_is_gone() -> None:
+    """Its tombstone is being purged: the copy on the disk would be read again and again."""
+    c = cluster()
+    c.ask(A, put(b"v"))
+    c.nodes[A].replica.drop(KEY, token_of(KEY))
+    number = c.request(A, repairing(1))
+    assert answer(c, number) is None
+    c.commit(A)
+    c.settle()
+    reply = answer(c, number)
+    assert isinstance(reply, GetReply)
+    assert values(reply) == []
