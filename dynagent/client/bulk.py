@@ -24,6 +24,7 @@ from dynagent.client.lane import Request
 from dynagent.client.link import Link
 from dynagent.client.pipeline import Pipeline
 from dynagent.client.routing import Addresses
+from dynagent.errors import DynagentError
 
 TIMEOUT_S_DEFAULT = 30.0  # longer than for one request: it waits its turn behind a whole window
 
@@ -74,15 +75,24 @@ class BulkClient:
         Raises `Unreachable` or `NotReady`.
         """
         if self._pipeline is None:
-            with Client(
-                self._endpoints, timeout_s=self._timeout_s, cluster_id=self._cluster_id
-            ) as client:
-                ring = client.ring()
-            self._cluster_id = ring.cluster_id
-            addresses = Addresses(ring, self._endpoints)
             self._pipeline = Pipeline(
-                addresses, timeout_s=self._timeout_s, in_flight=self._in_flight
+                self._learn(self._endpoints), timeout_s=self._timeout_s, in_flight=self._in_flight
             )
+
+    def _learn(self, agents: Sequence[str]) -> Addresses:
+        """Of the ring that one of these agents has; raises as `connect`."""
+        with Client(agents, timeout_s=self._timeout_s, cluster_id=self._cluster_id) as client:
+            ring = client.ring()
+        self._cluster_id = ring.cluster_id
+        return Addresses(ring, self._endpoints)
+
+    def _follow(self, pipeline: Pipeline) -> None:
+        """The ring has changed: from now on requests go to their new owners."""
+        up = [address for address, lane in pipeline.lanes.items() if lane.is_up]
+        try:
+            pipeline.aim(self._learn([*up, *self._endpoints]))
+        except DynagentError:
+            pipeline.aim(pipeline.addresses)  # those that pass requests on serve us too
 
     @property
     def unfinished(self) -> int:
@@ -130,6 +140,8 @@ class BulkClient:
                     is_paused = True
                 else:
                     pipeline.add(now, request)
+            if pipeline.lags:
+                self._follow(pipeline)
             self._send(now)
             finished = pipeline.finished()
             if not finished:

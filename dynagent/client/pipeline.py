@@ -46,7 +46,8 @@ class Pipeline:
 
     def __init__(self, addresses: Addresses, *, timeout_s: float, in_flight: int) -> None:
         self.lanes: dict[str, Lane[Request]] = {}  # grows as addresses are needed
-        self._addresses = addresses
+        self.addresses = addresses
+        self._told = 0  # the newest epoch that an agent has told of
         self._timeout_s = timeout_s
         self._in_flight = in_flight
         self._window: deque[Request] = deque()
@@ -136,9 +137,13 @@ class Pipeline:
         request.agent = lane.address
         if type(message) is PutReply and type(request.message) is Put:
             request.reply = message
+            if message.epoch:
+                self._told = max(self._told, message.epoch)
             self._end(request)
         elif type(message) is GetReply and type(request.message) is Get:
             request.reply = message
+            if message.epoch:
+                self._told = max(self._told, message.epoch)
             self._charge(request, self._costs.learn(message))
             self._end(request)
         else:
@@ -174,13 +179,24 @@ class Pipeline:
         self._start_ready(now)
         return silent
 
+    @property
+    def lags(self) -> bool:
+        """An agent has told of a newer ring than the addresses are of; `aim` at those of that."""
+        return self._told > self.addresses.epoch
+
+    def aim(self, addresses: Addresses) -> None:
+        """Where the requests go that start from now on."""
+        self._told = 0  # until somebody tells again
+        if addresses.epoch > self.addresses.epoch:
+            self.addresses = addresses
+
     # --- from try to try -------------------------------------------------------------------------
 
     def _start(self, now: float, request: Request) -> None:
         message = request.message
         assert message is not None
         request.plan = Plan(
-            self._addresses.of(message.key),
+            self.addresses.of(message.key),
             deadline=now + self._timeout_s,
             is_write=type(message) is Put,
             repeats=request.repeats,
@@ -223,7 +239,7 @@ class Pipeline:
         """Nobody is there for it, and the outage is young enough to wait for its end."""
         assert request.message is not None
         down = self._down
-        addresses = self._addresses.of(request.message.key)
+        addresses = self.addresses.of(request.message.key)
         if now >= request.plan.deadline or any(address not in down for address in addresses):
             return False
         if self._outage_ends is None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Result:
     """The answer to a get. `versions`: all concurrent values, none if the key has no value."""
 
-    __slots__ = ("agent", "answered", "context", "held", "partial", "trace", "versions")
+    __slots__ = ("agent", "answered", "context", "epoch", "held", "partial", "trace", "versions")
 
     def __init__(self, reply: GetReply, agent: str) -> None:
         self.versions = [Version(data) for data in reply.siblings]
@@ -42,13 +42,14 @@ class Result:
         self.answered = reply.answered  # owners whose copies are in this answer
         self.held = reply.held  # owners that have it on disk, if repair was asked for
         self.agent = agent  # who answered
+        self.epoch = reply.epoch  # of that one's ring, if it had to pass the request on; else 0
         self.trace: Sequence[Event] = ()  # what happened on the way, if that was asked
 
 
 class Receipt:
     """The answer to a put or delete that W owners have fsynced."""
 
-    __slots__ = ("agent", "attempts", "context", "dot", "op_id", "siblings", "trace")
+    __slots__ = ("agent", "attempts", "context", "dot", "epoch", "op_id", "siblings", "trace")
 
     def __init__(self, reply: PutReply, *, op_id: bytes, attempts: int, agent: str) -> None:
         self.context = reply.context  # empty while siblings are left
@@ -57,7 +58,8 @@ class Receipt:
         self.op_id = op_id
         self.attempts = attempts
         self.agent = agent
-        self.trace: Sequence[Event] = ()  # as in a Result
+        self.epoch = reply.epoch  # as in a Result
+        self.trace: Sequence[Event] = ()  # too
 
 
 def make_get(key: bytes, r: int, strict: bool, repair: bool, trace: bool) -> Get:

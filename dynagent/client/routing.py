@@ -151,15 +151,19 @@ class Addresses:
 
     All that write a key begin at the same owner, so that one actor mints its dots and its clock
     stays short; the ring gives every node its fair share of first places, so the load is spread.
+
+    An agent that had to pass a request on tells the epoch of its ring: if that is newer than ours,
+    the ring is worth learning again. Until then requests take one more hop.
     """
 
-    __slots__ = ("_by_partition", "_ring", "_token_of", "anybody")
+    __slots__ = ("_by_partition", "_ring", "_token_of", "anybody", "epoch")
 
     def __init__(self, ring: Ring, endpoints: Sequence[str]) -> None:
         from dynagent.core.ring import token_of  # here: `dynctl get` can do without it
 
         self._token_of = token_of
         self._ring = ring
+        self.epoch = ring.epoch
         self._by_partition: dict[int, list[str]] = {}  # a list is made when it is first needed
         members = [member.address for member in ring.members]
         self.anybody = list(dict.fromkeys([*members, *endpoints]))  # for what is not about a key
@@ -170,7 +174,8 @@ class Addresses:
         found = self._by_partition.get(partition)
         if found is None:
             address_of = {member.id: member.address for member in self._ring.members}
-            owners = [address_of[node] for node in self._ring.lists[partition]]
+            readers, rest = self._ring.read_list(partition), self._ring.all_owners(partition)
+            owners = [address_of[node] for node in (*readers, *rest)]
             found = list(dict.fromkeys([*owners, *self.anybody]))
             self._by_partition[partition] = found
         return found

@@ -65,6 +65,7 @@ class TrioClient:
         self._learn_ring = learn_ring
         self._cluster_id = cluster_id
         self._addresses: Addresses | None = None  # once the ring has been learnt
+        self._told = 0  # the newest epoch that an agent has told of
         self._learning: _Learning | None = None
         self._links: dict[str, TrioLink] = {}
         self._outages = Outages()
@@ -117,6 +118,7 @@ class TrioClient:
         journal = Journal(trio.current_time()) if trace else None
         reply, agent = await self._run(plan, make_get(key, r, strict, repair, trace), journal)
         result = read_result(reply, agent=agent, repair=repair)
+        self._told = max(self._told, result.epoch)
         return result if journal is None else journal.sign(result)
 
     async def put(
@@ -164,6 +166,7 @@ class TrioClient:
             exc.op_id = put.op_id
             raise
         receipt = read_receipt(reply, put, attempts=plan.attempt, agent=agent)
+        self._told = max(self._told, receipt.epoch)
         return receipt if journal is None else journal.sign(receipt)
 
     async def delete(
@@ -193,7 +196,9 @@ class TrioClient:
         if not isinstance(reply, RingReply):
             raise ProtocolError(f"{agent}: {type(reply).__name__} is not a ring")
         ring = decode_ring(reply.ring)
-        self._addresses = Addresses(ring, self._endpoints)
+        if known is None or ring.epoch > known.epoch:
+            self._addresses = Addresses(ring, self._endpoints)
+        self._told = 0
         self._cluster_id = self._cluster_id or ring.cluster_id
         return ring
 
@@ -206,13 +211,24 @@ class TrioClient:
 
     async def _plan(self, key: bytes, *, is_write: bool, repeats: bool = False) -> Plan:
         deadline = self._deadline()
-        if self._learn_ring and self._addresses is None:
-            await self._learn()
         known = self._addresses
+        if self._learn_ring and (known is None or self._told > known.epoch):
+            known = await self._follow(known)
         addresses = known.of(key) if known is not None else self._endpoints
         return Plan(
             self._in_order(addresses), deadline=deadline, is_write=is_write, repeats=repeats
         )
+
+    async def _follow(self, known: Addresses | None) -> Addresses | None:
+        """Learns the ring. With an old one requests are served too, so that one is kept if there is
+        no newer one to be had."""
+        try:
+            await self._learn()
+        except DynagentError:
+            if known is None:
+                raise
+            self._told = 0  # until somebody tells again
+        return self._addresses
 
     def _deadline(self) -> float:
         return trio.current_time() + self._timeout_s

@@ -121,6 +121,29 @@ def test_a_request_goes_to_the_first_owner_of_its_key_and_all_owners_are_used() 
     assert sum(map(len, sent.values())) == len(requests)
 
 
+def test_a_newer_ring_that_an_agent_tells_of_is_followed_by_what_starts_from_then_on() -> None:
+    world = World()
+
+    def lags() -> bool:
+        return world.pipeline.lags
+
+    first = ALL[0]
+    key = key_of(first, world)
+    world.put(key)
+    assert lags() is False
+    world.reply(first, world.one(first), PutReply(b"seen", 1, b"", b"", RING.epoch + 1))
+    assert lags() is True
+    world.pipeline.aim(Addresses(RING, []))  # who was asked for it had not heard of it yet
+    assert lags() is False
+    turned = tuple((*owners[1:], owners[0]) for owners in RING.lists)
+    world.pipeline.aim(Addresses(replace(RING, epoch=RING.epoch + 1, lists=turned), []))
+    world.put(key)
+    assert world.sent(first) == []
+    assert len(world.sent(world.owners(key)[1])) == 1
+    world.pipeline.aim(Addresses(RING, []))
+    assert world.pipeline.addresses.epoch == RING.epoch + 1  # never back
+
+
 def test_outcomes_come_in_the_order_of_the_requests_whatever_the_order_of_replies() -> None:
     world = World()
     requests = [world.put(b"key-%d" % number) for number in range(20)]

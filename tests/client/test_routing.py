@@ -2,7 +2,10 @@
 
 import pytest
 
-from dynagent.client.routing import Plan
+from dynagent.client.changes import plan_join
+from dynagent.client.routing import Addresses, Plan
+from dynagent.core.ring import JOINT_NEW, token_of
+from dynagent.core.ringentry import PhaseEntry
 from dynagent.errors import (
     BadRequest,
     ConnectionLost,
@@ -14,6 +17,8 @@ from dynagent.errors import (
     Unreachable,
     WriteOutcomeUnknown,
 )
+from tests.client.test_changes import ID, decided, numbered, ring_of
+from tests.core.placements import member
 
 ADDRESSES = ["a", "b", "c"]
 
@@ -139,6 +144,24 @@ def test_a_definite_answer_is_not_hidden_by_an_address_where_nobody_is() -> None
     made = plan()
     run(made, QuorumNotMet("W=3"), Unreachable("b"), Unreachable("c"))
     assert isinstance(made.error(), QuorumNotMet)
+
+
+def test_of_a_partition_that_moves_those_are_asked_first_who_are_read() -> None:
+    ring = plan_join(ring_of(*numbered(3)), [member(4)], id=ID).after
+    partition = min(ring.moves)
+    key = next(
+        key
+        for key in (b"key-%d" % number for number in range(10_000))
+        if ring.partition_of(token_of(key)) == partition
+    )
+    address_of = {m.id: m.address for m in ring.members}
+    _, new = ring.write_lists(partition)
+    assert Addresses(ring, []).of(key)[:4] == [address_of[n] for n in ring.all_owners(partition)]
+    content = PhaseEntry(index=2, phase=JOINT_NEW, partitions=(partition,))
+    switched = Addresses(decided(ring, content), ["e"]).of(key)
+    assert switched[:3] == [address_of[node] for node in new]
+    assert set(switched) == {*address_of.values(), "e"}
+    assert len(switched) == 5
 
 
 def test_nothing_is_tried_after_the_deadline() -> None:
