@@ -290,4 +290,4 @@ class Proposer:
 def _is_same(ours: Content, other: Content) -> bool:
     """The same request of an operator, proposed twice."""
     own_id = getattr(ours, "id", None)
-    return own_id is not None and own_id == getattr(other, "id", None)
+    return own_id is not None and type(ours) is type(other) and own_id == getattr(other, "id", None)
