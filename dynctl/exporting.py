@@ -17,11 +17,13 @@ from operator import itemgetter
 from typing import Any
 
 from dynagent.client.blocking import Client
+from dynagent.client.proposing import ring_of
 from dynagent.core.entry import Record, decode_entry, encode_clock
-from dynagent.core.messages import Export, ExportReply
+from dynagent.core.messages import Export, ExportReply, RingIs
+from dynagent.core.ports import PartitionId
 from dynagent.core.ring import Member, token_of
 from dynagent.core.version import Version
-from dynagent.errors import DynagentError, ProtocolError
+from dynagent.errors import DynagentError, ProtocolError, Refused
 from dynctl import streams
 from dynctl.observe import Observation
 from dynctl.views.base import SCHEMA_VERSION, Base64, text_of
@@ -40,7 +42,7 @@ class Exporter:
         self._client = client
         self._seen = seen
         self._source = source
-        self._members = {member.id: member for member in seen.ring.members}
+        self._ring = seen.ring  # the latest that was seen: it may change on the way
         self._is_up = {one.member.id: one.status is not None for one in seen.members}
 
     def write(self, partitions: list[int]) -> None:
@@ -69,6 +71,7 @@ class Exporter:
         }
 
     def _records(self, partition: int) -> Iterator[dict[str, Any]]:
+        self._ring = ring_of(self._client, self._seen.agent)
         streams_of = [self._pages(owner, partition) for owner in self._owners(partition)]
         by_place = groupby(merge(*streams_of, key=itemgetter(0)), key=itemgetter(0))
         for _place, found in by_place:
@@ -86,21 +89,25 @@ class Exporter:
                 yield _row(partition, key, merged)
 
     def _owners(self, partition: int) -> list[Member]:
-        ring = self._seen.ring
-        owners = [self._members[owner] for owner in ring.lists[partition]]
+        ring = self._ring
+        members = {member.id: member for member in ring.members}
+        owners = [members[owner] for owner in ring.read_list(PartitionId(partition))]
         if self._source is not None:
             return [self._source] if self._source in owners else []
         needed = ring.n - ring.w + 1
-        up = [owner for owner in owners if self._is_up[owner.id]]
+        up = [owner for owner in owners if self._is_up.get(owner.id, True)]
         if len(up) < needed:
             self._tell(f"{len(up)} of the {needed} owners needed of partition {partition} are up")
         return up[:needed]
 
     def _pages(self, owner: Member, partition: int) -> Iterator[_Placed]:
         after = b""
+        stamp = self._ring.stamps[partition] if self._source is None else (0, 0)
         while True:
             try:
-                page = self._client.ask(owner.address, Export(partition, after))
+                page = self._client.ask(owner.address, Export(partition, after, *stamp))
+                if isinstance(page, RingIs):
+                    raise Refused("it moves to other owners; export it again when it is settled")
                 if not isinstance(page, ExportReply):
                     raise ProtocolError(f"{owner.name}: {type(page).__name__} is no export")
                 rows: list[_Placed] = [(token_of(key) + key, key, None) for key in page.unreadable]

@@ -8,7 +8,8 @@
 Partition by partition in ring order, in each by token and key: an order that says nothing to people
 and never changes. One request is under way at a time; memory does not grow with the number of keys.
 The verdict about each key is that of `client/listing.py`. It is no snapshot: each key is looked at
-once, at some moment between beginning and end.
+once, at some moment between beginning and end. If the ring changes meanwhile the listing follows:
+owners answer only under the stamp that the partition has with them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from dynagent import limits
 from dynagent.client.cursor import Cursor, Run, joined
 from dynagent.client.listing import Listed, PartitionMerge, owners_needed
-from dynagent.core.messages import List, ListReply
+from dynagent.core.messages import List, ListReply, RingIs
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.errors import DynagentError, ProtocolError, QuorumNotMet
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _AVOIDED_S = 5.0  # an owner that failed is not asked again so soon: each try may cost a time-out
 _PAGES_PER_S = 5  # at a low rate pages are small, so that the load is even
+_RING_PAUSE_S = 0.05
+_RING_TRIES_MAX = 100  # in a row; then an owner whose ring never becomes ours has failed
 _TOLD_MAX = 8  # runs of partitions that an error names; the token has them all
 
 
@@ -56,6 +59,7 @@ class Keys:
         self._problems: dict[str, None] = {}  # and why, each once
         self._left = self._cursor.todo  # what comes after the partition at hand
         self._here: tuple[int, bytes] | None = None  # that partition, and up to where it is done
+        self._ring_tries = 0  # answers in a row that were of another ring
         self.copies_unreadable = 0  # too damaged to count; other owners have decided for them
 
     def __iter__(self) -> Iterator[Listed]:
@@ -92,16 +96,14 @@ class Keys:
     # --- one partition ---------------------------------------------------------------------------
 
     def _partition(self, partition: PartitionId, after: bytes) -> Iterator[list[Listed]]:
-        merge = PartitionMerge(
-            partition,
-            partitions=self._ring.partitions,
-            owners=self._worth_asking(partition),
-            needed=self._needed,
-            prefix=self._cursor.prefix,
-            after=after,
-        )
+        merge = self._merge(partition, after)
         while (asked := merge.next_request(look_max=self._pace.look_max)) is not None:
-            if not self._ask(merge, *asked):
+            try:
+                if not self._ask(merge, *asked):
+                    continue
+            except _RingMoved as moved:  # what is decided stays so; the rest is for other owners
+                self._follow(moved.epoch)
+                merge = self._merge(partition, merge.decided)
                 continue
             page, problem = self._settle(merge.take())
             if page:
@@ -118,11 +120,34 @@ class Keys:
                 self._problems[f"{self._member(node).name}: {self._avoided[node][1]}"] = None
             self._skip()
 
+    def _merge(self, partition: PartitionId, after: bytes) -> PartitionMerge:
+        return PartitionMerge(
+            partition,
+            partitions=self._ring.partitions,
+            owners=self._worth_asking(partition),
+            needed=self._needed,
+            prefix=self._cursor.prefix,
+            after=after,
+        )
+
+    def _follow(self, epoch: int) -> None:
+        """An owner has a ring of that epoch. If it is older than ours it will soon have ours."""
+        if epoch > self._ring.epoch and (ring := self._client.ring()).epoch > self._ring.epoch:
+            self._ring = ring
+        else:
+            time.sleep(_RING_PAUSE_S)
+
     def _ask(self, merge: PartitionMerge, node: NodeId, request: List) -> bool:
-        """One page of one owner; False if that owner has failed."""
+        """One page of one owner; False if that owner has failed. Raises `_RingMoved` if it has
+        another stamp for the partition than we have."""
         self._pace.wait()
+        request.stamp_change, request.stamp_phase = self._ring.stamps[merge.partition]
         try:
             page = self._client.ask(self._member(node).address, request)
+            if isinstance(page, RingIs) and self._ring_tries < _RING_TRIES_MAX:
+                self._ring_tries += 1
+                raise _RingMoved(page.epoch)
+            self._ring_tries = 0
             if not isinstance(page, ListReply):
                 raise ProtocolError(f"{type(page).__name__} is no page of a listing")
             merge.add_page(node, page)
@@ -176,15 +201,23 @@ class Keys:
         for node in self._owners_avoided(partition):
             if self._avoided[node][0] <= now:
                 del self._avoided[node]
-        return [node for node in self._ring.lists[partition] if node not in self._avoided]
+        return [node for node in self._ring.read_list(partition) if node not in self._avoided]
 
     def _owners_avoided(self, partition: PartitionId) -> list[NodeId]:
-        return [node for node in self._ring.lists[partition] if node in self._avoided]
+        return [node for node in self._ring.read_list(partition) if node in self._avoided]
 
     def _member(self, node: NodeId) -> Member:
         member = self._ring.member(node)
         assert member is not None
         return member
+
+
+class _RingMoved(Exception):
+    """An owner has the ring of that epoch, in which the partition has another stamp."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(epoch)
+        self.epoch = epoch
 
 
 class _Pace:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dynagent import limits
 from dynagent.core.entry import decode_stored, encode_clock, flatten
-from dynagent.core.messages import List, ListReply
+from dynagent.core.messages import Export, List, ListReply
 from dynagent.core.ports import NodeId, PartitionId, Reader, Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.errors import BadRequest, CorruptRecord, Unhealthy
@@ -25,6 +25,14 @@ from dynagent.errors import BadRequest, CorruptRecord, Unhealthy
 TOKEN_BYTES = 16
 PLACE_BYTES_MAX = TOKEN_BYTES + limits.KEY_BYTES_MAX
 _NUMBER_BYTES = 9  # the longest integer in CBOR
+
+
+def is_restamped(ring: Ring, request: List | Export) -> bool:
+    """Is it asked under another stamp than the partition has now? An owner that has not heard of a
+    change, or asks for one that we have not heard of, might miss what was written since then."""
+    ring.check_partition(request.partition)
+    stamp = (request.stamp_change, request.stamp_phase)
+    return stamp != (0, 0) and stamp != ring.stamps[request.partition]
 
 
 def list_page(reader: Reader, ring: Ring, node_id: NodeId, request: List) -> ListReply:
@@ -43,7 +51,7 @@ def partition_start(
     """Where a page begins, and the partition ends. Raises `BadRequest` if this node is no owner of
     it or the place is none of it."""
     first, last = _range(ring, partition)
-    if node_id not in ring.lists[partition]:
+    if node_id not in ring.read_list(PartitionId(partition)):
         raise BadRequest(
             f"partition {partition} is not of this agent under epoch {ring.epoch}; "
             f"see: dynctl ring show"

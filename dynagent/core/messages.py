@@ -226,7 +226,8 @@ class PutReply(Message, code=13):
 
 
 class List(Message, code=14):
-    """Which keys does this owner hold in a partition? Answered by ListReply or an Error.
+    """Which keys does this owner hold in a partition? Answered by ListReply, an Error, or by RingIs
+    if the stamp is not that of your ring (see Merge; 0, 0: any will do).
 
     A place is a token (16 bytes) and its key: the order in which an owner keeps its records. Ask N
     owners less W, and one more, and merge what they hold of each key as siblings are merged: then
@@ -237,6 +238,8 @@ class List(Message, code=14):
     after: Blob = b""  # go on behind this place; empty: at the first key of the partition
     prefix: Blob = b""  # only keys that begin so
     look_max: Small = 0  # records to look at; 0: as many as the owner likes
+    stamp_change: Uint = 0
+    stamp_phase: Small = 0
 
 
 class ListReply(Message, code=15):
@@ -562,10 +565,12 @@ class JobsReply(Message, code=59):
 
 class Export(Message, code=60):
     """Which records do you hold in a partition? Like List, but with all that is in them. Answered
-    by ExportReply or an Error."""
+    by ExportReply, by RingIs or an Error."""
 
     partition: Small
     after: Blob = b""  # go on behind this place (see List); empty: at the first key
+    stamp_change: Uint = 0  # as in List
+    stamp_phase: Small = 0
 
 
 class ExportReply(Message, code=61):

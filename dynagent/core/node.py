@@ -38,7 +38,7 @@ from dynagent.core.get import GetOperation
 from dynagent.core.gossip import Gossiper
 from dynagent.core.heal import Healer
 from dynagent.core.jobs import Jobs
-from dynagent.core.listing import list_page
+from dynagent.core.listing import is_restamped, list_page
 from dynagent.core.look import LookingPut
 from dynagent.core.messages import (
     MODE_OVERWRITE,
@@ -457,6 +457,9 @@ class Node:
     ) -> None:
         assert isinstance(message, List)
         ring = self._accepting().ring
+        if is_restamped(ring, message):
+            self.effects.answer(link, request_id, RingIs(ring.epoch))
+            return
         page = list_page(self.reader, ring, self.node_id, message)
         for key, clock, _dots in page.rows:
             if not clock and isinstance(key, bytes):
@@ -467,7 +470,11 @@ class Node:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, Export)
-        page = export_page(self.replica, self._accepting().ring, self.node_id, message)
+        ring = self._accepting().ring
+        if is_restamped(ring, message):
+            self.effects.answer(link, request_id, RingIs(ring.epoch))
+            return
+        page = export_page(self.replica, ring, self.node_id, message)
         self.effects.answer(link, request_id, page)
 
     def _on_inspect(

@@ -4,6 +4,7 @@ costs, and that the token names exactly what is left."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -15,9 +16,11 @@ from dynagent.core.messages import (
     Error,
     Get,
     GetReply,
+    List,
     Message,
     Pong,
     Put,
+    RingIs,
 )
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member, Ring, token_of
@@ -279,3 +282,52 @@ def test_an_owner_that_failed_is_tried_again_after_a_while(house: House, clock: 
     house.down = {B}
     assert _names(house.keys(rate=1)) == WANTED  # 40 seconds
     assert 2 <= house.asked.count(B) <= 8
+
+
+# --- the ring changes meanwhile ------------------------------------------------------------------
+
+
+class MovingHouse(House):
+    """Its agents have the ring `present`; clients learn `told`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.present = self.told = RING
+
+    def ring(self) -> Ring:
+        return self.told
+
+    def _answer(self, node: NodeId, message: Message) -> Message:
+        if isinstance(message, List):
+            stamp = (message.stamp_change, message.stamp_phase)
+            if stamp != self.present.stamps[message.partition]:
+                return RingIs(self.present.epoch)
+            message = List(message.partition, message.after, message.prefix, message.look_max)
+        return super()._answer(node, message)
+
+
+def test_a_listing_follows_the_ring_and_misses_nothing(clock: Clock) -> None:
+    house = MovingHouse()
+    for number in range(40):
+        house.put(b"key-%d" % number)
+    keys = house.keys()
+    found = []
+    for listed in keys:
+        found.append(listed.key)
+        if len(found) == 9:
+            house.present = house.told = replace(RING, epoch=5, changed=(5,) * 8)
+    assert found == sorted((b"key-%d" % n for n in range(40)), key=lambda k: token_of(k) + k)
+    assert clock.now == 0
+
+
+def test_an_owner_that_lags_behind_is_waited_for_and_not_for_ever(clock: Clock) -> None:
+    house = MovingHouse()
+    house.put(b"key")
+    house.told = replace(RING, epoch=5, changed=(5,) * 8)
+    keys = house.keys()
+    found, error = _until_it_fails(keys)
+    assert found == []
+    assert "RingIs is no page of a listing" in error.message
+    assert clock.now >= 5
+    house.present = house.told
+    assert _names(house.keys(resume=keys.token)) == [b"key"]

@@ -9,7 +9,7 @@ import pytest
 from dynagent import limits
 from dynagent.core.entry import Record, decode_stored, encode_stored
 from dynagent.core.listing import list_page, partition_range
-from dynagent.core.messages import MODE_BLIND, Error, List, ListReply, Put
+from dynagent.core.messages import MODE_BLIND, Error, Export, List, ListReply, Put, RingIs
 from dynagent.core.ports import NodeId, PartitionId, Token
 from dynagent.core.ring import token_of
 from dynagent.core.siblings import Siblings
@@ -202,6 +202,17 @@ def test_only_an_owner_lists_and_only_while_it_serves() -> None:
     fresh = Cluster(None)
     answer = fresh.ask(A, List(1))
     assert isinstance(answer, Error) and answer.error == NotReady.code
+
+
+def test_an_owner_lists_only_under_the_stamp_that_the_partition_has() -> None:
+    cluster = Cluster(RING)
+    put = Put(keys_of(0, 1)[0], b"v", MODE_BLIND, b"", bytes(16))
+    cluster.ask(A, put)
+    reply = cluster.ask(A, List(0, b"", b"", 0, 1, 2))
+    assert isinstance(reply, ListReply) and len(reply.rows) == 1
+    for stamp in ((1, 1), (2, 0), (0, 2)):
+        assert cluster.ask(A, List(0, b"", b"", 0, *stamp)) == RingIs(RING.epoch)
+        assert cluster.ask(A, Export(0, b"", *stamp)) == RingIs(RING.epoch)
 
 
 def test_a_listing_changes_nothing() -> None:
