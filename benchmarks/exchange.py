@@ -168,6 +168,8 @@ class _Effects:
         if link != _ORDERS:
             self._world.send(self._node, IDS[link], request_id, None, message)
 
+    def reconnect(self, ring: Ring) -> None: ...
+
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         raise AssertionError("these nodes have their ring")
 

@@ -169,6 +169,8 @@ class Host:
         assert self._asking is not None
         self._world.travel(True, self, self._asking[0], request_id, message)
 
+    def reconnect(self, ring: object) -> None: ...
+
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         raise AssertionError
 

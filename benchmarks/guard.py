@@ -153,6 +153,8 @@ class Host:
         if not self.replies.add((link,), request_id, 0, message):
             self.links.write(link, encode_frame(message, request_id=request_id, budget_ms=0))
 
+    def reconnect(self, ring: Ring) -> None: ...
+
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         raise AssertionError("the ring is there from the start")
 

@@ -124,8 +124,7 @@ class Agent:
                 nursery.start_soon(self.env.transport.run, self._end_turn)
                 nursery.start_soon(self._run_timer)
                 nursery.start_soon(self._drop_silent_links)
-                if self.node.ring is not None:
-                    self._peers.start(self.node.ring, nursery)
+                self._peers.start(nursery, self.node.ring)
                 self._announce()
                 on_ready()
         finally:
@@ -203,6 +202,10 @@ class Agent:
             partial(self._on_adopted, first, link, request_id),
         )
 
+    def reconnect(self, ring: Ring) -> None:
+        self._peers.on_ring(ring)
+        self._links.on_ring()
+
     def note(self, event: str, **fields: object) -> None:
         log(logging.INFO if event == "peer.alive" else logging.WARNING, event, **fields)
 
@@ -256,10 +259,8 @@ class Agent:
         if error is not None:
             self._stop_failed(error)
             return
-        assert self._nursery is not None
         log(logging.INFO, "agent.adopted", cluster=ring.cluster_id, members=len(ring.members))
         self.node.on_adopted(self.env.monotonic(), ring, link, request_id)
-        self._peers.start(ring, self._nursery)
 
     def _stop_failed(self, error: BaseException) -> None:
         """Fail-stop: nothing that was in that batch, or comes after it, is acknowledged."""

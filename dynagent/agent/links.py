@@ -93,6 +93,11 @@ class Links:
         if missing:
             self._read_ahead([])
 
+    def on_ring(self) -> None:
+        """Others are members now."""
+        for link in self.by_id.values():
+            link.recognise()
+
     def write(self, link: LinkId, frame: bytes) -> None:
         """Queues a frame; dropped if the link is gone."""
         accepted = self.by_id.get(link)
@@ -111,7 +116,8 @@ class AcceptedLink:
     """One of them (`env.Handler`)."""
 
     __slots__ = (
-        *("_held", "_is_client", "_last_size", "_late_bytes", "_late_ms", "_links", "_session"),
+        *("_held", "_is_client", "_is_stranger", "_last_size", "_late_bytes", "_late_ms"),
+        *("_links", "_session"),
         *("connection", "id", "opened", "under_way"),
     )
 
@@ -125,6 +131,7 @@ class AcceptedLink:
         self.opened = links.monotonic()
         self.under_way = 0  # requests of a client without an answer; of a peer nothing
         self._is_client = False  # once it has said so
+        self._is_stranger = False  # a peer that is no member
         self._held: deque[Frame] = deque()  # read, but not yet taken
         self._last_size = 0  # of what was read
         self._late_ms = 0  # for how long nobody looked at what is now read of it
@@ -138,6 +145,7 @@ class AcceptedLink:
                 self.connection.write(hello)
                 assert self._session.remote is not None
                 self._is_client = self._session.remote.role != ROLE_PEER
+                self.recognise()
         except DynagentError as error:
             self.end(error)
             return
@@ -161,6 +169,12 @@ class AcceptedLink:
         inbox += [(self, frame) for frame in frames]
         if len(inbox) >= limits.INBOX_REQUESTS_MAX:
             links.dispatch()
+
+    def recognise(self) -> None:
+        """Is the other end a member?"""
+        remote = self._session.remote
+        if remote is not None and not self._is_client:
+            self._is_stranger = self._links.node.is_stranger(remote.node_id)
 
     # --- no more than its share ------------------------------------------------------------------
 
@@ -209,7 +223,9 @@ class AcceptedLink:
                 if self._late_ms and type(message) in _BY_CLIENTS:
                     budget_ms -= self._late_ms
                 self.under_way += 1
-                links.node.on_message(now, self.id, frame.request_id, budget_ms, message)
+                node = links.node
+                take = node.on_stranger if self._is_stranger else node.on_message
+                take(now, self.id, frame.request_id, budget_ms, message)
         except Exception:  # our own bug: it costs this connection, not the agent
             logging.getLogger("dynagent").exception("link.crashed")
             self.end(DynagentError("internal error; see the agent's log"))

@@ -2,6 +2,9 @@
 
 A pair of agents has two connections, one for the requests of each side: nobody has to agree on who
 dials, and a link is up exactly while its own dialler says so.
+
+When the ring changes, links to new members are dialled, those to members that are gone end, and who
+has another address is dialled there.
 """
 
 from __future__ import annotations
@@ -103,12 +106,32 @@ class Peers:
         self._dice = dice
         self._redial_s_max = redial_s_max
         self._up: dict[NodeId, PeerLink] = {}
+        self._kept: dict[NodeId, tuple[Member, trio.CancelScope]] = {}  # and what ends it
+        self._nursery: trio.Nursery | None = None
 
-    def start(self, ring: Ring, nursery: trio.Nursery) -> None:
-        """Keeps a link to every other member from now on."""
-        for member in ring.members:
-            if member.id != self._node.node_id:
-                nursery.start_soon(self._keep_link, member)
+    def start(self, nursery: trio.Nursery, ring: Ring | None) -> None:
+        """Keeps a link to every other member from now on; a fresh agent has no ring yet."""
+        self._nursery = nursery
+        if ring is not None:
+            self.on_ring(ring)
+
+    def on_ring(self, ring: Ring) -> None:
+        """The members are these; to an agent that is none itself, nobody."""
+        assert self._nursery is not None
+        own = self._node.node_id
+        others = [m for m in ring.members if m.id != own and m.id not in ring.removed]
+        wanted = {member.id: member for member in others if ring.counts(own)}
+        for node, (member, scope) in list(self._kept.items()):
+            if node not in wanted or wanted[node].address != member.address:
+                del self._kept[node]
+                scope.cancel()
+                if (link := self._up.get(node)) is not None:
+                    link.connection.close("the ring has changed")
+        for node, member in wanted.items():
+            if node not in self._kept:
+                scope = trio.CancelScope()
+                self._kept[node] = member, scope
+                self._nursery.start_soon(self._keep_link, member, scope)
 
     def write(self, node: NodeId, frame: bytes) -> None:
         """Queues a frame; dropped if the link is down (the node has been or will be told)."""
@@ -143,7 +166,11 @@ class Peers:
             log(logging.WARNING, "peer.down", peer=link.member.name, reason=link.reason)
             self._node.on_peer_down(self._monotonic(), link.member.id)
 
-    async def _keep_link(self, member: Member) -> None:
+    async def _keep_link(self, member: Member, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._redial(member)
+
+    async def _redial(self, member: Member) -> None:
         pause_s = _REDIAL_S_MIN
         last_reason = ""
         while True:
@@ -175,8 +202,12 @@ class Peers:
         except DynagentError as exc:
             return exc.message
         link = made[0]
-        with trio.move_on_after(limits.HELLO_S_MAX):
-            await link.greeted.wait()
+        try:
+            with trio.move_on_after(limits.HELLO_S_MAX):
+                await link.greeted.wait()
+        except trio.Cancelled:
+            link.connection.close("the ring has changed")
+            raise
         if not link.greeted.is_set():
             link.connection.close(link.reason or "no Hello in time")
             self._transport.request_turn()

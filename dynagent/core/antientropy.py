@@ -18,6 +18,10 @@ What holds:
 - Everything it sends is granted by the background budget (design §8): clients come first.
 - It stops while the agent drains.
 
+The ring changes: exchanges under way end, since both sides must have the same ring, and begin anew.
+Partitions that move are compared with nobody before they are settled: their copies are on the way.
+What was verified stays so for two nodes that own it as they did.
+
 Nothing of it is kept on disk: after a restart all counts as unverified since the start.
 """
 
@@ -77,6 +81,20 @@ class AntiEntropy:
             for peer, mine in compared_partitions(coordinator.ring, coordinator.node_id).items()
         }
 
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """Jobs take their tours with peers that are gone away themselves (`core.repair`)."""
+        before, self._pairs = self._pairs, {}
+        for pair in before.values():
+            if pair.running is not None:
+                self._end(pair)
+        for peer, mine in compared_partitions(ring, self._coordinator.node_id).items():
+            pair = self._pairs[peer] = before.get(peer) or _Pair(peer, mine)
+            if peer not in before and peer in self._coordinator.up:
+                pair.due = now + min(self.interval_s, limits.ANTIENTROPY_UP_S)
+            pair.mine = mine
+            pair.verified = {at: when for at, when in pair.verified.items() if at in mine}
+        self._reckon()
+
     def mine(self, peer: NodeId) -> list[PartitionId]:
         """The partitions that this node compares with that peer."""
         pair = self._pairs.get(peer)
@@ -118,7 +136,8 @@ class AntiEntropy:
 
     def cancel(self, tour: Tour) -> None:
         """It goes no further; what it has sent is merged nevertheless."""
-        pair = self._pairs[tour.peer]
+        if (pair := self._pairs.get(tour.peer)) is None:
+            return  # it owns nothing with us any more
         if tour in pair.tours:
             pair.tours.remove(tour)
         if pair.running is not None and pair.running.tour is tour:
@@ -189,10 +208,10 @@ class AntiEntropy:
             pair.wake_at = exchange.due if exchange.due is not None else inf
 
     def _on_answer(self, now: float, operation: AskOperation, answer: Message | str | None) -> None:
-        pair = self._pairs[operation.peer]
-        running = pair.running
-        if running is None or operation not in running.operations:
+        pair = self._pairs.get(operation.peer)
+        if pair is None or pair.running is None or operation not in pair.running.operations:
             return
+        running = pair.running
         if isinstance(answer, str):
             self._fail(now, pair, answer)
         else:
@@ -297,11 +316,11 @@ class AntiEntropy:
 
 
 def compared_partitions(ring: Ring, node_id: NodeId) -> dict[NodeId, list[PartitionId]]:
-    """By peer, the partitions that `node_id` compares with it: those of which it is the earlier
-    owner of the two."""
+    """By peer, the partitions that `node_id` compares with it: those that do not move, and of which
+    it is the earlier owner of the two."""
     found: dict[NodeId, list[PartitionId]] = {}
     for number, owners in enumerate(ring.lists):
-        if node_id in owners:
+        if node_id in owners and number not in ring.moves:
             for peer in owners[owners.index(node_id) + 1 :]:
                 found.setdefault(peer, []).append(PartitionId(number))
     return found

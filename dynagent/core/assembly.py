@@ -1,8 +1,15 @@
 """What a node is made of once it has a ring: every machine that lives in time, and how they know
 each other.
 
-Each decides one thing and has the same two handles: `due`, when it wants to be called next, and
-`on_tick`. The node calls them in the order of this page, and knows no more of most of them.
+Each decides one thing and has the same three handles: `due`, when it wants to be called next,
+`on_tick`, and `on_ring`, when the ring has changed. The node calls them in the order of this page,
+and knows no more of most of them.
+
+When the ring changes, a machine keeps what still means something (who is up, what was verified,
+what is owed), forgets what does not (members that are gone, partitions that are not its own), and
+lets go of what it was doing under the old ring where that was about one partition's owners: what it
+has moved is moved, and the rest is begun anew. Afterwards each has the tables that it would have
+had if the node had just started with that ring.
 """
 
 from __future__ import annotations
@@ -10,7 +17,7 @@ from __future__ import annotations
 from dynagent.core.antientropy import AntiEntropy
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.delivery import Delivery
-from dynagent.core.detector import Detector
+from dynagent.core.detector import Detector, other_members
 from dynagent.core.electors import Electors
 from dynagent.core.facts import Fact
 from dynagent.core.gossip import Gossiper
@@ -42,6 +49,9 @@ class Machine(Protocol):
         """When `on_tick` is; infinite: not before something else happens."""
 
     def on_tick(self, now: float) -> None: ...
+
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """The ring is another; the replica, and the machines before this one, know it already."""
 
 
 def assemble(node: Node, ring: Ring) -> None:
@@ -79,8 +89,6 @@ def assemble(node: Node, ring: Ring) -> None:
 
     def on_up(now: float, peer: NodeId) -> None:
         """The detector has found that a peer can be used."""
-        if peer in coordinator.ring.removed:
-            return  # its copies are declared lost: nobody counts on it any more
         coordinator.up.add(peer)
         if registration.state == REGISTERED:
             wake(now, peer)
@@ -92,7 +100,8 @@ def assemble(node: Node, ring: Ring) -> None:
         purger.wake(now, peer)
 
     node.detector = detector = Detector(
-        names={m.id: m.name for m in ring.members if m.id != node.node_id},
+        node_id=node.node_id,
+        names=other_members(ring, node.node_id),
         effects=node.effects,
         dice=node.probe_dice,
         timing=settings.timing,
@@ -156,6 +165,8 @@ def assemble(node: Node, ring: Ring) -> None:
         on_registered=on_registered,
         on_refused=node.on_start_refused,
     )
+    # First who is there: the coordinator aims anew at once, also at those that have just joined.
+    node.followers = [detector, *(one for one in machines if one is not detector), registration]
     # Until its start is registered a node does nothing by itself that concerns its store.
     is_starting = registration.state == STARTING
     node.machines = [*([coordinator, detector, ringlog] if is_starting else machines), registration]

@@ -74,6 +74,10 @@ class Barriers:
                     self._durable[PartitionId(first + place)] = standing
         self._go_back()
 
+    def on_ring(self, owned: frozenset[PartitionId]) -> None:
+        """This node owns others from now on; where it stands, and what it refuses, stays so."""
+        self._owned = owned
+
     # --- what reading and changing ask -----------------------------------------------------------
 
     def partition_of(self, token: Token) -> PartitionId:

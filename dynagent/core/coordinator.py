@@ -221,7 +221,7 @@ class Coordinator:
         self._later: list[tuple[float, int, NodeId]] = []  # a heap: when to ask whom again
         # Node.begin: starts a client's request; what was to be answered by another operation.
         self.begin: Callable[[float, LinkId, int, float, Get | Put], Request] | None = None
-        self._names = {member.id: member.name for member in ring.members}
+        self._names = {member.id: member.name for member in ring.members}  # of all there ever were
         self.repaired = 0  # owners that a get has found behind, and sent what they lacked
         self._bytes = 0  # that the operations keep alive
         self._last_number = 0
@@ -311,12 +311,13 @@ class Coordinator:
             operation.on_failure(now, node)
 
     def on_ring(self, now: float, ring: Ring) -> None:
-        """A newer ring is durable here, and the replica serves under it."""
+        """A newer ring is durable here, and the replica serves under it. What waited for members
+        that are gone has failed: the detector follows before this."""
         self.now = now
         self.ring = ring
+        self.record_bytes_max = record_bytes_max(ring.n)
         self._aims = [None] * ring.partitions
-        self._names = {member.id: member.name for member in ring.members}
-        self.up.difference_update(ring.removed)
+        self._names.update((member.id, member.name) for member in ring.members)
         for operation in list(self.operations.values()):
             if not isinstance(operation, Request) or operation.answered:
                 continue
@@ -352,9 +353,14 @@ class Coordinator:
     def send(
         self, now: float, targets: list[NodeId], number: int, budget_ms: int, message: Message
     ) -> None:
-        """A data request, whose answers the failure detector expects."""
-        for target in targets:
-            self.peers[target].expect(now)
+        """A data request, whose answers the failure detector expects. Who is no member any more is
+        not sent anything: whoever waits for it has been told that it failed."""
+        peers = self.peers
+        try:
+            for target in targets:
+                peers[target].expect(now)
+        except KeyError:
+            targets = [target for target in targets if target in peers]
         self.effects.send(targets, number, budget_ms, message)
 
     def make_merge(

@@ -16,6 +16,8 @@ What holds:
 - An unreadable copy is no source: its hint stays until the copy is healed.
 - A crash of either side costs the page under way: it is sent again, and merged again.
 - An operator may pause the delivery to a target, or all of it; that lasts until the agent restarts.
+- The ring changes: a page under way goes on, for its target keeps it, or refuses it. To who is no
+  member any more nothing is sent; what it was owed is for others then.
 
 Where a target has missed more than could be noted, a whole partition is dirty for it: those come
 when its hints have been gone through, one partition after the other (`core.walk`).
@@ -39,7 +41,7 @@ from dynagent.core.messages import (
     Message,
 )
 from dynagent.core.ports import LinkId, NodeId, Token
-from dynagent.core.ring import Stamp
+from dynagent.core.ring import Ring, Stamp
 from dynagent.core.walk import Walk
 from dynagent.errors import BadRequest, CorruptRecord
 
@@ -79,6 +81,14 @@ class Delivery:
         if node in self._hints.targets:
             target = self._targets.setdefault(node, _Target(now))
             target.due, target.pause_s, target.after = now, 0.0, b""
+
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """A walk through a partition that its target does not own any more ends; the mark stays
+        until somebody else has been given what it stands for."""
+        self.paused = {node for node in self.paused if ring.member(node) is not None}
+        for node, target in self._targets.items():
+            if target.walk is not None and not ring.owns(node, target.walk.partition):
+                target.walk = None
 
     @property
     def due(self) -> float:
@@ -264,12 +274,7 @@ class Delivery:
                 continue
             replica.settle(node, key, token)
             self.delivered += 1
-            owners = coordinator.aim_of(token).owners
-            if (
-                digest
-                and coordinator.node_id not in owners
-                and not any(hints.is_kept(owner, token, key) for owner in owners)
-            ):
+            if digest and hints.is_guest(token) and not hints.owed(token, key):
                 replica.drop(key, token)
 
 

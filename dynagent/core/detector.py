@@ -14,7 +14,9 @@ set of nodes that are up, and lets operations that wait for the node fail over. 
 
 Peers have their turns in a **sweep**, an order of the dice's choice that is kept: so each has one
 in every interval. SWIM (§4.3) draws a new order for each sweep, and a peer that is first in one and
-last in the next waits for almost two; our members are fixed, so none has to be let in at random.
+last in the next waits for almost two. Members that join are let in at random places. One that is
+new is suspect until its link is up, as everybody is at a start; of one that has gone nothing is
+kept.
 
 A **probe** of a peer from which nothing was heard of late has phases, each of them one
 `probe_timeout_s`; any answer of any kind from the peer itself ends it:
@@ -57,11 +59,18 @@ from dynagent.core.messages import (
 from dynagent.core.peer import ALIVE, DEAD, GRAY, SUSPECT, Peer, Timing
 from dynagent.core.ports import Dice, Effects, LinkId, NodeId
 from dynagent.core.relays import Relays
+from dynagent.core.ring import Ring
 from dynagent.core.shuffle import shuffled
 from dynagent.errors import Unreachable
 
 IDLE, DIRECT, INDIRECT, LAST, PAUSE = range(5)
 GRAY_KEY = b"\x00dynagent.probe"  # a Read of it goes the way of all data
+
+
+def other_members(ring: Ring, node_id: NodeId) -> dict[NodeId, str]:
+    """The names of all members that count, but `node_id`."""
+    ids = {member.id: member.name for member in ring.members if member.id != node_id}
+    return {node: name for node, name in ids.items() if node not in ring.removed}
 
 
 class Detector:
@@ -70,6 +79,7 @@ class Detector:
     def __init__(
         self,
         *,
+        node_id: NodeId,
         names: dict[NodeId, str],
         effects: Effects,
         dice: Dice,
@@ -83,6 +93,7 @@ class Detector:
         self.health = 0
         self.counts = {"probes": 0, "indirect_probes": 0, "suspicions": 0, "late_ticks": 0}
         self.relays = Relays(effects, take_number)
+        self._node_id = node_id
         self._names = names
         self._effects = effects
         self._dice = dice
@@ -90,8 +101,7 @@ class Detector:
         self._take_number = take_number
         self._on_up = on_up
         self._on_down = on_down
-        slots = min(max(1, len(names)), limits.PROBES_PER_INTERVAL_MAX)
-        self._slot_s = timing.probe_interval_s / slots
+        self._slot_s = self._slot_of(len(names))
         self._order: deque[Peer] = deque()  # of the sweeps; whose turn is next comes first
         self._probing: dict[NodeId, Peer] = {}  # in a phase other than IDLE
         self._asked_for: dict[int, tuple[Peer, NodeId]] = {}  # PingFor under way: target, helper
@@ -130,9 +140,42 @@ class Detector:
         else:
             self._on_down(now, node)
 
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """Members have come, gone, or changed their names."""
+        names = other_members(ring, self._node_id)
+        for node in sorted(self.peers.keys() - names):
+            self._forget(now, node)
+        for node in sorted(names.keys() - self.peers):
+            peer = self.peers[node] = Peer(node)
+            peer.since = now
+            if self._order:  # otherwise the first sweep has not begun
+                place = self._dice.getrandbits(16) % (len(self._order) + 1)
+                self._order.insert(place, peer)
+        self._names = names
+        self._slot_s = self._slot_of(len(names))
+
+    def _forget(self, now: float, node: NodeId) -> None:
+        """It is no member any more: what waits for it fails."""
+        peer = self.peers.pop(node)
+        self._rest(peer)
+        for number, (_, helper) in list(self._asked_for.items()):
+            if helper == node:
+                del self._asked_for[number]
+        for other in self.peers.values():
+            other.helpers.discard(node)
+        if peer in self._order:
+            self._order.remove(peer)
+        self._on_down(now, node)
+
+    def _slot_of(self, count: int) -> float:
+        slots = min(max(1, count), limits.PROBES_PER_INTERVAL_MAX)
+        return self._timing.probe_interval_s / slots
+
     def on_reply(self, now: float, node: NodeId, number: int, message: Message) -> None:
         """An answer for which no operation waits: to a probe, or of a straggler."""
-        peer = self.peers[node]
+        peer = self.peers.get(node)
+        if peer is None:
+            return
         kind = type(message)
         if kind is Pong and self.relays.on_pong(number):
             self.on_answer(now, peer, is_data=False)
@@ -210,6 +253,8 @@ class Detector:
         """The next peer of the sweep; one that was heard from of late needs no probe."""
         if not self._order:
             self._order.extend(shuffled(self._dice, self.peers.values()))
+        if not self._order:
+            return  # all others have left
         peer = self._order[0]
         self._order.rotate(-1)
         is_fresh = peer.is_alive and now - peer.heard_at < self._timing.probe_interval_s / 2

@@ -17,8 +17,8 @@ What holds:
 
 - A fact stands here only as its subject has sealed it; we assert facts about ourselves only.
 - Of two facts of a member the higher edition wins: what we hold never gets older, in our life.
-- Who is no member has no fact here. A message with a fact that is malformed, damaged or of another
-  cluster is refused whole.
+- Who is no member has no fact here, and none of one that has left is taken again. A message with a
+  fact that is malformed, damaged or of another cluster is refused whole.
 - Is there a fact about ourselves that is newer than our own? We have not made it, or have forgotten
   it (a restored disk, a twin): we assert anew, above it.
 
@@ -46,6 +46,7 @@ from dynagent.core.facts import (
 from dynagent.core.messages import Error, Facts, FactsReply, Gossip, GossipReply, Message
 from dynagent.core.peer import ALIVE, GRAY, Peer
 from dynagent.core.ports import Dice, Effects, LinkId, NodeId
+from dynagent.core.ring import Ring
 from dynagent.core.shuffle import shuffled
 from dynagent.errors import BadRequest, NotReady, ProtocolError
 
@@ -172,6 +173,18 @@ class Gossiper:
             }
             for node, fact in self._sorted()
         }
+
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """Members have come or gone (`peers` says so already), and our epoch is news."""
+        members = {self._node_id, *self._peers}
+        for node in self.facts.keys() - members:
+            self._digests[self._buckets[node]] ^= self.facts.pop(node).seal
+            del self._taken_at[node]
+        self._buckets = {node: _bucket(node) for node in members}
+        self._order = [peer for peer in self._order if peer.node in members]
+        self._open = {n: asked for n, asked in self._open.items() if asked[0] in members}
+        if self.own is not None:
+            self._renew(now)
 
     # --- our own rounds --------------------------------------------------------------------------
 

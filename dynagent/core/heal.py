@@ -24,7 +24,8 @@ What holds:
 - With N=1, or W=1, there are too few others for any proof: it stays unknown, and the status, the
   log and `dynctl doctor` say so.
 
-All of it is background work (design §8), a bounded number of keys at once.
+All of it is background work (design §8), a bounded number of keys at once. When the ring changes,
+all that is under way begins anew: others are the owners to be asked.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from dynagent.core.messages import (
     ReadReply,
 )
 from dynagent.core.ports import LinkId, NodeId, PartitionId, Token
-from dynagent.core.ring import token_of
+from dynagent.core.ring import Ring, token_of
 from dynagent.core.siblings import EMPTY
 from dynagent.errors import Overloaded, ProtocolError, StaleBarrier
 
@@ -72,6 +73,15 @@ class Healer:
         self._failed.clear()
         self._pause_s = 0.0
         self._due = now
+
+    def on_ring(self, now: float, ring: Ring) -> None:
+        for operation in list(self._under_way.values()):
+            operation.finish()
+        self._under_way.clear()
+        if self._filling is not None:
+            self._filling.stop()
+            self._filling = None
+        self.wake(now)
 
     @property
     def due(self) -> float:
@@ -331,6 +341,11 @@ class Filling:
         message = List(self.partition, self._after)
         budget_ms = self._operation.budget_ms(now)
         self._coordinator.send(now, [up[0]], self._operation.number, budget_ms, message)
+
+    def stop(self) -> None:
+        """The page under way finds nobody."""
+        if self._operation is not None:
+            self._operation.finish()
 
     def on_page(self, now: float, source: NodeId, page: ListReply) -> None:
         if page.unreadable:  # it may hold keys that it cannot name

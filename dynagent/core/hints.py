@@ -24,14 +24,20 @@ The committed markers are in the store; here are their number for each target, a
 on their way to the disk. The two figures and the dirty partitions are one named row, written with
 the batch that changes them: they are right after every restart, and nothing is counted for them.
 Only a copy that rots stays counted, at the most until no hint is left: then both begin at 0 again.
+
+**The ring changes**: a partition that this node gains has its own copies from then on, and one that
+it gives up, others'. So both figures are kept for each partition, and what is told is the sum over
+those where it means something. What lies in a partition that was given up counted as ours before,
+and nobody knows how much it is: it is **former** until it has been dropped, and is not counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dynagent import limits
 from dynagent.core.encoding import decode, encode
 from dynagent.core.ports import Batch, NodeId, PartitionId, Reader, Token
-from dynagent.core.ring import Ring
 from dynagent.core.tombstones import TOMBSTONES
 from dynagent.errors import CorruptRecord, Overloaded, ProtocolError
 
@@ -40,7 +46,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 DURABLE = 0  # the batch number of what needs no waiting
-ROW = "hints"  # the named row: [bytes of copies, owners' markers, [[target, bitmap], …]]
+# The named row: [bytes of copies, owners' markers, [[target, bitmap], …], bitmap of the former
+# partitions, [[partition, bytes of copies, markers], …]]
+ROW = "hints"
 
 
 class Hints:
@@ -72,14 +80,55 @@ class Hints:
         self._changed_in = DURABLE  # the batch of the newest row
         self.shift = 0
         self.mine: frozenset[PartitionId] | None = None  # before it serves: all
+        # By partition: bytes of copies that are here for others, and markers of its keys.
+        self._bytes: dict[PartitionId, int] = {}
+        self._markers: dict[PartitionId, int] = {}
+        self.former: set[PartitionId] = set()  # given up, and not yet dropped
+        self._given_up: dict[PartitionId, int] = {}  # → the batch whose row says that it is former
+        self._is_unwritten = False  # the newest row was refused
         self._recount()
 
-    def serve(self, ring: Ring, node_id: NodeId) -> None:
-        """Learns what this node owns; nothing is merged or owed before that."""
-        self.shift = 33 - ring.partitions.bit_length()
-        self.mine = frozenset(
-            PartitionId(at) for at, owners in enumerate(ring.lists) if node_id in owners
-        )
+    def serve(self, batch: Batch, owned: frozenset[PartitionId], *, partitions: int) -> None:
+        """Learns what this node owns; nothing is merged or owed before that. `batch`: the open
+        one."""
+        self.shift = 33 - partitions.bit_length()
+        self._own(batch, owned, set())
+
+    def on_ring(self, batch: Batch, owned: frozenset[PartitionId]) -> None:
+        """It owns others from now on, in a ring of as many partitions."""
+        if owned != self.mine:
+            self._own(batch, owned, set(self.owned - owned))
+
+    def note_former(self, batch: Batch, partitions: Iterable[PartitionId]) -> None:
+        """They were given up at the end of the run before, which did not write that down."""
+        self._own(batch, self.owned, set(partitions))
+
+    def on_dropped(self, batch: Batch, partition: PartitionId) -> None:
+        """Nothing is left here of a partition that was given up."""
+        if partition in self.former:
+            self.former.discard(partition)
+            self._changed_in = batch.number
+
+    def _own(self, batch: Batch, owned: frozenset[PartitionId], given_up: set[PartitionId]) -> None:
+        self.mine = owned
+        self._given_up.update(dict.fromkeys(given_up, batch.number))
+        if self._sort():
+            self._changed_in = batch.number
+
+    def _sort(self) -> bool:
+        """Counts as what we own now says; True if the row is another by that."""
+        owned = self.owned
+        former = self.former.union(self._given_up) - owned
+        is_news = former != self.former or not owned.isdisjoint(self._bytes)
+        self.former = former
+        self._bytes = {at: size for at, size in self._bytes.items() if at not in owned}
+        self._sum_up()
+        return is_news
+
+    def _sum_up(self) -> None:
+        self.copy_bytes = sum(self._bytes.values())
+        mine = self.mine
+        self.own = sum(count for at, count in self._markers.items() if mine is None or at in mine)
 
     @property
     def owned(self) -> frozenset[PartitionId]:
@@ -88,6 +137,11 @@ class Hints:
     def owns(self, token: Token) -> bool:
         mine = self.mine
         return mine is None or int.from_bytes(token[:4], "big") >> self.shift in mine
+
+    def is_guest(self, token: Token) -> bool:
+        """Is a copy here for others only? Not one in a partition that has been given up, and is
+        dropped as a whole."""
+        return not self.owns(token) and self._partition_of(token) not in self.former
 
     def _partition_of(self, token: Token) -> PartitionId:
         """As `Coordinator.owners_of`: what `ring.partition_of` says, without its arithmetic."""
@@ -148,6 +202,8 @@ class Hints:
             if not self.counts[target]:
                 del self.counts[target]
         if not self.counts:
+            self._bytes.clear()
+            self._markers.clear()
             self.own = self.copy_bytes = 0
 
     def page(self, target: NodeId, after: bytes, count: int) -> list[tuple[Token, bytes]]:
@@ -162,9 +218,13 @@ class Hints:
     ) -> None:
         batch.hints.append((target, token, key, is_kept))
         self._overlay[target, key] = (is_kept, batch.number)
+        partition = self._partition_of(token)
+        before = self._markers.get(partition, 0)
+        count = max(0, before + (1 if is_kept else -1))
+        self._markers[partition] = count
         if self.owns(token):
-            self.own = max(0, self.own + (1 if is_kept else -1))
-            self._changed_in = batch.number
+            self.own += count - before
+        self._changed_in = batch.number
 
     # --- marks of partitions ---------------------------------------------------------------------
 
@@ -205,19 +265,28 @@ class Hints:
                 f"{self.bytes_max:,} (hint_bytes_max); see: dynctl hints ls"
             )
 
-    def resize(self, batch: Batch, by: int) -> None:
+    def resize(self, batch: Batch, token: Token, by: int) -> None:
         """A copy of a key that we do not own has grown, or shrunk."""
-        if by:
-            self.copy_bytes = max(0, self.copy_bytes + by)
+        partition = self._partition_of(token)
+        if by and partition not in self.former:
+            before = self._bytes.get(partition, 0)
+            self._bytes[partition] = size = max(0, before + by)
+            self.copy_bytes += size - before
             self._changed_in = batch.number
 
     # --- group commit ----------------------------------------------------------------------------
 
     def seal(self, batch: Batch) -> None:
         """The batch is about to be written: adds the row, if it has changed."""
-        if self._changed_in == batch.number:
+        if self._changed_in == batch.number or self._is_unwritten:
+            self._is_unwritten = False
             marks = [[target, bitmap(self.dirty[target])] for target in sorted(self.dirty)]
-            batch.meta.append((ROW, encode([self.copy_bytes, self.own, marks])))
+            tallies = [
+                [at, self._bytes.get(at, 0), self._markers.get(at, 0)]
+                for at in sorted({*self._bytes, *self._markers})
+            ]
+            row = [self.copy_bytes, self.own, marks, bitmap(self.former), tallies]
+            batch.meta.append((ROW, encode(row)))
 
     def has_news(self, batch: Batch) -> bool:
         """Would `seal` add a row?"""
@@ -229,6 +298,8 @@ class Hints:
             overlaid = self._overlay.get((target, key))
             if overlaid is not None and overlaid[1] == batch.number:
                 del self._overlay[target, key]
+        if self._given_up:
+            self._given_up = {at: in_ for at, in_ in self._given_up.items() if in_ > batch.number}
         if self._marking:
             self._marking = {at: in_ for at, in_ in self._marking.items() if in_ > batch.number}
 
@@ -238,13 +309,18 @@ class Hints:
         self._marking.clear()
         self._changed_in = DURABLE
         self._recount()
+        self._is_unwritten = self._sort()  # as the ring says, whatever the row does
 
     def _recount(self) -> None:
         counts = self._reader.hint_counts()
         counts.pop(TOMBSTONES, None)  # markers too, but nobody is owed them
         self.counts = {target: count for target, count in counts.items() if count}
-        copy_bytes, own, self.dirty = decode_row(self._reader.get_meta(ROW))
-        self.copy_bytes, self.own = (copy_bytes, own) if self.counts else (0, 0)
+        row = self._reader.get_meta(ROW)
+        _, _, self.dirty = decode_row(row)
+        self.former, self._bytes, self._markers = decode_tallies(row)
+        if not self.counts:
+            self._bytes, self._markers = {}, {}
+        self._sum_up()
 
 
 def decode_row(row: bytes | None) -> tuple[int, int, dict[NodeId, set[PartitionId]]]:
@@ -256,6 +332,22 @@ def decode_row(row: bytes | None) -> tuple[int, int, dict[NodeId, set[PartitionI
         copy_bytes, own, marks, *_newer = figures
         dirty = {NodeId(target): partitions_of(bits) for target, bits in marks}
         return int(copy_bytes), int(own), dirty
+    except (ProtocolError, TypeError, ValueError) as exc:
+        raise CorruptRecord(f"the row of dirty partitions is damaged: {exc}") from exc
+
+
+def decode_tallies(
+    row: bytes | None,
+) -> tuple[set[PartitionId], dict[PartitionId, int], dict[PartitionId, int]]:
+    """The rest of it: former partitions; bytes of copies and markers of each. `CorruptRecord`."""
+    if row is None:
+        return set(), {}, {}
+    try:
+        figures: Any = decode(row)
+        _, _, _, former, tallies, *_newer = figures
+        sizes = {PartitionId(at): int(size) for at, size, _ in tallies if size}
+        markers = {PartitionId(at): int(count) for at, _, count in tallies if count}
+        return partitions_of(former), sizes, markers
     except (ProtocolError, TypeError, ValueError) as exc:
         raise CorruptRecord(f"the row of dirty partitions is damaged: {exc}") from exc
 

@@ -4,7 +4,8 @@ node_id, run           identity and start counter
 cluster_id, epoch      of the ring; empty and 0 before bootstrap
 members                of the ring, this one too
 state                  "fresh" (no cluster yet), "starting" (see registration), "serving",
-                       "draining", or "refused" (this store must not serve, and is about to stop)
+                       "draining", "refused" (this store must not serve, and is about to stop), or
+                       "removed" (it is no member any more)
 registration           of this start (core.registration): state (starting, registered, refused),
                        recorded (voters that have it, this node counted), needed, and missing:
                        node id → why that one has not
@@ -110,6 +111,8 @@ def status_fields(node: Node) -> dict[str, Any]:
         state = str(registration["state"])
     if node.draining and ring is not None:
         state = "draining"
+    if node.is_removed:
+        state = "removed"
     records, size = node.replica.gathered
     hints, forest = node.replica.hints, node.replica.forest
     return {

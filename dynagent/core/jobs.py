@@ -15,6 +15,7 @@ What holds:
   what has been done since the last `JOB_SAVE_S`: it is done again.
 - To start an id again, or to cancel what has ended, changes nothing: so both can be repeated.
 - A start is answered when it is durable.
+- The ring changes: a job goes on with what this node still owns. It gains no units by that.
 
 Kinds are pluggable: `core.repair` has repair and verify. A `Kind` says what the units of a scope
 are, works on them however it likes (under the background budget), and reports each to its `Job`.
@@ -22,7 +23,7 @@ are, works on them however it likes (under the background budget), and reports e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
 
@@ -40,6 +41,7 @@ from dynagent.core.messages import (
     Message,
 )
 from dynagent.core.ports import LinkId, PartitionId, Reader
+from dynagent.core.ring import Ring
 from dynagent.errors import BadRequest, DiskFull, Overloaded, ProtocolError
 
 TYPE_CHECKING = False
@@ -130,6 +132,17 @@ class Job:
             self.problems[label] = problem
             self._touch()
 
+    def take_out(self, label: str, partitions: Iterable[PartitionId], problem: str = "") -> None:
+        """These units are none any more: the ring has changed."""
+        units = self.todo.get(label, {})
+        taken = [at for at in partitions if at in units]
+        for partition in taken:
+            del units[partition]
+        if taken:
+            if problem:
+                self.problems[label] = problem
+            self._touch()
+
     def _touch(self) -> None:
         self.is_saved = False
         if not any(self.todo.values()):
@@ -178,6 +191,9 @@ class Kind(Protocol):
         """It is cancelled: no more of it is done."""
 
     def on_tick(self, now: float) -> None: ...
+
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """The ring is another: what cannot be done under it is taken out of its jobs."""
 
 
 class Jobs:
@@ -306,6 +322,10 @@ class Jobs:
             kind.start(now, job)
         else:
             self._conclude(job)
+
+    def on_ring(self, now: float, ring: Ring) -> None:
+        for kind in self.kinds.values():
+            kind.on_ring(now, ring)
 
     def on_tick(self, now: float) -> None:
         for kind in self.kinds.values():

@@ -23,6 +23,10 @@ it, and b"" equals nothing. It is rebuilt from its range on the disk (`rebuild`;
 so under the background budget), as soon as all of that can be read. A record that rots without
 being touched changes no leaf: the scrub finds it, by comparing `recompute` with `leaf`.
 
+When the ring changes, a partition that this node gains (as soon as it moves here) starts with a
+tree of nothing, if it holds nothing of it, else with one that is unknown; one that is given up has
+none.
+
 The sums themselves, and how they outlive this process: `core.sums`. They are kept as they are
 hashed, 40 bytes a leaf: 2.5 MiB for 256 partitions of 256 leaves.
 """
@@ -35,6 +39,7 @@ from struct import Struct
 
 from dynagent import limits
 from dynagent.core.entry import decode_stored
+from dynagent.core.listing import partition_range
 from dynagent.core.ports import Batch, NodeId, PartitionId, Reader, Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.sums import ENTRY, UNKNOWN, UNKNOWN_COUNT, Shape, Sums
@@ -93,10 +98,36 @@ class Forest:
             cluster_id=ring.cluster_id,
             partitions=ring.partitions,
             leaves=self.leaves,
-            owned={PartitionId(at) for at, owners in enumerate(ring.lists) if node_id in owners},
+            owned=ring.owned_by(node_id),
         )
         self._tables = self._sums.tables
         self._count()
+
+    def on_ring(self, owned: frozenset[PartitionId]) -> None:
+        """This node owns others from now on, in a ring of as many partitions."""
+        gained, lost = self._sums.reassign(owned, self._is_empty)
+        for partition in lost:
+            self._groups.pop(partition, None)
+            del self._counts[partition]
+            self.unknown = {place for place in self.unknown if place[0] != partition}
+        for partition in gained:
+            self._count_table(partition)
+
+    @property
+    def given_up(self) -> set[PartitionId]:
+        """Partitions that had a tree when the run before this one ended, and have none now."""
+        return self._sums.given_up
+
+    def _is_empty(self, partition: PartitionId) -> bool:
+        """Neither on the disk nor in the batch under way is there a record of that partition."""
+        first, last = partition_range(1 << self._bits - self._leaf_bits, partition)
+        under_way = self._under_way.records if self._under_way is not None else []
+        try:
+            return next(self._reader.scan(first, last), None) is None and not any(
+                first <= token <= last and stored for token, _, stored in under_way
+            )
+        except CorruptRecord:
+            return False
 
     # --- the trees -------------------------------------------------------------------------------
 
@@ -308,13 +339,16 @@ class Forest:
         self._groups = {}
         self._counts = {}
         self.unknown = set()
-        for partition, table in self._tables.items():
-            counts = [count for (count,) in _COUNTS.iter_unpack(table)]
-            if UNKNOWN_COUNT in counts:
-                lost = [leaf for leaf, count in enumerate(counts) if count == UNKNOWN_COUNT]
-                self.unknown.update((partition, leaf) for leaf in lost)
-                counts = [count for count in counts if count != UNKNOWN_COUNT]
-            self._counts[partition] = sum(counts)
+        for partition in self._tables:
+            self._count_table(partition)
+
+    def _count_table(self, partition: PartitionId) -> None:
+        counts = [count for (count,) in _COUNTS.iter_unpack(self._tables[partition])]
+        if UNKNOWN_COUNT in counts:
+            lost = [leaf for leaf, count in enumerate(counts) if count == UNKNOWN_COUNT]
+            self.unknown.update((partition, leaf) for leaf in lost)
+            counts = [count for count in counts if count != UNKNOWN_COUNT]
+        self._counts[partition] = sum(counts)
 
 
 def _hash_of(entry: bytes) -> bytes:

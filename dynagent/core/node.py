@@ -9,6 +9,9 @@ The shell feeds it, in one thread, and performs the effects that each call emits
     on_refused      the disk is full, and has none of that batch
     on_tick         `next_deadline` has passed
 
+The ring may change while it runs (`on_ring`); a node that is no member any more answers who asks
+about it, and does nothing else.
+
 The shell's promises: every effect of a call is performed, in order; a batch is reported committed
 only when it is durable, batches in the order they were taken; replies are delivered for links that
 are up only. A store that fails in any other way than for lack of room stops the node.
@@ -97,6 +100,10 @@ from dynagent.core.settings import DEFAULTS, Settings
 from dynagent.core.trace import Trace
 from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady
 
+# What a node that is no member any more still answers.
+_ABOUT_ITSELF: tuple[type[Message], ...] = (Ping, RingRequest, StatusRequest)
+# What a peer may ask that is no member, or not yet one by our ring.
+_OF_ANYBODY = (*_ABOUT_ITSELF, Propose, Ballot, LogRequest, LogReply, Register)
 _DATA = (Get, Put)  # a tuple: to make the union Get | Put costs 0.2 µs each time
 
 Handler = Callable[[float, LinkId, int, int, Message], None]
@@ -128,6 +135,7 @@ class Node:
         self.ring: Ring | None = None
         self.draining = False  # takes no requests of clients: it is stopping, or was told to
         self.stopping = False
+        self.is_removed = False  # it was a member, and is none any more: for good
         self.about: dict[str, object] = {}  # name, address, zone, host, capacity: for bootstrap
         self.counters: dict[str, int] = {}
         self.measure: Callable[[], dict[str, object]] = dict  # what the shell adds to our status
@@ -163,6 +171,7 @@ class Node:
         self.scrubber: Scrubber | None = None  # too
         self.registration: Registration | None = None  # too
         self.machines: list[Machine] = []  # those that live in time, as `on_tick` goes through them
+        self.followers: list[Machine] = []  # all of them, as `on_ring` does
         self.settings = settings
         self.probe_dice = probe_dice
         self.gossip_dice = gossip_dice
@@ -214,6 +223,9 @@ class Node:
 
     def _serve(self, ring: Ring) -> None:
         self.ring = ring
+        if not ring.counts(self.node_id):
+            self._be_removed()
+            return
         self.replica.serve(ring, self.node_id)
         if unknown := len(self.replica.forest.unknown):
             self.effects.note("tree.unknown", leaves=unknown, of=self.replica.forest.size)
@@ -237,6 +249,8 @@ class Node:
 
     def on_registered(self, now: float) -> None:
         assert self.coordinator is not None
+        if self.is_removed:
+            return
         self.serves_as = self.node_id
         self.coordinator.up.add(self.node_id)
         self._handlers = self._handlers_of_owner
@@ -260,6 +274,49 @@ class Node:
         proceed = self._handlers_of_owner[Propose] if message.force else self._not_yet
         proceed(now, link, request_id, budget_ms, message)
 
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """The ring is another, one or more epochs further, and is durable here."""
+        assert self.ring is not None
+        assert ring.epoch > self.ring.epoch
+        if self.is_removed:
+            self.ring = ring
+            return
+        self.ring = ring
+        if not ring.counts(self.node_id):
+            self._retire(now)
+            return
+        self.registrar.on_ring(ring)
+        self.replica.on_ring(ring, self.node_id)
+        for machine in self.followers:
+            machine.on_ring(now, ring)
+        self.effects.reconnect(ring)
+
+    def _retire(self, now: float) -> None:
+        """It is no member any more: it acknowledges nothing, votes and hands over nothing, ever."""
+        assert self.ring is not None
+        self._be_removed()
+        self.effects.note("node.removed", epoch=self.ring.epoch)
+        for operation in list(self.coordinator.operations.values()) if self.coordinator else ():
+            operation.finish()
+            if not operation.answered:
+                operation.fail(self._removal())
+        for link, request_id in self.replica.give_up():
+            if link is not None:
+                self.effects.answer(link, request_id, Error(NotReady.code, self._removal().message))
+        self.effects.reconnect(self.ring)
+
+    def _be_removed(self) -> None:
+        self.is_removed = True
+        self.serves_as = NodeId("")
+        self.machines = []
+        self._handlers = {kind: self._handlers_of_owner[kind] for kind in _ABOUT_ITSELF}
+
+    def _removal(self) -> NotReady:
+        return NotReady(
+            "this agent is no member of its cluster any more; stop it, move its data directory"
+            " away, and it can join as a new node"
+        )
+
     # --- what the shell feeds --------------------------------------------------------------------
 
     def on_message(
@@ -272,15 +329,32 @@ class Node:
         try:
             handler = self._handlers.get(kind)
             if handler is None:
+                if self.is_removed:
+                    raise self._removal()
                 raise BadRequest(f"{kind.__name__} is not a request")
             handler(now, link, request_id, budget_ms, message)
         except DynagentError as error:
             self.count_error(error)
             self.effects.answer(link, request_id, Error(error.code, error.message))
 
+    def is_stranger(self, node: str) -> bool:
+        """Whether a peer of that id is no member, as far as this node's ring goes."""
+        return self.ring is not None and not self.ring.counts(NodeId(node))
+
+    def on_stranger(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        """A request of such a peer. It was removed, and learns that; or it has joined, and we have
+        not heard of it: either way our rings differ, and no more is said to it."""
+        assert self.ring is not None
+        if type(message) in _OF_ANYBODY:
+            self.on_message(now, link, request_id, budget_ms, message)
+            return
+        self.effects.answer(link, request_id, RingIs(self.ring.epoch))
+
     def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
         """A peer's answer; one that comes after its operation has ended is dropped."""
-        if self.coordinator is None or self.detector is None:
+        if self.coordinator is None or self.detector is None or self.is_removed:
             return
         self.coordinator.now = now
         if type(message) is RingIs and self.ringlog is not None:
@@ -288,7 +362,10 @@ class Node:
         operations = self.coordinator.operations
         if (operation := operations.get(request_id)) is not None:
             # What the detector must know of each answer, without a call.
-            peer = self.coordinator.peers[source]
+            try:
+                peer = self.coordinator.peers[source]
+            except KeyError:
+                return  # no member any more: it neither acknowledges nor tells anything
             peer.heard_at = now
             peer.asked = 0
             if peer.is_unwell:
@@ -302,13 +379,13 @@ class Node:
                     operation.on_reply(now, source, message)
 
     def on_peer_up(self, now: float, node: NodeId) -> None:
-        if self.detector is not None:
+        if self.detector is not None and not self.is_removed:
             self.detector.on_link_up(now, node)
         if self.registration is not None:
             self.registration.on_link_up(now, node)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:
-        if self.detector is not None:
+        if self.detector is not None and not self.is_removed:
             self.detector.on_link_down(now, node)
 
     def take_batch(self) -> Batch | None:
@@ -329,20 +406,8 @@ class Node:
             for start in range(0, len(ids), limits.PACKED_MAX):
                 first, *also = ids[start : start + limits.PACKED_MAX]
                 self.effects.answer(link, first, MergeAck(also))
-        if self.ringlog is not None:
+        if self.ringlog is not None and not self.is_removed:
             self.ringlog.on_committed(now, batch.number)
-
-    def on_ring(self, now: float, ring: Ring) -> None:
-        """The ring log has gone on, durably: serve with this ring from now on."""
-        self.ring = ring
-        self.registrar.on_ring(ring)
-        self.replica.stamps.serve(ring)
-        if self.coordinator is not None:
-            self.coordinator.on_ring(now, ring)
-        if self.registration is not None:
-            self.registration.on_ring(now, ring)
-        if self.electors is not None:
-            self.electors.on_ring(now, ring)
 
     @property
     def failure(self) -> DynagentError | None:
@@ -374,6 +439,7 @@ class Node:
         """The first ring, handed to `Effects.adopt`, is durable: serve."""
         self._answers.is_adopting = False
         self._serve(ring)
+        self.effects.reconnect(ring)
         self.effects.answer(link, request_id, Installed())
 
     def count_keys(self) -> int | None:

@@ -3,10 +3,16 @@
 The trio shells implement these with sockets and SQLite, the simulator with one event heap.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from typing import NewType, Protocol
 
 from dynagent.core.messages import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dynagent.core.ring import Ring
 
 NodeId = NewType("NodeId", str)  # 16 hex digits, minted with the store (design §6)
 PartitionId = NewType("PartitionId", int)  # 0 .. Q-1
@@ -88,6 +94,10 @@ class Effects(Protocol):
 
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         """Make this first ring and its cluster id durable, then call `Node.on_adopted`."""
+
+    def reconnect(self, ring: Ring) -> None:
+        """The ring is another: members may have come, gone or changed their addresses. Links to
+        those of this one are wanted, and to nobody else."""
 
     def note(self, event: str, **fields: object) -> None:
         """Something worth a line in the log or a counter; never needed for correctness."""

@@ -142,6 +142,16 @@ class Purger:
                 self._script = self._round(partitions)
                 self._go_on(now, None)
 
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """A round under way is given up: what was not decided is void under another ring."""
+        if self._script is not None:
+            self._script.close()
+            self._script = None
+            self._questions.stop()
+        self._places.clear()
+        self.blocked.clear()
+        self._due = now
+
     def wake(self, now: float, node: NodeId) -> None:
         """`node` has come up: what it held back is due."""
         for partition, (_, nodes) in self.blocked.items():

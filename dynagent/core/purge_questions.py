@@ -64,6 +64,13 @@ class Questions:
             if not self._asking and not self._waiting:
                 self._go_on(now, self._came)
 
+    def stop(self) -> None:
+        """What has been asked is not waited for, and the rest is not asked."""
+        for one in self._waiting:
+            one.finish()
+        self._waiting.clear()
+        self._asking, self.due = [], inf
+
     def _send(self, now: float) -> None:
         coordinator, budget = self._coordinator, self._coordinator.budget
         if self._asking and not budget.grant(now, limits.BACKGROUND_GRANT_BYTES_MIN):

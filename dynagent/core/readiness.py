@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def unready_reason(node: Node) -> str:
     """Why this node should get no requests; empty if it is ready."""
     coordinator = node.coordinator
+    if node.is_removed:
+        return "this agent is no member of its cluster any more; move its data directory away"
     if coordinator is None:
         return "this agent belongs to no cluster yet"
     if node.draining:

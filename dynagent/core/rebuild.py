@@ -16,6 +16,7 @@ from dynagent import limits
 from dynagent.core.budget import Budget
 from dynagent.core.merkle import Forest
 from dynagent.core.ports import PartitionId
+from dynagent.core.ring import Ring
 
 
 class Rebuilder:
@@ -32,6 +33,11 @@ class Rebuilder:
     def due(self) -> float:
         """When `on_tick` is; infinite if no leaf is unknown."""
         return self._due if self._forest.unknown else inf
+
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """Trees have come and gone: a new round looks at what is unknown now."""
+        self._queue = []
+        self._due = min(self._due, now)
 
     def on_tick(self, now: float) -> None:
         forest, budget = self._forest, self._budget

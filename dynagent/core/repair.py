@@ -5,7 +5,8 @@ compare each pair once. Each peer has a tour of anti-entropy (`core.antientropy`
 preview of a repair, move nothing.
 
 A peer that is down is waited for; after `JOB_PATIENCE_S` its partitions are given up, and the job
-ends incomplete.
+ends incomplete. So it does where the ring changes: partitions that move have other owners than when
+it was begun. But who is no member any more is not waited for, and leaves nothing to be done.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dynagent.core.antientropy import AntiEntropy
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.jobs import Job, Scope
 from dynagent.core.ports import NodeId, PartitionId
+from dynagent.core.ring import Ring
 from dynagent.core.tour import Tour
 from dynagent.core.verdict import FIGURES, Verdict
 
@@ -71,6 +73,22 @@ class Repair:
         self._antientropy.note(tour, verdict)
         figures = {name: getattr(verdict, name) for name in FIGURES}
         job.finish_unit(str(tour.peer), verdict.partition, {"partitions": 1, **figures})
+
+    def on_ring(self, now: float, ring: Ring) -> None:
+        for tours in list(self._tours.values()):
+            for job, tour in list(tours):
+                label = str(tour.peer)
+                moved = tour.keep(self._antientropy.mine(tour.peer))
+                if ring.member(tour.peer) is None:
+                    job.take_out(label, moved)
+                elif moved:
+                    job.take_out(label, moved, f"{len(moved)} partitions have other owners now")
+                if not tour.left:
+                    self._antientropy.cancel(tour)
+                    tours.remove((job, tour))
+        gone = [node for node in self._down_since if ring.member(node) is None]
+        for node in gone:
+            del self._down_since[node]
 
     def on_tick(self, now: float) -> None:
         """Gives up those that have been down for too long."""

@@ -112,12 +112,26 @@ class Replica:
     def serve(self, ring: Ring, node_id: NodeId) -> None:
         """Learns the ring and our place in it: before anything is read or changed."""
         self.cluster_id = self.survey.cluster_id = ring.cluster_id
-        self.hints.serve(ring, node_id)
+        owned = ring.owned_by(node_id)
+        self.hints.serve(self._open, owned, partitions=ring.partitions)
         self.forest.serve(ring, node_id)
-        self.barriers.serve(ring, self.hints.owned)
+        self.barriers.serve(ring, owned)
         self.stamps.serve(ring)
-        self.tombstones.serve(ring)
+        self.tombstones.serve(ring, owned)
         self.unknown.serve(ring)
+        if self.forest.given_up:
+            self.hints.note_former(self._open, self.forest.given_up)
+
+    def on_ring(self, ring: Ring, node_id: NodeId) -> None:
+        """The ring has changed, and that is durable. A partition that this node gains, or gives up,
+        keeps whatever it has here: it is counted elsewhere."""
+        owned = ring.owned_by(node_id)
+        self.stamps.serve(ring)
+        if owned != self.hints.owned:
+            self.hints.on_ring(self._open, owned)
+            self.forest.on_ring(owned)
+            self.barriers.on_ring(owned)
+            self.tombstones.on_ring(owned)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -389,8 +403,8 @@ class Replica:
         hints = self.hints
         mine = hints.mine  # as `Hints.owns`, without the call
         if mine is not None and int.from_bytes(token[:4], "big") >> hints.shift not in mine:
-            hints.resize(self._open, _size(record) - _size(old))
-        elif not record.value.siblings or (old.value.clock and not old.value.siblings):
+            hints.resize(self._open, token, _size(record) - _size(old))
+        if not record.value.siblings or (old.value.clock and not old.value.siblings):
             # One that cannot be read is taken for what replaces it: it was counted once.
             was, is_ = is_tombstone(record if old is UNREADABLE else old), is_tombstone(record)
             self.tombstones.note(self._open, token, key, was_there=was, is_there=is_)
@@ -479,12 +493,17 @@ class Replica:
         self.stamps.on_committed(batch)
         return self._waiters.pop(batch.number, [])
 
+    def give_up(self) -> list[Waiter]:
+        """This node is no member any more: nothing is acknowledged; returns whom to tell."""
+        waiters = [waiter for number in sorted(self._waiters) for waiter in self._waiters[number]]
+        self._waiters.clear()
+        return waiters
+
     def on_refused(self, now: float) -> list[Waiter]:
         """The disk had no room for the batch under way: returns whom to tell."""
         self._burnt.update(record.mark[0] for record, _ in self._overlay.values())
-        waiters = [waiter for number in sorted(self._waiters) for waiter in self._waiters[number]]
+        waiters = self.give_up()
         self._overlay.clear()
-        self._waiters.clear()
         self.hints.on_refused()
         self.unknown.on_refused()
         self.forest.on_refused()

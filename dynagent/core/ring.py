@@ -122,6 +122,11 @@ class Ring:
     def member(self, node: NodeId) -> Member | None:
         return next((member for member in self.members if member.id == node), None)
 
+    def counts(self, node: NodeId) -> bool:
+        """Whether a node is a member, and not one whose copies were declared lost: such a one is
+        named until that is settled, but acknowledges, votes and hands over nothing any more."""
+        return self.member(node) is not None and node not in self.removed
+
     # --- who owns what ---------------------------------------------------------------------------
 
     def write_lists(self, partition: PartitionId) -> tuple[Owners, ...]:
@@ -152,6 +157,12 @@ class Ring:
         """Whether a node is among `all_owners`."""
         move = self.moves.get(partition)
         return node in self.lists[partition] or (move is not None and node in move.owners)
+
+    def owned_by(self, node: NodeId) -> frozenset[PartitionId]:
+        """All partitions that a node `owns`."""
+        owned = {PartitionId(at) for at, owners in enumerate(self.lists) if node in owners}
+        owned.update(at for at, move in self.moves.items() if node in move.owners)
+        return frozenset(owned)
 
     # --- guards ----------------------------------------------------------------------------------
 

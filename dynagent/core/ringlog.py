@@ -121,6 +121,10 @@ class RingLog:
             self._look(now)
         self._proposer.on_tick(now)
 
+    def on_ring(self, now: float, ring: Ring) -> None:
+        """The node has turned to it, at our word. Who is gone is not asked any more."""
+        self._ahead = {node: epoch for node, epoch in self._ahead.items() if ring.counts(node)}
+
     def on_committed(self, now: float, batch: int) -> None:
         """A batch is durable: the node turns to its ring, and whoever waits for it is answered."""
         self._acceptor.on_committed(batch)

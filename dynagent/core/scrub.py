@@ -15,7 +15,8 @@ of the partitions that this node owns are looked at again and again, leaf by lea
 
 A pass takes `interval_s`, spread evenly: one partition is due after the other, in turns of some
 leaves, under the background budget (design §8). Partitions that the run before knew to be suspect
-come first, and those of a job (`dynctl scrub`) as soon as the budget lets them. How far a pass has
+come first, and those of a job (`dynctl scrub`) as soon as the budget lets them. When the ring
+changes, a pass goes on with the partitions that are this node's then. How far a pass has
 come is a named row, so that agents that are restarted often get through one too.
 """
 
@@ -29,7 +30,7 @@ from dynagent.core.encoding import decode, encode
 from dynagent.core.jobs import Job, Scope
 from dynagent.core.merkle import Forest
 from dynagent.core.ports import PartitionId, Reader
-from dynagent.core.ring import token_of
+from dynagent.core.ring import Ring, token_of
 from dynagent.errors import BadRequest, CorruptRecord, Overloaded, ProtocolError
 
 TYPE_CHECKING = False
@@ -79,6 +80,17 @@ class Scrubber:
             self._leaf, self._found = 0, dict.fromkeys(FIGURES, 0)
         if self._partition is not None:
             self._go_on(now, self._partition)
+
+    def on_ring(self, now: float, ring: Ring) -> None:
+        mine = set(self._forest.partitions)
+        self.damaged &= mine
+        if self._partition not in mine:
+            self._partition = None
+        for job in list(self._jobs):
+            for label, units in list(job.todo.items()):
+                job.take_out(label, [at for at in units if at not in mine])
+            if not any(job.todo.values()):
+                self._jobs.remove(job)
 
     @property
     def _step_s(self) -> float:

@@ -28,16 +28,21 @@ the store is empty. The first batch then writes down that they are unknown, what
 if the damage was one of reading only, the old rows must not be believed again.
 
 A refused batch has changed nothing on the disk: everything is read anew.
+
+**Other partitions** (`reassign`; at a start: those of the head are not those that are owned): the
+next batch writes the new head. The tree of one that is gained begins with the next slot, whatever
+older slots have of it, by a fold that says that it is empty, if nothing lies there, or unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 from zlib import crc32
 
 from dynagent import limits
 from dynagent.core.encoding import decode, encode
+from dynagent.core.listing import partition_range
 from dynagent.core.ports import Batch, PartitionId, Reader, Token
 from dynagent.errors import CorruptRecord, ProtocolError
 
@@ -72,6 +77,7 @@ class Sums:
     def __init__(self, reader: Reader, shape: Shape | None = None) -> None:
         self.tables: dict[PartitionId, bytearray] = {}
         self.changed: dict[int, None] = {}  # places of leaves, since the newest row
+        self.given_up: set[PartitionId] = set()  # of the head as read, and not owned any more
         self._reader = reader
         self._given_shape = shape
         self._shape = Shape(2, 1)
@@ -88,9 +94,7 @@ class Sums:
         self._is_closed = True  # after a start always a new one
         self._folded: dict[PartitionId, int] = {}  # as read → the sequence number of its fold
         self._dirty: dict[PartitionId, int] = {}  # → that of its oldest entry since its fold
-        self._due: list[
-            tuple[int, bytes]
-        ] = []  # rows that the next batch must write, whatever it is
+        self._due: dict[int, bytes] = {}  # rows that the next batch must write, whatever it is
 
     # --- what the disk says ----------------------------------------------------------------------
 
@@ -118,10 +122,49 @@ class Sums:
         except (CorruptRecord, ProtocolError):
             self._start_anew(is_new=rows == {} and self._is_store_empty())
             return
+        self.given_up = kept - self.tables.keys()
         if kept != self.tables.keys():
-            self._due.append(self._head())
+            self._due[HEAD] = self._head()
             for partition in sorted(self.tables.keys() - kept):
-                self._forget(partition, since=self._sequence + 1)
+                self._begin_tree(partition, is_empty=self._is_empty(partition))
+
+    def reassign(
+        self, owned: Collection[PartitionId], is_empty: Callable[[PartitionId], bool]
+    ) -> tuple[list[PartitionId], list[PartitionId]]:
+        """Other partitions are owned from now on; returns those gained, and those given up.
+        `is_empty` says whether no record lies in one, nor is on its way there."""
+        gained = sorted(owned - self.tables.keys())
+        lost = sorted(self.tables.keys() - owned)
+        for partition in lost:
+            del self.tables[partition]
+            self._folded.pop(partition, None)
+            self._dirty.pop(partition, None)
+            self._due.pop(self._fold_number(partition), None)
+        for place in [at for at in self.changed if at >> self._leaf_bits not in self.tables]:
+            del self.changed[place]
+        for partition in gained:
+            self.tables[partition] = bytearray(ENTRY * self._leaves)
+            self._begin_tree(partition, is_empty=is_empty(partition))
+        if gained or lost:
+            self._due[HEAD] = self._head()
+            self._is_closed = True  # what older slots have of those gained counts no more
+        return gained, lost
+
+    def _begin_tree(self, partition: PartitionId, *, is_empty: bool) -> None:
+        if is_empty:
+            number, since = self._fold_number(partition), self._sequence + 1
+            row = since.to_bytes(_SEQUENCE, "big") + bytes(ENTRY * self._leaves)
+            self.tables[partition][:] = bytes(ENTRY * self._leaves)
+            self._due[number] = self._pack(number, row)
+        else:
+            self._forget(partition, since=self._sequence + 1)
+
+    def _is_empty(self, partition: PartitionId) -> bool:
+        try:
+            first, last = partition_range(self._partitions, partition)
+            return next(self._reader.scan(first, last), None) is None
+        except CorruptRecord:
+            return False
 
     def _read_head(self, rows: dict[int, bytes]) -> set[PartitionId]:
         """The partitions that the journal is of. Raises `CorruptRecord` or `ProtocolError` if it is
@@ -182,9 +225,9 @@ class Sums:
     def _start_anew(self, *, is_new: bool) -> None:
         """There is no journal to go by. The next batch overwrites whatever there is of one."""
         self._begin()
-        self._due.append(self._head())
+        self._due[HEAD] = self._head()
         if not is_new:
-            self._due += [(number, b"") for number in range(1, self._shape.slots + 1)]
+            self._due.update(dict.fromkeys(range(1, self._shape.slots + 1), b""))
             for partition in self.tables:
                 self._forget(partition, since=0)
 
@@ -193,19 +236,20 @@ class Sums:
         next batch on on the disk too."""
         self.tables[partition][:] = UNKNOWN * self._leaves
         number = self._fold_number(partition)
-        self._due.append((number, self._pack(number, since.to_bytes(_SEQUENCE, "big"))))
+        self._due[number] = self._pack(number, since.to_bytes(_SEQUENCE, "big"))
 
     # --- what the disk is told -------------------------------------------------------------------
 
     def seal(self, batch: Batch) -> None:
         """The batch is about to be written: adds the rows of what has changed."""
-        if self._due:
-            batch.sums += self._due
-            self._due = []
-        if not self.changed:
-            return
+        rows, self._due = self._due, {}
+        if self.changed:
+            self._add_slot(rows)
+        batch.sums += rows.items()
+
+    def _add_slot(self, rows: dict[int, bytes]) -> None:
         if self._is_closed:
-            self._begin_slot(batch)
+            self._begin_slot(rows)
         tables, dirty, bits, mask = self.tables, self._dirty, self._leaf_bits, self._leaves - 1
         entries: list[bytes | bytearray] = [self._slot]
         for place in self.changed:
@@ -218,10 +262,10 @@ class Sums:
         self.changed.clear()
         number = 1 + self._sequence % self._shape.slots
         row = self._sequence.to_bytes(_SEQUENCE, "big") + self._slot
-        batch.sums.append((number, self._pack(number, row)))
+        rows[number] = self._pack(number, row)
         self._is_closed = len(self._slot) >= self._shape.entries * (_PLACE + ENTRY)
 
-    def _begin_slot(self, batch: Batch) -> None:
+    def _begin_slot(self, rows: dict[int, bytes]) -> None:
         """Takes the oldest slot for the next sequence number; folds what stands in it alone, and of
         the others that are half way to it as many as will do."""
         self._sequence += 1
@@ -237,13 +281,13 @@ class Sums:
             pace -= 1
             number = self._fold_number(partition)
             row = self._sequence.to_bytes(_SEQUENCE, "big") + self.tables[partition]
-            batch.sums.append((number, self._pack(number, row)))
+            rows[number] = self._pack(number, row)
 
-    def _head(self) -> tuple[int, bytes]:
+    def _head(self) -> bytes:
         bits = sum(1 << partition for partition in self.tables)
         bitmap = bits.to_bytes(self._partitions // 8, "little")
         head = [_FORMAT, self._partitions, self._leaves, self._shape.slots, bitmap]
-        return HEAD, self._pack(HEAD, encode(head))
+        return self._pack(HEAD, encode(head))
 
     def _fold_number(self, partition: PartitionId) -> int:
         return self._shape.slots + 1 + partition

@@ -120,18 +120,28 @@ def is_tombstone(record: Record) -> bool:
 
 
 class Tombstones:
-    """Where the tombstones of this node are: a count for each partition that it owns, and pages of
-    their keys. Not those that it keeps for others: these go when they are delivered."""
+    """Where the tombstones of this node are: a count for each partition, and pages of their keys.
+    Those in partitions that it does not own go when they are delivered, or dropped: nobody purges
+    them, but they are noted, for it may come to own them."""
 
     def __init__(self, reader: Reader) -> None:
-        self.counts: dict[PartitionId, int] = {}  # those on their way to the disk included
+        # Those on their way to the disk included.
+        self.counts: dict[PartitionId, int] = {}  # of partitions that it owns
         self.purged = 0  # since the start
+        self._others: dict[PartitionId, int] = {}  # of those that it does not
+        self._owned: frozenset[PartitionId] = frozenset()
         self._reader = reader
         self._shift = 0
 
-    def serve(self, ring: Ring) -> None:
+    def serve(self, ring: Ring, owned: frozenset[PartitionId]) -> None:
         self._shift = 33 - ring.partitions.bit_length()
+        self._owned = owned
         self.recount()
+
+    def on_ring(self, owned: frozenset[PartitionId]) -> None:
+        """It owns others from now on."""
+        self._owned = owned
+        self._sort({**self.counts, **self._others})
 
     def note(
         self, batch: Batch, token: Token, key: bytes, *, was_there: bool, is_there: bool
@@ -141,11 +151,12 @@ class Tombstones:
             return
         partition = PartitionId(int.from_bytes(token[:4], "big") >> self._shift)
         batch.hints.append((TOMBSTONES, token, key, is_there))
-        count = self.counts.get(partition, 0) + (1 if is_there else -1)
+        counts = self.counts if partition in self._owned else self._others
+        count = counts.get(partition, 0) + (1 if is_there else -1)
         if count > 0:
-            self.counts[partition] = count
+            counts[partition] = count
         else:
-            self.counts.pop(partition, None)
+            counts.pop(partition, None)
 
     def page(self, after: bytes, count: int) -> list[tuple[Token, bytes]]:
         """The committed tombstones behind a place (token and key), in that order; some may have
@@ -154,10 +165,16 @@ class Tombstones:
 
     def recount(self) -> None:
         """What is committed is all there is: at the start, and when a batch was refused."""
-        self.counts = {}
+        counts: dict[PartitionId, int] = {}
         after = b""
         while rows := self.page(after, limits.TOMBSTONE_PAGE_ROWS):
             for token, key in rows:
                 partition = PartitionId(int.from_bytes(token[:4], "big") >> self._shift)
-                self.counts[partition] = self.counts.get(partition, 0) + 1
+                counts[partition] = counts.get(partition, 0) + 1
                 after = token + key
+        self._sort(counts)
+
+    def _sort(self, counts: dict[PartitionId, int]) -> None:
+        owned = self._owned
+        self.counts = {at: count for at, count in counts.items() if at in owned}
+        self._others = {at: count for at, count in counts.items() if at not in owned}

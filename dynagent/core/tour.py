@@ -7,7 +7,7 @@ again a little later; after a failure all that are left do, if the tour is `pati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 
 from dynagent import limits
@@ -59,6 +59,13 @@ class Tour:
         self.pause_s, self.problem = 0.0, ""
         del self.left[verdict.partition]
         self._on_verdict(now, self, verdict)
+
+    def keep(self, partitions: Collection[PartitionId]) -> list[PartitionId]:
+        """Only these are to be compared with the peer any more; returns the others."""
+        others = [partition for partition in self.left if partition not in partitions]
+        for partition in others:
+            del self.left[partition]
+        return others
 
     def fail(self, now: float, problem: str) -> None:
         self.problem = problem

@@ -107,6 +107,7 @@ class Network:
 
     def __init__(self, world: World, profile: Profile) -> None:
         self.hosts: dict[NodeId, Host] = {}
+        self._wanted: dict[NodeId, frozenset[NodeId]] = {}  # whom a host keeps a connection to
         self.cuts: set[Pair] = set()
         self.mutes: set[Pair] = set()  # the same, but nobody's link breaks of it
         self.loss = profile.loss
@@ -136,7 +137,19 @@ class Network:
                     delay_s = self._patience.uniform(0.002, 0.15)
                     self._world.after(delay_s, self._dial, dialer, target)
 
+    def reconnect(self, dialer: NodeId, wanted: frozenset[NodeId]) -> None:
+        """From now on that host keeps connections to these, and to nobody else."""
+        before = self._wanted.get(dialer, wanted)
+        self._wanted[dialer] = wanted
+        for target in sorted(before - wanted):
+            if (connection := self._peers.get((dialer, target))) is not None:
+                self._world.after(0.0, self._break, connection)
+        for target in sorted(wanted - before):
+            self._world.after(self._patience.uniform(0.002, 0.15), self._dial, dialer, target)
+
     def _dial(self, dialer: NodeId, target: NodeId) -> None:
+        if target not in self._wanted.get(dialer, self.hosts):
+            return
         here, there = self.hosts[dialer], self.hosts[target]
         present = self._peers.get((dialer, target))
         if present is not None and present.dialer_life == here.life:
@@ -190,6 +203,11 @@ class Network:
     def dialer_of(self, link: LinkId) -> NodeId:
         """Who asks on that link."""
         return self._by_link[link].dialer
+
+    def peer_of(self, link: LinkId) -> NodeId | None:
+        """The node that asks on that link; None: a client, or a connection that is gone."""
+        connection = self._by_link.get(link)
+        return connection.dialer if connection is not None and connection.dialer else None
 
     # --- cuts ------------------------------------------------------------------------------------
 

@@ -213,6 +213,7 @@ class SimNode:
         self.node.about = dict(self._about)
         self.node.stand_down = self._stand_down
         self._rings.look(self)
+        self._network.reconnect(self.id, _others(self.node.ring, self.id))
         self.check_trees(is_quiet=False)
         tap(self.node.replica, self.disk, lambda key: self._rings.on_write(self, key))
         self._network.dial_missing()
@@ -353,7 +354,10 @@ class SimNode:
         self.manners.on_request(link, request_id, budget_ms, message)
         if isinstance(message, Put) and message.attempt > 1:
             self._on_moment(self, message)
-        self.node.on_message(self._world.now, link, request_id, budget_ms, message)
+        peer, node = self._network.peer_of(link), self.node
+        is_stranger = peer is not None and node.is_stranger(peer)
+        take = node.on_stranger if is_stranger else node.on_message
+        take(self._world.now, link, request_id, budget_ms, message)
         self.manners.on_handled(message)
         self._after_message(message)
 
@@ -515,6 +519,9 @@ class SimNode:
         self.node.on_adopted(self._world.now, decode_ring(ring), link, request_id)
         self._after_turn()
 
+    def reconnect(self, ring: Ring) -> None:
+        self._network.reconnect(self.id, _others(ring, self.id))
+
     def _stand_down(self, refusal: StartRefused) -> None:
         raise AssertionError(f"{self.id[:2]} is refused: {refusal}")
 
@@ -579,3 +586,10 @@ class SimNode:
             is_idle = scrubs or (self.node.is_idle and not self.disk.is_busy)
             self._world.verdicts.check("nothing_left", is_idle, self.id, "is not idle")
             self.check_trees(is_quiet=True)
+
+
+def _others(ring: Ring | None, node: NodeId) -> frozenset[NodeId]:
+    """To whom a node with that ring keeps links."""
+    if ring is None or not ring.counts(node):
+        return frozenset()
+    return frozenset(m.id for m in ring.members if m.id != node and ring.counts(m.id))

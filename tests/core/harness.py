@@ -262,6 +262,8 @@ class Recorder:
         else:
             self.cluster.wire.append(Packet(self.node, IDS[link], number, message, None))
 
+    def reconnect(self, ring: Ring) -> None: ...
+
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         self.cluster.adopting.append((decode_ring(ring), link, request_id))
 

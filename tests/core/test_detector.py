@@ -36,6 +36,7 @@ class Bench:
         self._mail: list[tuple[float, NodeId, int, Message]] = []
         self._last = 0
         self.detector = Detector(
+            node_id=NodeId("self"),
             names={node: node[0] for node in others},
             effects=self,
             dice=Random(seed),
@@ -75,6 +76,8 @@ class Bench:
 
     def answer(self, link: LinkId, request_id: int, message: Message) -> None:
         self.answers.append((link, request_id, message))
+
+    def reconnect(self, ring: object) -> None: ...
 
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         raise AssertionError("a detector never changes the ring")

@@ -78,6 +78,8 @@ class Table:
     def answer(self, link: LinkId, request_id: int, message: Message) -> None:
         self.answers.append(message)
 
+    def reconnect(self, ring: object) -> None: ...
+
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         raise AssertionError("gossip never changes the ring")
 

@@ -215,19 +215,52 @@ def test_a_store_of_before_there_were_trees_has_only_unknown_leaves() -> None:
     assert len(unknown(kept.sums)) == PARTITIONS * LEAVES - 1
 
 
-def test_a_partition_that_comes_back_to_its_owner_is_unknown() -> None:
+USED = PartitionId(token_of(b"key")[0] >> 5)  # where the one record lies
+UNUSED = PartitionId((USED + 1) % PARTITIONS)
+
+
+@pytest.mark.parametrize("partition", [USED, UNUSED])
+@pytest.mark.parametrize("runs_on", [False, True])
+def test_a_partition_that_comes_back_is_unknown_or_empty(
+    partition: PartitionId, runs_on: bool
+) -> None:
     """What it left in fold and slots is of then."""
     kept = Kept()
-    for place in range(30):
-        kept.change(place)
-    others = ALL[1:]
-    kept.sums = kept.load(others)
-    kept.change(20)
-    kept.sums = kept.load(ALL)
-    assert unknown(kept.sums) == set(range(LEAVES))
-    kept.change(3)
+    places = range(LEAVES * partition, LEAVES * (partition + 1))
+    others = tuple(at for at in ALL if at != partition)
+    elsewhere = LEAVES * others[-1]
+
+    def own(*owned: PartitionId) -> None:
+        if runs_on:
+            kept.sums.reassign(set(owned), lambda at: at != USED)
+        else:
+            kept.sums = kept.load(owned)
+
+    kept.change(*places)
+    own(*others)
+    assert partition not in kept.sums.tables
+    kept.change(elsewhere)
+    own(*ALL)
+    assert unknown(kept.sums) == (set(places) if partition == USED else set())
+    assert partition == USED or not any(kept.sums.tables[partition])
+    kept.change(places[3])
     kept.crash()
-    assert unknown(kept.sums) == set(range(LEAVES)) - {3}
+    assert unknown(kept.sums) == (set(places) - {places[3]} if partition == USED else set())
+
+
+def test_a_partition_that_went_and_came_back_between_two_batches_is_as_it_was_left_or_begun() -> (
+    None
+):
+    """And a crash in between finds what the disk has."""
+    kept = Kept()
+    kept.change(LEAVES * USED + 1, LEAVES * UNUSED + 1)
+    before = tables(kept.sums)
+    kept.sums.reassign(set(ALL) - {USED, UNUSED}, lambda at: at != USED)
+    kept.sums.reassign(set(ALL), lambda at: at != USED)
+    assert tables(kept.load()) == before
+    assert unknown(kept.sums) == set(range(LEAVES * USED, LEAVES * (USED + 1)))
+    kept.change(LEAVES * UNUSED + 2)
+    kept.crash()
 
 
 def test_another_number_of_partitions_makes_all_leaves_unknown() -> None:

@@ -356,7 +356,7 @@ MUTANTS = (
         "a stand-in drops a copy that it still owes to somebody else",
         (
             "core/delivery.py",
-            "and not any(hints.is_kept(owner, token, key) for owner in owners)",
+            "and not hints.owed(token, key)",
             "and True",
         ),
         seeds=(8, 0),
@@ -420,8 +420,8 @@ MUTANTS = (
         "a dropped copy goes on counting towards the bound",
         (
             "core/replica.py",
-            "self.hints.resize(self._open, _size(record) - _size(old))",
-            "self.hints.resize(self._open, max(0, _size(record) - _size(old)))",
+            "self.hints.resize(self._open, token, _size(record) - _size(old))",
+            "self.hints.resize(self._open, token, max(0, _size(record) - _size(old)))",
         ),
         seeds=(8,),
     ),

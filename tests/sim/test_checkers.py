@@ -612,6 +612,8 @@ class SimulatedNothing:
     def answer(self, link: LinkId, number: int, what: Message) -> None:
         raise AssertionError(f"answers {what}")
 
+    def reconnect(self, ring: object) -> None: ...
+
     def adopt(self, ring: bytes, link: LinkId, number: int) -> None:
         raise AssertionError("adopts a ring")
 
