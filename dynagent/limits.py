@@ -37,6 +37,7 @@ LOG_PAGE_BYTES = 256 * KIB  # of entries in one message; a single one may be lar
 LOG_ASKED_MAX = 2  # nodes asked for the same entries at once: one may hang
 LOG_ANSWER_S = 5.0  # until one without an answer has failed: it may wait for an fsync
 LOG_REST_S = 1.0  # before somebody who did not answer, or took nothing, is asked or told again
+LOG_REFUSED_S = 10.0  # before entries that we do not follow are asked for again
 LOG_NOTE_S = 60.0  # between two lines in the log about entries that are not taken
 PROPOSE_S = 10.0  # until a proposal of the agent's own has failed
 PROPOSALS_WAITING_MAX = 16  # of one agent: the operator's, and its own of three kinds

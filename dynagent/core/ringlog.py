@@ -368,18 +368,19 @@ class RingLog:
     def _on_page(self, now: float, source: NodeId, reply: Message | None) -> None:
         """What we lacked, from who was asked for it."""
         self._asked.discard(source)
-        before = self.ring.epoch
+        before, rest_s = self.ring.epoch, limits.LOG_REST_S
         if isinstance(reply, LogReply):
-            self.take_from(now, source, reply)
-            if self.ring.epoch == before:
-                self._ahead.pop(source, None)  # it has nothing that we can take
+            if not self.take_from(now, source, reply):
+                rest_s = limits.LOG_REFUSED_S  # a majority may be lost in the end, see `check_lost`
+            elif self.ring.epoch == before:
+                self._ahead.pop(source, None)
             elif source in self._ahead:
                 self.learn_from(now, source)
         if self._ahead:
-            self._look_at = min(self._look_at, now + limits.LOG_REST_S)
+            self._look_at = min(self._look_at, now + rest_s)
 
-    def take_from(self, now: float, source: NodeId, page: LogReply) -> None:
-        """As `take`, from an answer: what is wrong with it goes to the log."""
+    def take_from(self, now: float, source: NodeId, page: LogReply) -> bool:
+        """As `take`, from an answer. What is wrong with it goes to the log; then it is False."""
         try:
             self.take(now, page)
         except DynagentError as exc:
@@ -387,6 +388,8 @@ class RingLog:
             if now >= self._note_at:
                 self._note_at = now + limits.LOG_NOTE_S
                 self._effects.note("ringlog.refused", peer=source, reason=exc.message)
+            return False
+        return True
 
     def _on_told(self, now: float, target: NodeId, reply: Message | None) -> None:
         self._telling.discard(target)

@@ -572,14 +572,20 @@ def test_the_old_lineage_with_a_majority_refuses_the_new_one_and_is_refused_by_i
 
 
 def test_who_sees_no_majority_any_more_follows_the_new_lineage() -> None:
-    c = cluster(voters=(B, C, D))
-    cut_off(c, B, C)
-    assert c.ask(A, propose(VotersEntry(voters=(A, D)), force=True)) == Proposed(
+    c = cluster()
+    for node in (B, C):
+        c.nodes[D].on_peer_down(c.now, node)  # A does not know it yet
+    assert c.ask(D, propose(VotersEntry(voters=(A,)), force=True)) == Proposed(
         limits.LINEAGE_ENTRIES_MAX
     )
+    log_of(c, A).on_ring_is(c.now, D, limits.LINEAGE_ENTRIES_MAX)
     c.settle()
-    assert ring_of(c, D).lineage == 1
-    assert c.ask(D, propose(policy("yes"), 0)) == Proposed(limits.LINEAGE_ENTRIES_MAX + 1)
+    assert ring_of(c, A).lineage == 0
+    for node in (B, C):
+        c.nodes[A].on_peer_down(c.now, node)
+    run(c, limits.LOG_REFUSED_S + 1)
+    assert ring_of(c, A) == ring_of(c, D)
+    assert ring_of(c, A).lineage == 1
 
 
 # --- everything at once --------------------------------------------------------------------------
