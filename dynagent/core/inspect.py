@@ -51,6 +51,10 @@ disk_full              whether changes are refused for that
 scrub                  of core.scrub: interval_s, done and of (partitions of this pass), under_way,
                        damaged (partitions of which ranges cannot be read); and since the start:
                        partitions, keys, unreadable, lost, phantom, misplaced, ranges
+ringlog                of core.ringlog: lineage, voters (node ids), lacking (entries that others
+                       have), proposals (of this agent, under way), sits_out (the index up to
+                       which it cannot know how it has voted; 0: none); and since the start: learnt
+                       (entries), voted, refused (pages of entries that it does not follow)
 about                  name, address, zone, host, capacity: what bootstrap asks
 counters               name → count since start; names of messages and of errors
 
@@ -162,6 +166,7 @@ def status_fields(node: Node) -> dict[str, Any]:
             "unknown": len(forest.unknown),
             "rebuilt": node.rebuilder.rebuilt,
         },
+        "ringlog": node.ringlog.document() if node.ringlog is not None else {},
         "about": node.about,
         "counters": dict(sorted(node.counters.items())),
         **node.measure(),

@@ -109,6 +109,11 @@ class Proposer:
                 self._start(now)
             self._wake()
 
+    @property
+    def count(self) -> int:
+        """Proposals under way."""
+        return len(self._queue)
+
     def on_ring(self, now: float) -> None:
         """The log has gone on, durably."""
         self._stop()

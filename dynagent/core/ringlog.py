@@ -35,10 +35,10 @@ from collections.abc import Callable
 from math import inf
 
 from dynagent import limits
-from dynagent.core.acceptor import Acceptor, is_majority
+from dynagent.core.acceptor import Acceptor
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.hints import DURABLE
-from dynagent.core.logrows import LogRows
+from dynagent.core.learner import Learner
 from dynagent.core.messages import (
     Ballot,
     Error,
@@ -54,7 +54,6 @@ from dynagent.core.ports import Dice, LinkId, NodeId, Reader
 from dynagent.core.proposer import OnDone, Proposer
 from dynagent.core.question import ask
 from dynagent.core.ring import Ring
-from dynagent.core.ringcodec import decode_ring, encode_ring
 from dynagent.core.ringentry import (
     Content,
     Entry,
@@ -70,7 +69,6 @@ from dynagent.errors import (
     DynagentError,
     ProtocolError,
     Refused,
-    UnknownEntry,
 )
 
 Answer = Callable[[float, Message], None]
@@ -88,11 +86,9 @@ class RingLog:
         dice: Dice,
         on_ring: Callable[[float, Ring], None],
     ) -> None:
-        self.failure: DynagentError | None = None  # why this node cannot go on
-        self.ring = ring  # the newest; its entries may be on their way to the disk
-        self.durable = ring  # what the node serves with
-        self.rows = LogRows(coordinator.replica, reader, ring)
-        self.counts = {"learnt": 0, "voted": 0, "refused": 0}
+        self.learner = Learner(coordinator, reader, ring)
+        self.rows = self.learner.rows
+        self.counts = {"voted": 0, "refused": 0}
         self._coordinator = coordinator
         self._node_id = coordinator.node_id
         self._effects = coordinator.effects
@@ -100,7 +96,6 @@ class RingLog:
         self._on_ring = on_ring
         self._acceptor = Acceptor(coordinator.replica, reader)
         self._proposer = Proposer(self, coordinator, dice)
-        self._under_way: list[tuple[int, Ring]] = []  # (batch, ring), ascending
         self._waiting: list[tuple[int, Answer, Message]] = []  # batch, who gets which answer then
         self._ahead: dict[NodeId, int] = {}  # who has a newer ring, of which epoch
         self._asked: set[NodeId] = set()  # for entries
@@ -109,6 +104,23 @@ class RingLog:
         self._look_at = inf  # when to ask again
         self._note_at = 0.0  # a refusal is not worth a line in the log before
         self._acceptor.serve(ring.epoch + 1)
+        if self._acceptor.sits_out:
+            self._effects.note("ringlog.sits_out", entry=ring.epoch + 1)
+
+    @property
+    def ring(self) -> Ring:
+        """The newest; its entries may be on their way to the disk."""
+        return self.learner.newest
+
+    @property
+    def durable(self) -> Ring:
+        """What the node serves with."""
+        return self.learner.durable
+
+    @property
+    def failure(self) -> DynagentError | None:
+        """Why this node cannot go on."""
+        return self.learner.failure
 
     # --- what the node feeds ---------------------------------------------------------------------
 
@@ -128,11 +140,7 @@ class RingLog:
     def on_committed(self, now: float, batch: int) -> None:
         """A batch is durable: the node turns to its ring, and whoever waits for it is answered."""
         self._acceptor.on_committed(batch)
-        self.rows.on_committed(batch)
-        turned = False
-        while self._under_way and self._under_way[0][0] <= batch:
-            _, self.durable = self._under_way.pop(0)
-            turned = True
+        turned = self.learner.on_committed(batch)
         if turned:
             self._on_ring(now, self.durable)
         if self._waiting:
@@ -145,9 +153,7 @@ class RingLog:
 
     def on_refused(self, now: float) -> None:
         """The disk is full: nothing that was under way is there."""
-        self._under_way.clear()
-        self.rows.on_refused()
-        self.ring = self.durable
+        self.learner.on_refused()
         self._acceptor.serve(self.durable.epoch + 1)
         waiting, self._waiting = self._waiting, []
         error = DiskFull("the disk of this voter is full")
@@ -169,7 +175,7 @@ class RingLog:
             case Ballot():
                 self.vote(now, message, answer)
             case LogRequest():
-                answer(now, self._page(message.after, only_entries=message.kept))
+                answer(now, self.learner.page(message.after, only_entries=message.kept))
             case LogReply():
                 batch = self.take(now, message)
                 self._when_durable(now, batch, answer, RingIs(self.ring.epoch))
@@ -183,6 +189,18 @@ class RingLog:
             self.learn_from(now, source)
         elif epoch < self.durable.epoch:
             self.tell(now, source, epoch)
+
+    def document(self) -> dict[str, object]:
+        """For the status of this node, see inspect.py."""
+        return {
+            "lineage": self.durable.lineage,
+            "voters": list(self.durable.voters),
+            "lacking": max(self._ahead.values(), default=self.ring.epoch) - self.durable.epoch,
+            "proposals": self._proposer.count,
+            "sits_out": self._acceptor.sits_out,
+            "learnt": self.learner.learnt,
+            **self.counts,
+        }
 
     # --- what machines ask -----------------------------------------------------------------------
 
@@ -226,7 +244,7 @@ class RingLog:
         if target in self._telling or now < self._rest_until.get(target, 0.0):
             return
         deadline = now + limits.LOG_ANSWER_S
-        page = self._page(epoch)
+        page = self.learner.page(epoch)
         if ask(self._coordinator, now, target, page, self._on_told, deadline=deadline):
             self._telling.add(target)
             self._rest_until[target] = now + limits.LOG_REST_S
@@ -237,9 +255,9 @@ class RingLog:
         """Answers a ballot once that is durable; raises `DynagentError`."""
         if ballot.index <= self.ring.epoch:  # decided: that comes before who may vote on it
             if ballot.index <= self.durable.epoch:
-                answer(now, self._page(ballot.index - 1))
+                answer(now, self.learner.page(ballot.index - 1))
             else:
-                self._when_durable(now, self._last_batch, answer, RingIs(self.ring.epoch))
+                self._when_durable(now, self.learner.last_batch, answer, RingIs(self.ring.epoch))
             return
         if ballot.index > self.ring.epoch + 1:
             answer(now, RingIs(self.durable.epoch))
@@ -267,8 +285,9 @@ class RingLog:
 
     def decide(self, now: float, index: int, entry: bytes) -> None:
         """A majority of the voters has accepted it: it holds, for good."""
-        self.take(now, LogReply(index, index, [entry]))
-        self._tell_all(now, LogReply(index, index, [entry]))
+        page = LogReply(index, index, [entry])
+        self._tell_all(now, page)
+        self.take_from(now, self._node_id, page)
 
     def _tell_all(self, now: float, page: LogReply) -> None:
         deadline = now + limits.LOG_ANSWER_S
@@ -277,93 +296,16 @@ class RingLog:
                 ask(self._coordinator, now, member.id, page, _ignore, deadline=deadline)
 
     def take(self, now: float, page: LogReply) -> int:
-        """Folds what is new of it. Returns the batch that makes durable all that we know; raises
-        `ProtocolError`, and `Refused` for another lineage that we do not follow."""
-        if self.failure is not None:
-            raise self.failure
+        """Learns what is new of it. Returns the batch that makes durable all that we know; raises
+        as `Learner.take`."""
+        before = self.ring.epoch
         try:
-            if page.ring:
-                self._take_ring(decode_ring(page.ring))
-            else:
-                self._take_entries(page)
-        except UnknownEntry as exc:
-            self.failure = exc
-            self._effects.note("ringlog.unknown_entry", reason=exc.message)
-            raise
-        return self._last_batch
-
-    @property
-    def _last_batch(self) -> int:
-        """The one that makes durable all that we know."""
-        return self._under_way[-1][0] if self._under_way else DURABLE
-
-    def _take_entries(self, page: LogReply) -> None:
-        ring = self.ring
-        rows: list[tuple[int, int, bytes]] = []
-        try:
-            for index, data in enumerate(page.entries, page.first):
-                if index <= ring.epoch:
-                    continue
-                entry = decode_log_entry(data)
-                if isinstance(entry.content, ForcedEntry):
-                    self.check_lost(ring)
-                folded = fold(ring, entry)
-                if folded.epoch != index:
-                    break  # those between are lacking
-                rows.append((index, ring.epoch, data))
-                ring = folded
+            self.learner.take(page)
         finally:
-            if rows:
-                self._turn_to(ring, rows)
-
-    def _take_ring(self, ring: Ring) -> None:
-        """Instead of entries that nobody keeps any more."""
-        if ring.cluster_id != self.ring.cluster_id:
-            raise ProtocolError("the ring of another cluster")
-        if ring.lineage != self.ring.lineage:
-            raise Refused(
-                f"the log of lineage {ring.lineage} does not reach back to our epoch"
-                f" {self.ring.epoch}: whether it goes on from there cannot be known any more"
-            )
-        if ring.epoch > self.ring.epoch:
-            self._turn_to(ring, [])
-
-    def _turn_to(self, ring: Ring, rows: list[tuple[int, int, bytes]]) -> None:
-        if ring.lineage != self.ring.lineage:
-            self._effects.note(
-                "ring.forced", epoch=ring.epoch, after=self.ring.epoch, voters=list(ring.voters)
-            )
-        self.counts["learnt"] += len(rows)
-        self.ring = ring
-        self._under_way.append((self.rows.write(ring, rows), ring))
-        self._acceptor.on_ring(ring.epoch + 1)
-        self._ahead = {node: epoch for node, epoch in self._ahead.items() if epoch > ring.epoch}
-
-    def check_lost(self, ring: Ring) -> None:
-        """Raises `Refused` if a majority of the voters is within our reach."""
-        up = self._coordinator.up
-        if is_majority(up, ring.voters):
-            reached = sum(voter in up for voter in ring.voters)
-            raise Refused(
-                f"{reached} of the {len(ring.voters)} voters are up, which can decide: nothing"
-                " need be forced"
-            )
-
-    # --- pages -----------------------------------------------------------------------------------
-
-    def _page(self, after: int, *, only_entries: bool = False) -> LogReply:
-        epoch = self.durable.epoch
-        if not only_entries and after < epoch and not self.rows.reaches(after):
-            return LogReply(epoch, 0, [], encode_ring(self.durable))
-        page = LogReply(epoch, 0, [])
-        room = limits.LOG_PAGE_BYTES
-        for index, data in self.rows.after(after):
-            room -= len(data)
-            if page.entries and (room < 0 or index != page.first + len(page.entries)):
-                break
-            page.first = page.first or index
-            page.entries.append(data)
-        return page
+            if (epoch := self.ring.epoch) != before:
+                self._acceptor.on_ring(epoch + 1)
+                self._ahead = {node: at for node, at in self._ahead.items() if at > epoch}
+        return self.learner.last_batch
 
     def _on_page(self, now: float, source: NodeId, reply: Message | None) -> None:
         """What we lacked, from who was asked for it."""
@@ -426,11 +368,11 @@ class RingLog:
         if not isinstance(content, VotersEntry):
             raise BadRequest("only voters can be forced; they decide everything else")
         if content.voters == self.ring.voters:  # the answer to that was lost
-            self._when_durable(now, self._last_batch, answer, Proposed(self.ring.epoch))
+            self._when_durable(now, self.learner.last_batch, answer, Proposed(self.ring.epoch))
             return
         if self.ring is not self.durable:
             raise Refused("an entry is on its way to the disk; look at the ring, and try again")
-        self.check_lost(self.ring)
+        self.learner.check_lost(self.ring)
         self._replica.check_room(now)
         entry = Entry(
             content=ForcedEntry(voters=content.voters, after=self.ring.epoch),

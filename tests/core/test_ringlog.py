@@ -391,7 +391,7 @@ def test_who_was_away_learns_from_the_first_that_says_its_epoch(
     c.nodes[D].on_reply(c.now, A, 0, RingIs(11))
     c.settle()
     assert values(c) == dict.fromkeys(IDS, (11, "10"))
-    assert log_of(c, D).counts["learnt"] == 10
+    assert log_of(c, D).learner.learnt == 10
     # And if it is D that says its epoch it is told:
     cut_off(c, D)
     fill(c, 3)
@@ -410,7 +410,7 @@ def test_who_lacks_more_than_is_kept_is_given_the_ring(monkeypatch: pytest.Monke
     log_of(c, D).on_ring_is(c.now, A, 7)
     c.settle()
     assert ring_of(c, D) == ring_of(c, A)
-    assert log_of(c, D).counts["learnt"] == 0
+    assert log_of(c, D).learner.learnt == 0
     fill(c, 1, node=D)
     restart(c, D)
     assert ring_of(c, D).epoch == 8
