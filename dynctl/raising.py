@@ -14,7 +14,7 @@ from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.client.bootstrap import bootstrap, member_of, status_of
 from dynagent.client.changes import plan_join
 from dynagent.core.ring import Ring
-from dynagent.errors import DynagentError, Refused, TimedOut, Unhealthy
+from dynagent.errors import DynagentError, NotReady, Refused, TimedOut, Unhealthy
 from dynctl import changing, local, settling
 from dynctl.commands.cluster import check_health
 from dynctl.faults import LocalFailure, say
@@ -127,6 +127,25 @@ class Raised:
                 return
             except Unhealthy as exc:
                 self._check_time(exc)
+
+    def wait_used(self, names: Collection[str]) -> None:
+        """Until those of them that are members are linked with all members that answer."""
+        while True:
+            self._check_alive()
+            try:
+                seen = observe(self.cluster.endpoints, timeout_s=TIMEOUT_S_DEFAULT)
+            except NotReady:
+                return  # spares, and none of the cluster runs
+            views = [one.status["up"] for one in seen.members if one.status is not None]
+            wanted = {self.cluster.addresses[name] for name in names}
+            unused = [
+                one.member.name
+                for one in seen.members
+                if one.member.address in wanted and not all(one.member.id in up for up in views)
+            ]
+            if not unused:
+                return
+            self._check_time(Unhealthy(f"{', '.join(unused)} is not linked with all others"))
 
     def _wait_for_answers(self, names: Collection[str]) -> Statuses:
         statuses: Statuses = {}

@@ -92,6 +92,7 @@ def up(
                 _check_names(cluster, names)
                 raised.start(names)
                 raised.answers(names)
+                raised.wait_used(names)
                 ring = _present_ring(cluster)
             else:
                 ring = _raise(raised, grow=count > 0, spares=spares)

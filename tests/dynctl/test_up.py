@@ -98,6 +98,44 @@ def test_down_keeps_the_data_for_the_next_up(tmp_path: Path) -> None:
         assert cluster("get", "k").stdout == b"durable"
 
 
+def test_single_agents_are_stopped_killed_and_started_by_name(tmp_path: Path) -> None:
+    with own_cluster(tmp_path, 3) as cluster:
+        directory = str(cluster.directory)
+        others = [pid_of(cluster, "local-1"), pid_of(cluster, "local-3")]
+        for how in ([], ["--kill"]):
+            done = cluster("down", "local-2", "--dir", directory, *how)
+            assert done.stderr == b"stopped: local-2\n"
+            assert "local-2 is down" in cluster("health", status=8).stderr.decode()
+            cluster("put", "k", "v")
+            cluster("up", "local-2", "--dir", directory)
+            cluster("wait", "ready", "--timeout", "20s")
+        assert [pid_of(cluster, "local-1"), pid_of(cluster, "local-3")] == others
+        assert "no local agent is called 'n7'" in cluster.fails(2, "up", "n7", "--dir", directory)
+        assert "leave out --nodes" in cluster.fails(
+            2, "up", "local-2", "--nodes", "4", "--dir", directory
+        )
+        words = ["down", "local-2", "--purge", "--dir", directory]
+        assert "local-2 is a member, its data is a copy" in cluster.fails(10, *words)
+
+
+def test_a_drained_node_leaves_clients_to_the_others_until_it_is_told_to_serve(
+    cluster: Cluster,
+) -> None:
+    at = ["--endpoint", cluster.endpoints[1]]
+    cluster("put", "drained", "v")
+    cluster("node", "drain", "local-2")
+    try:
+        assert "drained; see: dynctl node drain --help" in cluster.fails(8, "get", "drained", *at)
+        assert cluster("get", "drained").stdout == b"v"
+        cluster("put", "drained", "w", "-w", "3")  # it is an owner all the same
+        rows = cluster("node", "ls").stdout.decode().splitlines()
+        assert [row.split("\t")[6] for row in rows] == ["serving", "draining", "serving"]
+    finally:
+        cluster("node", "drain", "local-2", "--undo")
+    assert cluster("get", "drained", *at).stdout == b"w"
+    cluster("wait", "ready")
+
+
 def test_an_agent_that_was_killed_is_told_and_brought_back(tmp_path: Path) -> None:
     with own_cluster(tmp_path, 3) as cluster:
         os.kill(pid_of(cluster, "local-3"), signal.SIGKILL)
