@@ -8,6 +8,7 @@ is there; a killed process leaves its batch to the operating system, which may s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 from dynagent.core.entry import Record, decode_stored
 from dynagent.core.ports import Batch, NodeId, Reader, Token
@@ -99,7 +100,7 @@ class Disk:
             if is_owed:
                 self._world.faults["hint"] += 1
             else:
-                owners = ring.lists[ring.partition_of(token)]
+                owners = ring.all_owners(ring.partition_of(token))
                 self._ledger.on_hint_removed(self._node, target, key, owners=owners)
         digests = {key: record.digest for key, record in records}
         for _token, key, _stored in batch.records:
@@ -107,8 +108,12 @@ class Disk:
         purged = self.purging.pop(batch.number, set())
         for key in sorted(purged):
             self._ledger.on_purged(self._node, key)
+        delivered = {key for _, _, key, is_owed in hints_of(batch) if not is_owed}
         for token, key, stored in batch.records:
             if not stored and key not in purged:
+                partition = ring.partition_of(token)
+                if key not in delivered and not ring.owns(self._node, partition):
+                    self._ledger.on_handed_over(self._node, key, ring.lists[partition])
                 owes = owes_any(self.store, token, key)
                 self._ledger.on_dropped(self._node, key, owes=owes)
         anew = may_be_anew(batch, ring, self._node)
@@ -135,6 +140,15 @@ class Disk:
         self._under_way = None
         self.is_busy = False
         self._generation += 1
+
+    def copy(self) -> MemoryStore:
+        """All that is durable now."""
+        return deepcopy(self.store)
+
+    def put_back(self, store: MemoryStore) -> None:
+        """What is durable becomes what was so once; the node is dead."""
+        assert not self.is_busy
+        self.store = store
 
     def version(self, key: bytes) -> tuple[bytes, float]:
         """The digest of the copy that is durable (b"": none), and since when it is that."""

@@ -134,10 +134,13 @@ class Hangs:
         # and then a quarter of one apart, as often as a peer that has flapped must answer.
         probes = limits.FLAPS_KEPT - limits.FLAPS_FREE
         tried_s = self._profile.probe_interval_s * (1 + (probes - 1) / 4) + SLACK_S
+        gone = {node.id for node in self._nodes if node.is_gone}
         for observer in self._nodes:
             detector = observer.detector
             for peer in detector.peers.values() if detector is not None else ():
                 is_due = peer.state != GRAY or peer.retry_at + tried_s <= self._world.now
+                if peer.node in gone:
+                    continue
                 self._check(
                     "up_again",
                     peer.is_alive or not is_due,

@@ -224,6 +224,22 @@ class Ledger:
         self._copies.pop((node, key), None)
         self._op_ids.pop((node, key), None)
 
+    def on_handed_over(self, node: NodeId, key: bytes, owners: Sequence[NodeId]) -> None:
+        """`node`, which does not own the key, drops its copy, that no hint explains: all `owners`
+        have it."""
+        own, purged = self._copies.get((node, key), {}), self.purged(key)
+        lacking = [
+            owner
+            for owner in owners
+            if not covers(join(self._ever.get(key, {}).get(owner, {}), purged), own)
+            and (owner, key) not in self.rotten
+        ]
+        self._world.verdicts.check(
+            "handed_over_first",
+            not lacking,
+            f"{node} drops {key!r}, which {', '.join(lacking)} has not got",
+        )
+
     def on_purged(self, node: NodeId, key: bytes) -> None:
         """A tombstone is gone from an owner's disk, and with it all that it knew."""
         self._world.faults["purge"] += 1
@@ -247,13 +263,14 @@ class Ledger:
     def on_hint_removed(
         self, node: NodeId, target: NodeId, key: bytes, *, owners: Sequence[NodeId] = ()
     ) -> None:
-        """`node` owes `target` nothing any more: whatever it held of the key is durable there; or,
-        if that owns the key no more, at all its `owners`."""
+        """`node` owes `target` nothing any more: whatever it held of the key is durable there. Or
+        that owns the key no more, and `owners` do: then `on_handed_over` sees to it."""
+        if owners and target not in owners:
+            return
         own = self._copies.get((node, key), {})
-        heirs = owners if owners and target not in owners else [target]
         self._world.verdicts.check(
             "hint_is_data",
-            all(self._has_had(heir, key, own) for heir in heirs),
+            self._has_had(target, key, own),
             f"{node} settles its hint of {key!r} for {target}, which lacks some of it",
         )
 

@@ -29,7 +29,7 @@ NEMESES = {
     "rot": 2.0,
 }
 
-CHANGING = 0.0  # share of seeds in which operators change the ring
+CHANGING = 0.0  # share of seeds in which operators change the ring (until transfers end them: none)
 HANG_S_MAX = 10.4  # see hangs.py
 UP_AGAIN_S = 10.0
 

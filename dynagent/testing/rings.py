@@ -175,7 +175,7 @@ class Rings:
 def _kind_of(content: Content) -> str:
     """As it is counted."""
     if isinstance(content, ChangeEntry):
-        return f"change_{content.verb}"
+        return f"change_{content.verb.split()[0]}"
     if isinstance(content, PhaseEntry):
         return "settled" if content.phase == SETTLED else "phase_1"
     return type(content).__name__.removesuffix("Entry").lower()

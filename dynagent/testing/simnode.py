@@ -55,6 +55,7 @@ from dynagent.core.router import ForwardOperation
 from dynagent.core.settings import Settings
 from dynagent.core.sums import Shape
 from dynagent.core.tour import AskOperation
+from dynagent.store.memory import MemoryStore
 from dynagent.testing.disk import LANDS_AFTER_KILL, LANDS_AFTER_POWER_CUT, Disk
 from dynagent.testing.grapevine import Grapevine
 from dynagent.testing.ledger import Ledger
@@ -105,7 +106,8 @@ class SimNode:
             "capacity": member.capacity,
         }
         self.life = 0
-        self.is_gone = False  # for good
+        self.is_gone = False  # for good: whatever still goes by its name has lost its copies
+        self._backup: tuple[MemoryStore, tuple[int, int, bool, tuple[bytes, ...]]] | None = None
         self.node: Node | None = None
         self.disk = Disk(
             world=world,
@@ -174,8 +176,10 @@ class SimNode:
     # --- life and death --------------------------------------------------------------------------
 
     def start(self) -> None:
-        if self.life or self.is_gone:
-            return
+        if not self.life and not self.is_gone:
+            self._begin()
+
+    def _begin(self) -> None:
         self._lives += 1
         self.life = self._lives
         self._run += 1
@@ -222,6 +226,11 @@ class SimNode:
     def ring(self) -> Ring | None:
         """Of the present life; None while it is dead, or a member of nothing."""
         return self.node.ring if self.node is not None else None
+
+    @property
+    def is_fresh(self) -> bool:
+        """It belongs to nothing, and never has."""
+        return not self.is_gone and self._stored_ring() is None
 
     @property
     def has_joined(self) -> bool:
@@ -290,6 +299,22 @@ class SimNode:
         self.resume()
         self.kill(power=True)
         self.is_gone = True
+
+    def keep_backup(self) -> None:
+        """Somebody copies its store, as it is now, with the identity file."""
+        past = (self._run, self._clean_from_run, self._was_clean, self._starts)
+        self._backup = (self.disk.copy(), past)
+
+    def start_from_backup(self) -> bool:
+        """Somebody who means well puts back its store from a backup: what came after that is lost
+        for good, though it carries the same id. False if there is none."""
+        if self._backup is None or not self.is_gone:
+            return False
+        store, past = self._backup
+        self._run, self._clean_from_run, self._was_clean, self._starts = past
+        self.disk.put_back(store)
+        self._begin()
+        return True
 
     def stop_cleanly(self) -> None:
         """Refuses new requests, and stops once the old ones are answered and all is durable."""
@@ -523,7 +548,16 @@ class SimNode:
         self._network.reconnect(self.id, _others(ring, self.id))
 
     def _stand_down(self, refusal: StartRefused) -> None:
-        raise AssertionError(f"{self.id[:2]} is refused: {refusal}")
+        is_right = self.is_gone or self._rings.present.member(self.id) is None
+        what = f"{self.id[:2]} is refused, though it is what it was: {refusal}"
+        self._world.verdicts.check("refused_rightly", is_right, what)
+        self._world.fault("refused", self.id[:2])
+        self._world.after(0.0, self._obey, self.life)
+
+    def _obey(self, life: int) -> None:
+        if life == self.life:
+            self.kill(power=False)
+            self.is_gone = True
 
     def note(self, event: str, **fields: object) -> None:
         if self._world.trace is not None:

@@ -35,6 +35,7 @@ from dynagent.testing.history import DELETE, GET, PUT, History, Operation
 from dynagent.testing.ledger import Ledger, name_dot
 from dynagent.testing.listings import Lister
 from dynagent.testing.network import Network
+from dynagent.testing.operators import Operators
 from dynagent.testing.profile import Profile, draw
 from dynagent.testing.repairs import Repairs
 from dynagent.testing.rings import Rings
@@ -120,6 +121,15 @@ class Simulation:
             keys=self.keys,
             ledger=self.ledger,
             history=self.history,
+        )
+        self.operators = Operators(
+            world=world,
+            network=self.network,
+            rings=self.rings,
+            nodes=self.nodes,
+            members=members,
+            profile=profile,
+            may_lose=self.nemesis.may_lose,
         )
         self.hangs = Hangs(world=world, network=self.network, nodes=self.nodes, profile=profile)
         self.shapes = Shapes(world=world, network=self.network, nodes=self.nodes, profile=profile)
@@ -207,6 +217,8 @@ class Simulation:
         self.hangs.begin()
         self.shapes.begin()
         self.repairs.begin()
+        if self.profile.changes_s:
+            self.operators.begin()
         world.run(until=horizon_s, unless=self._is_work_done)
         world.log("=== phase 1 is over: mend everything")
         for client in self.clients:
@@ -215,9 +227,12 @@ class Simulation:
         self.hangs.heal_everything()
         self.shapes.end()
         self.repairs.end()
+        self.operators.end()
         self.nemesis.heal_everything()
         world.run(until=world.now + horizon_s, unless=self._are_clients_idle)
         world.run(until=world.now + SETTLE_S)
+        if self.profile.changes_s:
+            self.operators.judge()
         if self.profile.is_quiet:
             self._check_available()
         world.log("=== the disks lose rows, and everything is scrubbed")

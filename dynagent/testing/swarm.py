@@ -53,6 +53,7 @@ class Nemesis:
         self._weeks_dice: Stream = world.stream("weeks away")
         self._pause_dice: Stream = world.stream("hints paused")
         self._ack_dice: Stream = world.stream("power cut at ack")
+        self._backup_dice: Stream = world.stream("backups")
         self._rotten: set[bytes] = set()
         self._rots_at_retry: dict[bytes, SimNode] = {}  # keys that rot there at the next retry
         self._is_over = False
@@ -76,6 +77,7 @@ class Nemesis:
         self._rest_filling()
         self._rest_weeks()
         self._rest_pauses()
+        self._rest_backups()
 
     def _rest(self) -> None:
         if self._profile.nemeses:
@@ -307,7 +309,27 @@ class Nemesis:
                 self._ledger.ever_rotten.add(key)
             self._ledger.on_gone(node.id, key)
         node.break_for_good()
+        if self._backup_dice.random() < 0.5:
+            self._world.after(self._backup_dice.uniform(0.1, 2.0), self._put_back, node)
         return True
+
+    def _rest_backups(self) -> None:
+        if self._profile.changes_s and not self._is_over:
+            self._world.after(self._backup_dice.expovariate(1.0), self._back_up)
+
+    def _back_up(self) -> None:
+        node = self._backup_dice.choice(list(self._nodes))
+        if not node.is_gone:
+            node.keep_backup()
+        self._rest_backups()
+
+    def _put_back(self, node: SimNode) -> None:
+        """The rest of the cluster is whole just now: a voter that is away might not know of the
+        starts that the backup has not seen (core/registration.py says what is left open)."""
+        others = [other for other in self._nodes if other is not node and not other.is_gone]
+        is_whole = all(other.life and not other.is_paused for other in others)
+        if not self._is_over and is_whole and not self._network.cuts and node.start_from_backup():
+            self._world.fault("put_back", node.id[:2])
 
     def _is_healed(self, key: bytes) -> bool:
         """No copy is rotten, nor about to be."""

@@ -13,12 +13,22 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from tests.acceptance import durability, everyday, faults, placement, quorum, repair, rot, speed
+from tests.acceptance import (
+    durability,
+    everyday,
+    faults,
+    placement,
+    quorum,
+    repair,
+    ring,
+    rot,
+    speed,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] = {
@@ -29,10 +39,15 @@ POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] =
     "quorum": quorum.run,
     "rot": rot.run,
     "repair": repair.run,
+    "ring": ring.run,
     "speed": speed.run,
 }
 # Of points that may be run part by part.
-PARTS = {"faults": (faults.run, faults.PARTS), "repair": (repair.run, repair.PARTS)}
+PARTS: dict[str, tuple[Callable[..., dict[str, object]], Collection[str]]] = {
+    "faults": (faults.run, faults.PARTS),
+    "repair": (repair.run, repair.PARTS),
+    "ring": (ring.run, ring.PARTS),
+}
 
 
 def main() -> int:

@@ -412,7 +412,9 @@ def test_a_node_answers_what_nobody_asked() -> None:
 def test_a_node_returns_an_unreadable_copy() -> None:
     simulation = calm()
     node = simulation.nodes[0]
-    node.start()
+    for other in simulation.nodes:
+        other.start()
+    simulation.world.run(until=2.0)  # the voters have recorded its start
     simulation.ledger.on_rot(node.id, KEY)  # the ledger knows of a damage that the disk hides
     node.on_request(LinkId(1), 1, 100, Read(1, SETTLED, KEY, WANT_DIGEST))
     assert objections(simulation.world) == {"unreadable_is_unknown"}
