@@ -93,6 +93,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "directory of another cluster. Empty: no check."
         ),
     ] = ""
+    seeds: Annotated[
+        str,
+        Meta(
+            description="host:port of some members of the cluster, separated by commas. With them "
+            "an agent that has lost its store (a new disk, a damaged log, an old backup put back) "
+            "comes back by itself: it sets aside what there is, and takes the place of the member "
+            "of its name under a new node id, which copies everything from the others. The policy "
+            "auto-replace of the cluster must not forbid it, and nobody of that name may be up. "
+            "Empty: such an agent stops, or waits, and says what to do. A new member still has to "
+            "be told to join (dynctl join)."
+        ),
+    ] = ""
     engine: Annotated[
         str,
         Meta(
@@ -323,7 +335,7 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Config:
 def _check(config: Config, source: str) -> None:
     try:
         host, _port = parse_address(config.listen)
-        for address in filter(None, (config.advertise, config.http)):
+        for address in (*filter(None, (config.advertise, config.http)), *seeds_of(config)):
             parse_address(address)
     except BadRequest as exc:
         raise ConfigError(f"{source}: {exc.message}") from exc
@@ -346,6 +358,11 @@ def _check(config: Config, source: str) -> None:
     guard = config.cluster_id
     if guard and (len(guard) != 32 or any(sign not in "0123456789abcdef" for sign in guard)):
         raise ConfigError(f"{source}: cluster_id must be 32 hex digits")
+
+
+def seeds_of(config: Config) -> list[str]:
+    """The addresses in `seeds`."""
+    return [seed for part in config.seeds.split(",") if (seed := part.strip())]
 
 
 def with_host_name(config: Config) -> Config:

@@ -240,6 +240,22 @@ class UnknownEntry(ProtocolError):
     code = 0
 
 
+class StoreLost(DataDirError):
+    """The store in this directory is not the one that its node last wrote."""
+
+
+class TwinStore(StartError):
+    """Another agent runs with a copy of this store."""
+
+    exit_status = 10
+
+
+class OutdatedStore(StartError):
+    """The cluster knows later starts of this node than its store: it was put back, or copied."""
+
+    exit_status = 10
+
+
 class StoreFailed(DynagentError):
     """A write or fsync of the store failed; the agent stops (a failed fsync is never retried)."""
 

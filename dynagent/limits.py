@@ -56,6 +56,9 @@ NONCE_BYTES = 8  # 64 random bits: two starts of one store never draw the same
 # them; what it knows of a start before them proves nothing. In an identity file they take 1,152
 # bytes of the 4,056 in a slot.
 STARTS_KEPT = 128
+# Before a change that says where a node is reached is proposed again: it waits for other changes.
+ADDRESS_REST_S = 5.0
+ENTER_REST_S = 2.0  # before who has lost its store asks again to take its own place
 REGISTRATION_ANSWER_S = 0.9  # until a voter without an answer counts as silent
 REGISTRATION_RETRY_S = 1.0  # before a voter that has not recorded the start is asked again
 # For the voters beyond the majority: two that start at once are then told apart. Who lives answers

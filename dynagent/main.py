@@ -25,11 +25,12 @@ from dynagent.agent.watchdog import Watchdog
 from dynagent.agent.writer import ThreadWriter
 from dynagent.config import Config, load
 from dynagent.env import Env
-from dynagent.errors import CorruptRecord, DynagentError
+from dynagent.errors import CorruptRecord, DynagentError, OutdatedStore, StoreLost
 from dynagent.net.tcp import TcpTransport
 from dynagent.obs import log
 from dynagent.obs.pulse import Pulse
 from dynagent.store.datadir import DataDir
+from dynagent.store.setaside import set_aside
 
 _FLAGS: dict[str, str] = {  # flags of `run` that set a knob of the same name
     "data_dir": "directory for this node's identity and records",
@@ -41,6 +42,7 @@ _FLAGS: dict[str, str] = {  # flags of `run` that set a knob of the same name
     "host": "label of the machine: copies go to distinct hosts",
     "zone": "label of the failure zone",
     "capacity": "weight of this node; 0 only routes",
+    "seeds": "host:port,… of members, to come back by itself with a new store",
     "cluster_id": "refuse to start with the data directory of another cluster",
     "log_level": "debug, info, warning or error",
     "log_format": "logfmt or json",
@@ -106,8 +108,19 @@ def _run(options: argparse.Namespace) -> None:
         config = configuration.with_host_name(config)
     log.setup(level=config.log_level, form=config.log_format)
     dice = random.SystemRandom()
-    data_dir = DataDir.open(Path(config.data_dir), engine=config.engine, dice=dice)
-    trio.run(_serve, config, data_dir, dice, partial(_reload, options.config, overrides))
+    path = Path(config.data_dir)
+    while True:
+        try:
+            data_dir = DataDir.open(path, engine=config.engine, dice=dice)
+            trio.run(_serve, config, data_dir, dice, partial(_reload, options.config, overrides))
+            return
+        except (StoreLost, OutdatedStore) as exc:
+            if not configuration.seeds_of(config):
+                raise  # nobody has said that it may come back by itself
+            aside, new = set_aside(path, dice=dice)
+            log.log(
+                logging.ERROR, "store.set_aside", reason=exc.message, to=aside, node=new.node_id
+            )
 
 
 def _reload(path: Path | None, overrides: dict[str, Any]) -> None:

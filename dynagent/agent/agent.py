@@ -15,25 +15,39 @@ from functools import partial
 import trio
 
 from dynagent import limits
+from dynagent.agent.entrance import Entrance
 from dynagent.agent.links import Links
+from dynagent.agent.meeting import meet
 from dynagent.agent.meter import Meter
 from dynagent.agent.packing import Packer
 from dynagent.agent.peers import Peers
-from dynagent.config import Config
+from dynagent.config import Config, seeds_of
 from dynagent.core.logrows import RING_ROW
-from dynagent.core.messages import ROLE_PEER, Error, Hello, Message
+from dynagent.core.messages import ROLE_PEER, Error, Hello, Install, Message, StartRefused
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId
+from dynagent.core.registration import REMOVED
 from dynagent.core.ring import Ring
 from dynagent.core.ringcodec import decode_ring
 from dynagent.core.settings import Settings
 from dynagent.env import Env
-from dynagent.errors import ConfigError, DiskFull, StoreFailed, TooLarge
+from dynagent.errors import (
+    ConfigError,
+    DiskFull,
+    DynagentError,
+    OutdatedStore,
+    StartError,
+    StoreFailed,
+    TooLarge,
+    TwinStore,
+)
 from dynagent.obs.log import log
 from dynagent.store.protocol import Directory
 from dynagent.wire.codec import encode_frame
 from dynagent.wire.registry import VERSION_MAX, VERSION_MIN
+
+NO_LINK = LinkId(0)  # of what the agent asks of its own node; the others begin with 1
 
 
 class Agent:
@@ -100,6 +114,7 @@ class Agent:
             keys=self.node.count_keys,
         )
         self.node.measure = self.meter.document
+        self.node.stand_down = self._stand_down
         self._peers = Peers(
             self.node,
             env.transport,
@@ -125,6 +140,8 @@ class Agent:
                 nursery.start_soon(self._run_timer)
                 nursery.start_soon(self._drop_silent_links)
                 self._peers.start(nursery, self.node.ring)
+                if self.node.ring is None and seeds_of(self.config):
+                    nursery.start_soon(self._enter)
                 self._announce()
                 on_ready()
         finally:
@@ -132,6 +149,8 @@ class Agent:
             self.env.writer.close()
             is_clean = self._drained and self._failure is None
             self.data_dir.close(clean=is_clean and not self.node.replica.has_burnt)
+        if isinstance(self._failure, StartError):
+            raise self._failure
         if self._failure is not None:
             raise StoreFailed(f"the agent stopped: {self._failure}") from self._failure
         log(logging.INFO, "agent.stopped", clean=self._drained)
@@ -267,6 +286,66 @@ class Agent:
         log(logging.CRITICAL, "store.failed", reason=error)
         self._failure = error
         self.stop()
+
+    # --- who this store is -----------------------------------------------------------------------
+
+    async def _enter(self) -> None:
+        """A fresh agent that was told of a cluster."""
+        entrance = Entrance(
+            self.config,
+            self.data_dir.identity_file.value,
+            self.env.transport,
+            about=self.node.about,
+            is_member=lambda: self.node.ring is not None,
+            adopt=self._adopt_place,
+        )
+        await entrance.run()
+
+    def _adopt_place(self, ring: bytes) -> None:
+        self.node.on_message(self.env.monotonic(), NO_LINK, 0, 0, Install(ring))
+
+    def _stand_down(self, refusal: StartRefused) -> None:
+        """The cluster does not take this store for the node whose id it has."""
+        assert self._nursery is not None
+        identity = self.data_dir.identity_file.value
+        if refusal.kind == REMOVED:
+            log(
+                logging.ERROR,
+                "node.removed",
+                node=identity.node_id,
+                epoch=refusal.epoch,
+                remedy=f"stop this agent; with another data directory than {self.data_dir.path} it"
+                " can join as a new node",
+            )
+            return
+        log(logging.ERROR, "start.refused", known_run=refusal.run, known_at=refusal.address)
+        self._nursery.start_soon(self._stop_refused, refusal)
+
+    async def _stop_refused(self, refusal: StartRefused) -> None:
+        """Two agents, or one old store? It depends on whether the other one is there."""
+        identity, path = self.data_dir.identity_file.value, self.data_dir.path
+        if await self._is_there(refusal.address):
+            self._failure = TwinStore(
+                f"{path} is a copy of the store of node {identity.node_id}, which runs at"
+                f" {refusal.address}; give this agent an empty data directory of its own"
+            )
+        else:
+            self._failure = OutdatedStore(
+                f"{path} is not the store that node {identity.node_id} last wrote: that one has"
+                f" been in run {refusal.run} (at {refusal.address or 'an unknown address'}), this"
+                " one knows nothing of it; put the right one back, or start with an empty data"
+                " directory and take the old node's place: dynctl replace"
+            )
+        self.stop()
+
+    async def _is_there(self, address: str) -> bool:
+        if not address or address == self.node.about["address"]:
+            return False
+        try:
+            hello, _ = await meet(self.env.transport, address)
+        except DynagentError:
+            return False
+        return hello.node_id == self.node.node_id
 
     # --- time ------------------------------------------------------------------------------------
 

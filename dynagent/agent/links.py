@@ -17,7 +17,7 @@ from dynagent.core.node import Node
 from dynagent.core.ports import LinkId, Token
 from dynagent.core.ring import token_of
 from dynagent.env import Connection
-from dynagent.errors import BadRequest, DynagentError, Overloaded
+from dynagent.errors import BadRequest, DynagentError, Overloaded, WrongCluster
 from dynagent.obs.log import log
 from dynagent.wire.codec import Frame, encode_frame
 from dynagent.wire.registry import PEER_ONLY, VERSION_MAX, VERSION_MIN
@@ -236,7 +236,10 @@ class AcceptedLink:
 
     def end(self, error: DynagentError) -> None:
         """Tells the other end why, and closes."""
-        log(logging.WARNING, "link.refused", remote=self.connection.remote, reason=error.message)
+        reason = error.message
+        if isinstance(error, WrongCluster):
+            reason = f"{reason}, at {self._links.node.about.get('address')}"
+        log(logging.WARNING, "link.refused", remote=self.connection.remote, reason=reason)
         self.connection.write(farewell(error))
         self.connection.close(error.message)
 

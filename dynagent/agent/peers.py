@@ -20,7 +20,7 @@ from dynagent.core.node import Node
 from dynagent.core.ports import Dice, NodeId
 from dynagent.core.ring import Member, Ring
 from dynagent.env import Connection, Transport
-from dynagent.errors import DynagentError, Refused
+from dynagent.errors import DynagentError, Refused, WrongCluster
 from dynagent.obs.log import log
 from dynagent.wire.codec import unpack
 from dynagent.wire.session import Session
@@ -66,6 +66,8 @@ class PeerLink:
                 if type(message) is ReadReply:
                     for request_id, reply in unpack(message):
                         self._peers.on_reply(self.member.id, request_id, reply)
+        except WrongCluster as error:
+            self.connection.close(f"{self.member.address}: {error.message}")
         except DynagentError as error:
             self.connection.close(error.message)
         except Exception as exc:  # our own bug: it costs this connection, not the agent

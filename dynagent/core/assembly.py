@@ -31,6 +31,7 @@ from dynagent.core.repair import Repair
 from dynagent.core.ring import Ring
 from dynagent.core.ringlog import RingLog
 from dynagent.core.scrub import Scrubber
+from dynagent.core.whereabouts import Whereabouts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,10 +147,15 @@ def assemble(node: Node, ring: Ring) -> None:
     }
     node.jobs = jobs = Jobs(coordinator, node.reader, kinds)
     jobs.load()
+    node.replacements.log, node.replacements.coordinator = ringlog, coordinator
+
+    def where() -> str:
+        return str(node.about.get("address", ""))
+
     machines: list[Machine] = [
         *(coordinator, detector, delivery, node.rebuilder, healer),
         *(gossip, antientropy, jobs, purger),
-        *(ringlog, electors),
+        *(ringlog, electors, Whereabouts(ringlog, coordinator, node.reader, where)),
     ]
 
     def on_registered(now: float) -> None:
@@ -161,7 +167,7 @@ def assemble(node: Node, ring: Ring) -> None:
     node.registration = registration = Registration(
         coordinator=coordinator,
         starts=node.starts,
-        address=lambda: str(node.about.get("address", "")),
+        address=where,
         on_registered=on_registered,
         on_refused=node.on_start_refused,
     )

@@ -744,6 +744,20 @@ class StartRefused(Message, code=97):
     epoch: Uint  # of the ring that says so
 
 
+class Enter(Message, code=98):
+    """My store is lost, and this is a new one: put me into the places of my old self. Any member
+    takes it. Answered by RingReply once I am a member, or by an Error: Refused with what to do by
+    hand, NotReady, QuorumNotMet; WriteOutcomeUnknown if it may still happen. It may be repeated."""
+
+    node: Text  # the new node id
+    name: Text
+    address: Text
+    zone: Text
+    host: Text
+    capacity: Uint
+    replaces: Text = ""  # the old node id; empty: whoever has this name
+
+
 def catalogue() -> list[type[Message]]:
     """Every message class, by code."""
     return sorted(Message.__subclasses__(), key=lambda cls: cls.code)

@@ -50,6 +50,7 @@ from dynagent.core.messages import (
     BarrierRequest,
     Compare,
     DrainOrder,
+    Enter,
     Error,
     Export,
     Facts,
@@ -91,6 +92,7 @@ from dynagent.core.readiness import unready_reason
 from dynagent.core.rebuild import Rebuilder
 from dynagent.core.registrar import Registrar
 from dynagent.core.registration import STARTING, WITHOUT_STORE, Registration
+from dynagent.core.replacement import Replacements
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.ringlog import RingLog
@@ -180,6 +182,7 @@ class Node:
         self.counterpart = Counterpart(self.replica)
         self.purge_answers = purge_answers = PurgeAnswers(self.replica, effects)
         self.registrar = Registrar(self.replica, reader, effects)
+        self.replacements = Replacements(effects)
         self.reader = reader
         self.effects = effects
         self.wall_ms = wall_ms
@@ -216,6 +219,7 @@ class Node:
             TombstoneQuery: purge_answers.on_tombstone_query,
             Purge: purge_answers.on_purge,
             Register: self.registrar.on_register,
+            Enter: self.replacements.on_enter,
         }
         self._handlers_of_owner = self._handlers
         if ring is not None:

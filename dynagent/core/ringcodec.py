@@ -122,6 +122,10 @@ def decode_ring(data: bytes) -> Ring:
     indexes = tuple(int.from_bytes(changed[i : i + 4], "big") for i in range(0, len(changed), 4))
     if not 1 <= min(indexes) <= max(indexes) <= epoch:
         raise _invalid("the index of a change is not in the log")
+    gone = decode_places(members, removed)
+    names = [member.name for member in members if member.id not in gone]
+    if len(set(names)) < len(names):
+        raise _invalid("two members share a name")
     size = 2 * n
     return Ring(
         epoch=epoch,
@@ -136,7 +140,7 @@ def decode_ring(data: bytes) -> Ring:
         lineage=lineage,
         voters=decode_places(members, voters),
         leaving=decode_places(members, leaving),
-        removed=decode_places(members, removed),
+        removed=gone,
         changed=indexes,
         change=_decode_change(change, members, n, partitions, epoch)
         if change is not None
@@ -196,12 +200,13 @@ def encode_member(member: Member) -> list[object]:
 
 
 def decode_members(rows: list[object]) -> tuple[Member, ...]:
-    """Members with different ids and names, in the order given; raises `ProtocolError`."""
+    """Members with different ids, in the order given; raises `ProtocolError`. Only who is removed
+    may have the name of another one: of who takes its place."""
     members = tuple(_decode_member(row) for row in rows)
     if len(members) > limits.MEMBERS_MAX:
         raise _invalid(f"{len(members)} members; the limit is {limits.MEMBERS_MAX}")
-    if len({m.id for m in members}) < len(members) or len({m.name for m in members}) < len(members):
-        raise _invalid("two members share an id or a name")
+    if len({m.id for m in members}) < len(members):
+        raise _invalid("two members share an id")
     return members
 
 

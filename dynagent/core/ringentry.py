@@ -211,6 +211,9 @@ def _check_change(ring: Ring, entry: ChangeEntry) -> None:
     if len(ids) == len({*entry.leaving, *entry.removed}):
         raise Refused("the last member cannot go")
     staying = set(ids).difference(entry.leaving, entry.removed)
+    names = [member.name for member in entry.members if member.id not in entry.removed]
+    if len(set(names)) < len(names):
+        raise Refused("two members that stay cannot have one name")
     partitions = [partition for partition, _ in entry.moves]
     if partitions != sorted(set(partitions)):
         raise Refused("the moves of a change must be in the order of their partitions")

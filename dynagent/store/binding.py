@@ -18,7 +18,7 @@ from typing import NamedTuple
 from dynagent.core.encoding import decode, encode
 from dynagent.core.ports import Batch
 from dynagent.core.sums import HEAD
-from dynagent.errors import CorruptRecord, DataDirError, ProtocolError
+from dynagent.errors import CorruptRecord, ProtocolError, StoreLost
 from dynagent.store.identity import Identity
 from dynagent.store.protocol import Store
 
@@ -56,22 +56,22 @@ def check_bound(file: Path, store: Store, identity: Identity, *, had_log: bool) 
     """The store id if `store` is the one that the run in `identity` wrote, "" if it has none yet.
 
     `file` is the engine's, for the message; `had_log`: it had a log before it was opened. Raises
-    `DataDirError` for any other store.
+    `StoreLost` for any other store.
     """
     mark = _read_mark(file, store)
     if not identity.store_id:  # never started, or last by a release that knew no store ids
         return mark.store_id if mark else ""
     if mark is None or mark.store_id != identity.store_id:
-        raise DataDirError(f"{file} is not the store of node {identity.node_id}; {_REMEDY}")
+        raise StoreLost(f"{file} is not the store of node {identity.node_id}; {_REMEDY}")
     # Tuples compare in order: run 3 started, run 3 stopped, run 4 started.
     if (mark.run, mark.stopped) < (identity.run, identity.clean_stop):
-        raise DataDirError(
+        raise StoreLost(
             f"{file} was rolled back or lost its end: it ends in run {mark.run} of node"
             f" {identity.node_id}, which was last in run {identity.run}; {_REMEDY}"
         )
     ended = identity.closing or mark.stopped or mark.run > identity.run
     if not ended and not had_log:
-        raise DataDirError(
+        raise StoreLost(
             f"{file} lost its log: node {identity.node_id} crashed in run {mark.run}, and what it"
             f" wrote last was there (did another program open it since?); {_REMEDY}"
         )
@@ -89,4 +89,4 @@ def _read_mark(file: Path, store: Store) -> Mark | None:
             case _:
                 raise CorruptRecord("an unknown form")
     except (CorruptRecord, ProtocolError) as exc:
-        raise DataDirError(f"{file}: cannot read which store it is: {exc}; {_REMEDY}") from exc
+        raise StoreLost(f"{file}: cannot read which store it is: {exc}; {_REMEDY}") from exc

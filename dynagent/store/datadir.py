@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynagent.core.ports import Dice
-from dynagent.errors import DataDirError, Refused, StoreFailed
+from dynagent.errors import DataDirError, Refused, StoreFailed, StoreLost
 from dynagent.store import identity, rocksdb_log, sqlite_log
 from dynagent.store.binding import Mark, check_bound, write_mark
 from dynagent.store.files import fsync_path, reason, tree_bytes
@@ -73,7 +73,8 @@ class DataDir:
 
         `engine` counts for a new directory only; an old one names its own. When this returns, the
         new run number is durable. Raises `DataDirError` with one line that names the remedy,
-        `StoreFailed` if the new run number cannot be written.
+        `StoreLost` among them if this is not the store that the node last wrote, `StoreFailed` if
+        the new run number cannot be written.
         """
         with ExitStack() as undo:
             _create(path)
@@ -181,7 +182,7 @@ def _open_store(path: Path, identity_file: IdentityFile, undo: ExitStack) -> tup
     used = ENGINES[value.engine]
     file = path / used.file_name
     if value.run > 0 and not file.exists():
-        raise DataDirError(
+        raise StoreLost(
             f"{path}: {file.name} of node {value.node_id} is gone; move the directory away"
             " and start as a new node, which the cluster refills"
         )

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from dynagent.errors import DataDirError
+from dynagent.errors import StoreLost
 
 
 class Files(Protocol):
@@ -69,9 +69,9 @@ def reason(exc: OSError) -> str:
     return exc.strerror or str(exc)
 
 
-def damaged(file: Path, offset: int, what: str) -> DataDirError:
+def damaged(file: Path, offset: int, what: str) -> StoreLost:
     """The refusal of a file that is not as it was last written."""
-    return DataDirError(
+    return StoreLost(
         f"{file}: damaged at byte {offset} ({what}), so acknowledged writes may be missing;"
         " nothing was changed; dynagent store rebuild keeps what can be read, and the cluster heals"
         " the rest; or move the data directory away and start as a new node, which it refills"

@@ -55,6 +55,8 @@ class Identity:
     store_id: str = ""  # 32 hex digits, also in the engine (`binding`); empty: not bound yet
     closing: bool = False  # the run is ending: from here on the engine may delete its log
     starts: tuple[bytes, ...] = ()  # nonces of the last runs, this one's last (core.registration)
+    replaces: str = ""  # node id of the store that was set aside for this one; "": none
+    enters: bytes = b""  # the cluster of that one
     newer_fields: tuple[object, ...] = ()  # of a newer release; carried along as they are
 
 
@@ -127,15 +129,8 @@ class IdentityFile:
 
     @classmethod
     def _create(cls, path: Path, *, dice: Dice, engine: str, files: Files) -> "IdentityFile":
-        value = Identity(
-            node_id=NodeId(f"{dice.getrandbits(64):016x}"),
-            voter_id=f"{dice.getrandbits(64):016x}",
-            engine=engine,
-        )
-        try:
-            files.create(path, _encode_slot(1, value) * 2)
-        except OSError as exc:
-            raise DataDirError(f"{path}: cannot create it: {reason(exc)}") from exc
+        value = _mint(dice, engine)
+        _create(path, value, files)
         return cls(path, value, sequence=1, first_slot=0, files=files)
 
     @property
@@ -157,6 +152,35 @@ class IdentityFile:
         self._value = identity
 
 
+def succeed(directory: Path, old: Identity, *, dice: Dice, files: Files = _OS_FILES) -> Identity:
+    """Puts a new identity into the place of one whose store was set aside, at once or not at all.
+
+    Raises `DataDirError`.
+    """
+    value = replace(
+        _mint(dice, old.engine),
+        replaces=old.node_id if old.cluster_id else old.replaces,
+        enters=old.cluster_id or old.enters,
+    )
+    _create(directory / FILE_NAME, value, files)
+    return value
+
+
+def _mint(dice: Dice, engine: str) -> Identity:
+    return Identity(
+        node_id=NodeId(f"{dice.getrandbits(64):016x}"),
+        voter_id=f"{dice.getrandbits(64):016x}",
+        engine=engine,
+    )
+
+
+def _create(path: Path, value: Identity, files: Files) -> None:
+    try:
+        files.create(path, _encode_slot(1, value) * 2)
+    except OSError as exc:
+        raise DataDirError(f"{path}: cannot create it: {reason(exc)}") from exc
+
+
 def _checksum(data: bytes) -> bytes:
     return blake2b(data, digest_size=_CHECKSUM_BYTES, person=b"dyn-identity").digest()
 
@@ -176,6 +200,8 @@ def _encode_slot(sequence: int, identity: Identity) -> bytes:
             identity.store_id,
             identity.closing,
             list(identity.starts),
+            identity.replaces,
+            identity.enters,
             *identity.newer_fields,
         ]
     )
@@ -215,9 +241,9 @@ def _decode_slot(path: Path, slot: bytes) -> tuple[int, Identity] | None:
             pass
         case _:
             return None
-    # A release before 0.1 knew neither store ids nor starts.
-    match [*rest, *["", False, []][len(rest) :]]:
-        case [str(store_id), bool(closing), list(starts), *newer]:
+    # A release before 0.1 knew nothing of these.
+    match [*rest, *["", False, [], "", b""][len(rest) :]]:
+        case [str(store_id), bool(closing), list(starts), str(replaces), bytes(enters), *newer]:
             pass
         case _:
             return None
@@ -238,6 +264,8 @@ def _decode_slot(path: Path, slot: bytes) -> tuple[int, Identity] | None:
         store_id=store_id,
         closing=closing,
         starts=tuple(starts),
+        replaces=replaces,
+        enters=enters,
         newer_fields=tuple(newer),
     )
     return sequence, identity
