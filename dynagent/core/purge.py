@@ -198,7 +198,7 @@ class Purger:
 
     def _drives(self, partition: PartitionId) -> bool:
         up, own = self._coordinator.up, self._coordinator.node_id
-        return next(node for node in self._ring.lists[partition] if node in up) == own
+        return next((node for node in self._ring.lists[partition] if node in up), None) == own
 
     # --- a round ---------------------------------------------------------------------------------
 

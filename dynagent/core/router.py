@@ -16,7 +16,7 @@ from __future__ import annotations
 from dynagent import limits
 from dynagent.core.aim import Aim
 from dynagent.core.coordinator import Coordinator, Request
-from dynagent.core.messages import Error, Get, GetReply, Message, Put, PutReply
+from dynagent.core.messages import Error, Get, GetReply, Message, Put, PutReply, RingIs
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.trace import reply_words
 from dynagent.errors import NotReady, Overloaded, ProtocolError, QuorumNotMet, WriteOutcomeUnknown
@@ -69,16 +69,28 @@ class ForwardOperation(Request):
             return
         if self.trace is not None:
             self._tell_reply(now, source, message)
-        if isinstance(message, Error) and self._is_elsewhere(message):  # it has done nothing
+        is_stranger = isinstance(message, RingIs)  # we are to it, by its ring
+        if is_stranger or (isinstance(message, Error) and self._is_elsewhere(message)):
+            # It has done nothing.
             if self._try_next(now):
                 return
             if self.aim.stamp != self.coordinator.ring.stamps[self.aim.partition]:
                 self.coordinator.start_over(now, self, self.message)
                 return
+            if is_stranger:
+                self.coordinator.ask_later(now, self, source)
+                return
         if isinstance(message, GetReply | PutReply | Error):
             message.epoch = self.coordinator.ring.epoch  # with that ring it had come to an owner
         self.answer(message)
         self.finish()
+
+    def ask_again(self, now: float, node: NodeId) -> None:
+        """By now that one should know the ring in which we are a member. (Under another number:
+        what still answers the first request must not have it sent once more.)"""
+        if not self.answered:
+            self.coordinator.renumber(self)
+            self._send(now)
 
     def on_failure(self, now: float, source: NodeId) -> None:
         if source != self.target:

@@ -7,7 +7,7 @@ from copy import copy
 import pytest
 
 from dynagent import limits
-from dynagent.core.messages import Get, GetReply, Message, PutReply
+from dynagent.core.messages import Get, GetReply, Message, PutReply, RingIs
 from dynagent.core.ports import NodeId
 from dynagent.errors import BadRequest, DynagentError, NotReady, QuorumNotMet, WriteOutcomeUnknown
 from tests.core.harness import (
@@ -155,3 +155,25 @@ def test_the_owner_of_a_forwarded_request_gets_a_little_less_time() -> None:
     c.request(D, Get(KEY), budget_ms=5_000)
     c.request(D, Get(KEY), budget_ms=1)
     assert [packet.budget_ms for packet in c.wire] == [450, 4_900, 1]
+
+
+def test_an_owner_that_does_not_know_the_router_yet_is_asked_again() -> None:
+    """The router has joined by an entry that the owners have yet to learn: what they answer is no
+    answer for a client, which would take the put for done."""
+    c = cluster(others=1)
+    request = put(b"v")
+    number = forwarded(c, request)
+    for owner in (A, B, C):
+        [packet] = c.wire
+        assert packet.target == owner
+        c.wire.clear()
+        first = packet.number
+        c.nodes[D].on_reply(c.now, owner, first, RingIs(1))
+    assert c.answers == []
+    assert c.wire == []
+    c.tick(0.2)
+    [packet] = c.wire
+    assert packet.target == C
+    c.nodes[D].on_reply(c.now, C, first, RingIs(1))  # once more, and late
+    c.settle()
+    assert isinstance(dict(c.answers)[number], PutReply)
