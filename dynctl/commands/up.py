@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from dynagent.address import DEFAULT_PORT
-from dynagent.client.blocking import TIMEOUT_S_DEFAULT
+from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
+from dynagent.client.bootstrap import status_of
 from dynagent.core.ring import Ring
 from dynagent.errors import BadRequest, DynagentError, Refused
 from dynctl import local, options, streams
@@ -208,8 +209,20 @@ def _tell(cluster: LocalCluster, raised: Raised, members: Collection[str]) -> No
             continue
         was = "started" if name in started else "was running"
         http = f"  metrics on http://{cluster.http[name]}" if name in cluster.http else ""
-        spare = "" if name in members else f"  in no cluster: dynctl join {address}"
+        spare = "" if name in members else f"  {_spare_words(name, address)}"
         say(f"{name}  {address}  {was}  (pid {pid}){http}{spare}")
+
+
+def _spare_words(name: str, address: str) -> str:
+    """What can be done with an agent that is no member."""
+    try:
+        with Client([], timeout_s=TIMEOUT_S_DEFAULT, learn_ring=False) as client:
+            state = status_of(client, address)["state"]
+    except DynagentError as exc:
+        return exc.message
+    if state == "fresh":
+        return f"in no cluster: dynctl join {address}"
+    return f"a former member: dynctl down {name} --purge"
 
 
 # --- both ----------------------------------------------------------------------------------------
