@@ -23,7 +23,7 @@ Nobody's liveness is looked at here: `client.guards` does that before a change i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dynagent.core import claim
@@ -123,28 +123,48 @@ def plan_replace(
 ) -> ChangePlan:
     """`new`, a fresh node, takes the places of `old`, which leaves; or is `removed`, and its copies
     are lost. Raises `Refused`, `PlanInfeasible`."""
+    return plan_replacements(
+        ring, {old: new}, id=id, removed=removed, allow_colocated=allow_colocated
+    )
+
+
+def plan_replacements(
+    ring: Ring,
+    heirs: Mapping[NodeId, Member],
+    *,
+    id: bytes,
+    removed: bool = False,
+    allow_colocated: bool = False,
+) -> ChangePlan:
+    """The same of several nodes at once, as is needed if too many owners are lost to replace one
+    after the other."""
     check_unchanging(ring)
-    _check_named(ring, [old])
-    was = ring.member(old)
-    assert was is not None
-    if old in ring.leaving and not removed:
-        raise Refused(f"{was.name} is leaving already; see: dynctl transfers")
+    _check_named(ring, list(heirs))
+    members, pairs, notes = list(ring.members), [], []
     # Of one that is removed, the name and address may be taken over: a machine with a new disk.
-    _check_unlike(new, [m for m in ring.members if not (removed and m.id == old)])
-    members = [*ring.members, replace(new, capacity=was.capacity)]
-    gone = {"removed": [old]} if removed else {"leaving": [old]}
-    change = _entry(ring, f"replace {was.name} by {new.name}", members, id=id, **gone)
-    notes = []
-    if new.capacity != was.capacity:
-        notes.append(
-            f"{new.name} takes over the capacity of {was.name}, {was.capacity}; its own is "
-            f"{new.capacity}: dynctl node set {new.name} --capacity {new.capacity}"
-        )
-    lists = tuple(tuple(new.id if node == old else node for node in row) for row in ring.lists)
-    if broken := _broken(ring, change, lists, new.id, allow_colocated):
-        notes.append(f"{new.name} cannot take the very places of {was.name}: {broken}")
+    others = [member for member in ring.members if not (removed and member.id in heirs)]
+    for old, new in heirs.items():
+        was = ring.member(old)
+        assert was is not None
+        if old in ring.leaving and not removed:
+            raise Refused(f"{was.name} is leaving already; see: dynctl transfers")
+        _check_unlike(new, others)
+        others.append(new)
+        members.append(replace(new, capacity=was.capacity))
+        pairs.append(f"{was.name} by {new.name}")
+        if new.capacity != was.capacity:
+            notes.append(
+                f"{new.name} takes over the capacity of {was.name}, {was.capacity}; its own is "
+                f"{new.capacity}: dynctl node set {new.name} --capacity {new.capacity}"
+            )
+    gone = {"removed": list(heirs)} if removed else {"leaving": list(heirs)}
+    change = _entry(ring, f"replace {_some(pairs)}", members, id=id, **gone)
+    ids = {old: new.id for old, new in heirs.items()}
+    lists = tuple(tuple(ids.get(node, node) for node in row) for row in ring.lists)
+    if broken := _broken(ring, change, lists, allow_colocated):
+        notes.append(f"the places cannot be taken over as they are: {broken}")
         return _planned(ring, change, notes=notes, allow=allow_colocated)
-    places = Counter(node for row in ring.lists for node in row)[old]
+    places = sum(node in ids for row in ring.lists for node in row)
     return _folded(ring, change, lists, moved=places, bound=places, notes=notes)
 
 
@@ -242,15 +262,16 @@ def _broken(
     ring: Ring,
     change: ChangeEntry,
     lists: Sequence[Owners],
-    new: NodeId,
     allow_colocated: bool,
 ) -> str:
-    """The first rule that these lists break where they name `new`; empty if they keep all."""
+    """The first rule that these lists break where they are new; empty if they keep all."""
     staying = _staying(change)
     terms = rules(staying, partitions=ring.partitions, n=ring.n, allow_colocated=allow_colocated)
     number = {node: i for i, node in enumerate(terms.nodes)}
     for partition, owners in enumerate(lists):
-        if new in owners and (why := fault(terms, [number[node] for node in owners])):
+        if owners == ring.lists[partition]:
+            continue
+        if why := fault(terms, [number[node] for node in owners]):
             return f"partition {partition} {why}"
     return ""
 

@@ -11,7 +11,7 @@ import typer
 from dynagent.client import guards
 from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.client.bootstrap import member_of, status_of
-from dynagent.client.changes import plan_join, plan_leave, plan_remove, plan_replace
+from dynagent.client.changes import plan_join, plan_leave, plan_remove, plan_replacements
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member
 from dynagent.errors import BadRequest, Refused
@@ -113,8 +113,13 @@ def leave(
 
 
 def replace_node(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="A member: its name, id or address.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="host:port of a fresh agent.")],
+    pairs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OLD NEW...",
+            help="A member (its name, id or address), and host:port of a fresh agent; more pairs.",
+        ),
+    ],
     force: Annotated[
         bool, typer.Option("--force", help="OLD is gone for good: declare its copies lost.")
     ] = False,
@@ -133,26 +138,25 @@ def replace_node(
     """Let a fresh agent take the places of a member, and nothing else move.
 
     A member that is up hands over what it holds, and leaves. Of one that is down nothing can be
-    had: then --force declares its copies lost, and they are made from the other owners.
+    had: then --force declares its copies lost, and they are made from the other owners. If several
+    are lost at once, replace them in one change.
 
     example: dynctl replace n2 n7:7411 --wait
     """
     wish = changing.read_wish("replace", dry_run, out, yes, wait, form, color, timeout)
-    [address] = endpoints.check([new], "NEW")
+    if len(pairs) % 2:
+        raise BadRequest(f"{pairs[-1]} has no NEW; write pairs: OLD NEW, OLD NEW, …")
+    addresses = endpoints.check(pairs[1::2], "NEW")
     seen = observed("replace", endpoint, None, verbose)
-    [node] = _ids(seen, [old])
-    alive = node in changing.up(seen)
-    if not alive:
-        guards.check_forced(seen.ring, [node], [], force=force)
-    fresh = _fresh(seen, [address])
-    [status] = fresh.values()
-    plan = plan_replace(
-        seen.ring,
-        node,
-        member_of(status),
-        id=changing.new_id(),
-        removed=force,
-        allow_colocated=allow_colocated,
+    nodes = _ids(seen, pairs[::2])
+    if dead := [node for node in nodes if node not in changing.up(seen)]:
+        guards.check_forced(seen.ring, dead, [], force=force)
+    fresh = _fresh(seen, addresses)
+    heirs = dict(zip(nodes, map(member_of, fresh.values()), strict=False))
+    if len(heirs) < len(nodes):
+        raise BadRequest("a member is named twice; write each node once")
+    plan = plan_replacements(
+        seen.ring, heirs, id=changing.new_id(), removed=force, allow_colocated=allow_colocated
     )
     changing.carry_out(seen, plan, wish, fresh=fresh)
 

@@ -13,7 +13,9 @@ from dynagent.client.changes import (
     plan_members,
     plan_remove,
     plan_replace,
+    plan_replacements,
 )
+from dynagent.client.guards import check_possible
 from dynagent.core.claim import plan
 from dynagent.core.claim_rules import fault, rules
 from dynagent.core.ports import NodeId, PartitionId
@@ -183,11 +185,23 @@ def test_a_replacement_takes_the_very_seats(removed: bool) -> None:
     assert "dynctl node set n9 --capacity 4" in change.notes[0]
 
 
+def test_several_lost_nodes_are_replaced_in_one_change() -> None:
+    ring = replace(ring_of(*numbered(3)), voters=(member(1).id,))
+    heirs = {member(2).id: member(8), member(3).id: member(9)}
+    change = plan_replacements(ring, heirs, id=ID, removed=True)
+    check(change)
+    assert change.moved == 32
+    assert change.entry.verb == "replace n2 by n8, n3 by n9"
+    check_possible(change, [member(1).id, member(8).id, member(9).id])
+    with pytest.raises(Refused, match="is a member already"):
+        plan_replacements(ring, dict.fromkeys(heirs, member(9)), id=ID)
+
+
 def test_a_replacement_on_a_host_in_use_is_planned_anew_and_says_so() -> None:
     ring = ring_of(*numbered(5))
     change = plan_replace(ring, member(2).id, member(9, host="host-1"), id=ID)
     check(change)
-    assert "n9 cannot take the very places of n2" in change.notes[0]
+    assert "the places cannot be taken over as they are: partition" in change.notes[0]
     assert "too many copies on one host" in change.notes[0]
 
 
