@@ -130,6 +130,34 @@ EXCHANGE_TURN_S = 12.0  # longer than whoever was told so takes to ask again
 ANTIENTROPY_INTERVAL_S_DEFAULT = 30.0
 ANTIENTROPY_UP_S = 2.0  # after a peer has come up: its hints go first
 
+# --- transfers (core.transfer, core.driver, core.former) -----------------------------------------
+TRANSFER_AT_ONCE = 4  # partitions that a new owner copies: each waits for a round trip a page
+# Of a page of records, as for an exchange: more makes clients' p99 longer, and nothing faster.
+TRANSFER_PAGE_ROWS = 64
+TRANSFER_PAGE_BYTES = 256 * KIB  # of it; the last record may go beyond
+TRANSFER_PARTITIONS_MAX = 1_024  # of one Fence: its reply has three numbers for each
+TRANSFER_PULLS_WAITING_MAX = 256  # at a source, for its budget: four each of 64 new owners
+TRANSFER_ANSWER_S = 10.0  # until a message without an answer has failed: a slow disk is no reason
+TRANSFER_RETRY_S = 0.1  # after a first failure: most are rings that are a moment behind
+TRANSFER_PAUSE_S_MAX = 5.0  # after more of them; a peer that comes up ends it
+TRANSFER_STALE_MAX = 3  # pages read again because tombstones were purged meanwhile
+TRANSFER_EXCEPTED_MAX = 1_000  # unreadable copies of one source: more, and it is none
+TRANSFER_RECORD_BYTES = 200  # taken for the mean, before any has come: small ones are the costly
+TRANSFER_ROW_BYTES = 50  # of a key and a digest on the wire
+DRIVER_INTERVAL_S = 1.0  # between two entries of the log about one change: each is a ring for all
+DRIVER_ANSWER_S = 5.0  # until a question of its without an answer has failed
+DRIVER_SILENCE_S = 10.0  # before the next one drives as well: far over the time of an entry
+TRANSFER_PACE_S = 15.0  # what is called the present rate is of so long
+TRANSFER_PACE_STEP_S = 1.0
+
+FORMER_LOOK_PARTITIONS = 64  # looked into at once for something left: 20 µs each if empty
+FORMER_WINDOW_KEYS = 4_096  # compared at once with each owner; a group of leaves may go beyond
+FORMER_LOOK_KEYS = 256  # of one question for versions
+FORMER_DROP_ROWS = 256  # of one batch: as a page of tombstones
+REAIM_CHECK_S = 10.0  # between two looks for hints for who is no member any more
+FORMER_REST_S = 1.0  # after a pass that could not clear any partition; doubled each time
+FORMER_PAUSE_S_MAX = 30.0  # a peer that comes up ends it
+
 # --- jobs (core.jobs) ----------------------------------------------------------------------------
 JOBS_KEPT = 32  # with their reports, a row of the store each; the oldest that has ended makes room
 JOBS_RUNNING_MAX = 8  # people start them by hand

@@ -18,10 +18,13 @@ from dynagent.core.messages import (
     PingFor,
     Pong,
     Propose,
+    RingIs,
     RingReply,
     RingRequest,
     StatusReply,
     StatusRequest,
+    TransferReply,
+    TransferRequest,
 )
 from dynagent.core.ports import Effects, LinkId, NodeId
 from dynagent.core.ringcodec import decode_ring, encode_ring
@@ -103,7 +106,10 @@ class Answers:
     ) -> None:
         assert isinstance(message, StatusRequest)
         document = status_document(
-            self._node, with_facts=message.facts, with_tombstones=message.tombstones
+            self._node,
+            with_facts=message.facts,
+            with_tombstones=message.tombstones,
+            with_transfers=message.transfers,
         )
         self._effects.answer(link, request_id, StatusReply(document))
 
@@ -133,6 +139,18 @@ class Answers:
             raise Refused("this agent is stopping; start it again when it has ended")
         self._node.draining = message.on
         self._effects.answer(link, request_id, StatusReply(status_document(self._node)))
+
+    def on_transfer_request(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert isinstance(message, TransferRequest)
+        ring, transfers = self._node.ring, self._node.transfers
+        if ring is None or transfers is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        if ring.change is None or ring.change.index != message.index:
+            self._effects.answer(link, request_id, RingIs(ring.epoch))
+        else:
+            self._effects.answer(link, request_id, TransferReply(list(transfers.ready())))
 
     def on_hint_order(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message

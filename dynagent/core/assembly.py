@@ -18,19 +18,23 @@ from dynagent.core.antientropy import AntiEntropy
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.delivery import Delivery
 from dynagent.core.detector import Detector, other_members
+from dynagent.core.driver import Driver
 from dynagent.core.electors import Electors
 from dynagent.core.facts import Fact
+from dynagent.core.former import Former
 from dynagent.core.gossip import Gossiper
 from dynagent.core.heal import Healer
 from dynagent.core.jobs import Jobs, Kind
 from dynagent.core.portrait import SelfPortrait
 from dynagent.core.ports import NodeId
 from dynagent.core.purge import Purger
+from dynagent.core.reaim import Reaimer
 from dynagent.core.registration import REGISTERED, STARTING, Registration
 from dynagent.core.repair import Repair
 from dynagent.core.ring import Ring
 from dynagent.core.ringlog import RingLog
 from dynagent.core.scrub import Scrubber
+from dynagent.core.transfer import Transfers
 from dynagent.core.whereabouts import Whereabouts
 
 TYPE_CHECKING = False
@@ -72,6 +76,7 @@ def assemble(node: Node, ring: Ring) -> None:
     )
     coordinator.begin = node.begin
     node.copies.coordinator = counterpart.coordinator = coordinator
+    node.sources.coordinator = coordinator
     node.purge_answers.coordinator = coordinator
     node.delivery = delivery = Delivery(coordinator)
     node.healer = healer = Healer(coordinator)
@@ -87,6 +92,13 @@ def assemble(node: Node, ring: Ring) -> None:
         rest_s=settings.tombstone_rest_s,
         is_draining=lambda: node.draining,
     )
+    node.transfers = transfers = Transfers(
+        coordinator, node.reader, is_draining=lambda: node.draining
+    )
+    node.copies.has_fenced = transfers.accepts
+    node.former = former = Former(coordinator, is_draining=lambda: node.draining)
+    reaimer = Reaimer(coordinator, former, is_draining=lambda: node.draining)
+    delivery.on_misaimed = reaimer.look_again
 
     def on_up(now: float, peer: NodeId) -> None:
         """The detector has found that a peer can be used."""
@@ -99,6 +111,8 @@ def assemble(node: Node, ring: Ring) -> None:
         healer.wake(now)
         antientropy.wake(now, peer)
         purger.wake(now, peer)
+        transfers.wake(now, peer)
+        former.wake(now, peer)
 
     node.detector = detector = Detector(
         node_id=node.node_id,
@@ -136,6 +150,14 @@ def assemble(node: Node, ring: Ring) -> None:
         take_number=coordinator.take_number,
         on_fact=on_fact,
     )
+    node.driver = driver = Driver(
+        coordinator,
+        ringlog,
+        transfers,
+        node.sources,
+        may_retire=lambda: former.is_empty and reaimer.is_done and not node.replica.hints.targets,
+        is_draining=lambda: node.draining,
+    )
     node.electors = electors = Electors(ringlog, coordinator, gossip.facts)
     node.scrubber = scrubber = Scrubber(
         coordinator, node.reader, interval_s=settings.scrub_interval_s
@@ -156,6 +178,7 @@ def assemble(node: Node, ring: Ring) -> None:
         *(coordinator, detector, delivery, node.rebuilder, healer),
         *(gossip, antientropy, jobs, purger),
         *(ringlog, electors, Whereabouts(ringlog, coordinator, node.reader, where)),
+        *(node.sources, transfers, driver, reaimer, former),
     ]
 
     def on_registered(now: float) -> None:

@@ -135,6 +135,16 @@ class Barriers:
         if least != self._leasts[partition]:
             self._note(batch, partition, (self._barriers[partition], least))
 
+    def adopt(self, batch: Batch, partition: PartitionId, barrier: int, least: int) -> None:
+        """A new owner stands where the owners stand that it has fenced, and refuses what they do:
+        its own numbers are of a time when it had no part in this partition, or less."""
+        standing = (
+            max(self._barriers[partition], barrier),
+            max(self._leasts[partition], least),
+        )
+        if standing != (self._barriers[partition], self._leasts[partition]):
+            self._note(batch, partition, standing)
+
     def _note(self, batch: Batch, partition: PartitionId, standing: _Standing) -> None:
         self._pending.setdefault(batch.number, {})[partition] = standing
         self._take(partition, standing)

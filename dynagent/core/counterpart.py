@@ -144,7 +144,8 @@ class Counterpart:
             reply, size = self._records(message.keys)
             coordinator.budget.spend(now, size, len(reply.entries))
         else:
-            reply, size = self._versions(message.keys)
+            copies, size = versions(self._replica, message.keys)
+            reply = LookReply(len(copies), copies)
             coordinator.budget.spend(now, max(size, limits.EXCHANGE_ROW_BYTES * reply.looked_at))
         coordinator.effects.answer(link, request_id, reply)
 
@@ -181,21 +182,6 @@ class Counterpart:
             if partition >= len(lists) or coordinator.node_id not in lists[partition]:
                 raise BadRequest(f"partition {partition} is not of this agent")
 
-    def _versions(self, keys: Sequence[bytes]) -> tuple[LookReply, int]:
-        copies: list[list[object]] = []
-        size = 0
-        for key in keys:
-            record = self._replica.read(key, token_of(key))
-            clock, dots = encode_clock(record.value.clock), flatten(record.value.dots())
-            if record.unknown:
-                copies.append([])
-            else:
-                copies.append([record.digest if clock else b"", clock, dots])
-            size += 32 + _NUMBER_BYTES * (len(clock) + len(dots))
-            if size >= limits.EXCHANGE_ROWS_BYTES_MAX:
-                break
-        return LookReply(len(copies), copies), size
-
     def _records(self, keys: Sequence[bytes]) -> tuple[LookReply, int]:
         entries: list[list[object]] = []
         size = looked_at = 0
@@ -218,6 +204,23 @@ def is_source(replica: Replica, key: bytes) -> bool:
     record = replica.read(key, token_of(key))
     is_sound = bool(record.value.clock) and not record.unknown
     return is_sound and len(record.content) <= limits.RECORD_BYTES_MERGED_MAX
+
+
+def versions(replica: Replica, keys: Sequence[bytes]) -> tuple[list[list[object]], int]:
+    """What a LookReply says of the first of these keys, as many as it may; and the bytes of it."""
+    copies: list[list[object]] = []
+    size = 0
+    for key in keys:
+        record = replica.read(key, token_of(key))
+        clock, dots = encode_clock(record.value.clock), flatten(record.value.dots())
+        if record.unknown:
+            copies.append([])
+        else:
+            copies.append([record.digest if clock else b"", clock, dots])
+        size += 32 + _NUMBER_BYTES * (len(clock) + len(dots))
+        if size >= limits.EXCHANGE_ROWS_BYTES_MAX:
+            break
+    return copies, size
 
 
 def hashes(forest: Forest, level: int, numbers: Sequence[int]) -> list[bytes]:

@@ -27,6 +27,7 @@ The bytes are granted by the background budget (design §8).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
 from dynagent import limits
@@ -72,6 +73,8 @@ class Delivery:
         self.walked = 0  # dirty partitions cleared since then
         self.paused: set[NodeId] = set()
         self.is_paused = False  # all of it
+        # Told of a target that is owed something of a partition that it does not own.
+        self.on_misaimed: Callable[[NodeId], None] = lambda _target: None
         self.coordinator = coordinator
         self._hints = coordinator.replica.hints
         self._targets: dict[NodeId, _Target] = {}
@@ -223,10 +226,14 @@ class Delivery:
         barriers: list[int] = []
         size = 0
         for token, key in rows:
-            if aim_of(token).stamp != stamp:
+            aim = aim_of(token)
+            if aim.stamp != stamp:
                 break
             target.after = token + key
             if not self._hints.is_kept(node, token, key):
+                continue
+            if node not in aim.owners:
+                self.on_misaimed(node)
                 continue
             record = replica.newest(key, token)
             if record.unknown or len(record.content) > limits.RECORD_BYTES_MERGED_MAX:

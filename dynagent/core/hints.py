@@ -254,6 +254,18 @@ class Hints:
         self._changed_in = batch.number
         return True
 
+    def turn(
+        self, batch: Batch, target: NodeId, others: Iterable[NodeId], partition: PartitionId
+    ) -> None:
+        """A partition that is dirty for `target` is so for the others instead."""
+        for other in others:
+            self._mark(batch, other, partition, batch.number)
+        self._owed_in.pop((target, partition), None)
+        self.dirty[target].discard(partition)
+        if not self.dirty[target]:
+            del self.dirty[target]
+        self._changed_in = batch.number
+
     # --- copies that are here for others ---------------------------------------------------------
 
     def check_room(self, size: int, copies: int = 1) -> None:

@@ -39,6 +39,19 @@ tombstones             of core.purge: count (on this node, of its own partitions
                        rounds and moves since the start; if it was asked for, by_partition: of
                        each with tombstones [partition, count, barrier, reason, node ids], the last
                        two if it is blocked and this node drives it
+change                 under way (core.driver), empty if none: index, verb, driver (who drives, as
+                       this node sees it), moving (partitions), copying and fencing (of these, in
+                       phase 0 and 1), waiting_for (new owners that are down)
+transfers              what this node gains by it (core.transfer), or by the last one: index (0:
+                       none), partitions (state → how many: fencing, adopting, copying, sealing,
+                       ready), records and bytes copied so far, records_total and bytes_total
+                       (estimates), records_per_s and bytes_per_s (of late), eta_s (null: nothing
+                       moves), sources (node ids), problems; if it was asked for, by_partition: of
+                       each [partition, state, records, records_total, bytes, problem]
+sources                what others copied from here since the start: records, bytes
+former                 what lies here of partitions that are not its own (core.former): unseen
+                       (partitions not yet looked at), partitions (that hold something), problems;
+                       and since the start: dropped and pushed (copies)
 repaired               owners that a get has found behind, and sent what they lacked
 trees                  partitions (that this node owns), leaves (of each tree), records (in known
                        leaves, tombstones too), unknown (leaves), rebuilt (leaves, since the start)
@@ -97,9 +110,15 @@ if TYPE_CHECKING:
 
 
 def status_document(
-    node: Node, *, with_facts: bool = False, with_tombstones: bool = False
+    node: Node,
+    *,
+    with_facts: bool = False,
+    with_tombstones: bool = False,
+    with_transfers: bool = False,
 ) -> bytes:
     fields = status_fields(node)
+    if with_transfers and node.transfers is not None and node.coordinator is not None:
+        fields["transfers"] = node.transfers.document(node.coordinator.now, by_partition=True)
     if with_tombstones and node.purger is not None:
         fields["tombstones"] = node.purger.document(by_partition=True)
     if with_facts:
@@ -158,6 +177,14 @@ def status_fields(node: Node) -> dict[str, Any]:
         "disk_full": node.replica.is_full(coordinator.now) if coordinator is not None else False,
         "unknown": node.healer.document() if node.healer is not None else {},
         "scrub": node.scrubber.document() if node.scrubber is not None else {},
+        "change": node.driver.document() if node.driver is not None else {},
+        "transfers": (
+            node.transfers.document(coordinator.now)
+            if node.transfers is not None and coordinator is not None
+            else {}
+        ),
+        "sources": {"records": node.sources.records, "bytes": node.sources.bytes},
+        "former": node.former.document() if node.former is not None else {},
         "repaired": coordinator.repaired if coordinator is not None else 0,
         "trees": {
             "partitions": len(forest.partitions),

@@ -139,7 +139,7 @@ class Forest:
     def root(self, partition: PartitionId) -> bytes:
         """32 bytes; b"" if a leaf is unknown. The partition must be one of ours, here and below."""
         groups = self._group_hashes(partition)
-        return groups[0] if self.levels == 1 else _inner_hash(groups)
+        return groups[0] if self.levels == 1 else inner_hash(groups)
 
     def stale(self, partition: PartitionId) -> int:
         """What `root` would have to make anew: groups of 16 leaves, each about 20 µs."""
@@ -220,7 +220,7 @@ class Forest:
         at = ARITY * ENTRY * index
         if self._tables[partition].startswith(_EMPTY_GROUP, at):
             return _EMPTY_GROUP_HASH
-        return _inner_hash(self.children(partition, self.levels - 1, index))
+        return inner_hash(self.children(partition, self.levels - 1, index))
 
     # --- changes ---------------------------------------------------------------------------------
 
@@ -329,6 +329,14 @@ class Forest:
             self._set(partition, leaf, state)
         return state is not None
 
+    def hash_of(self, rows: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """The hash of a leaf that has just these records: (key, digest)."""
+        count = total = 0
+        for key, digest in rows:
+            count += 1
+            total += self._hash(key, digest)
+        return _hash_of((count << 256 | total % _MODULUS).to_bytes(ENTRY, "big"))
+
     def _hash(self, key: bytes, digest: bytes) -> int:
         hashed = self._keyed.copy()
         hashed.update(key + digest)
@@ -355,7 +363,8 @@ def _hash_of(entry: bytes) -> bytes:
     return b"" if entry == UNKNOWN else blake2b(entry, digest_size=32, person=b"dyn-leaf").digest()
 
 
-def _inner_hash(children: list[bytes]) -> bytes:
+def inner_hash(children: list[bytes]) -> bytes:
+    """Of the node above these; b"" if one of them is not known."""
     if b"" in children:
         return b""
     return blake2b(b"".join(children), digest_size=32, person=b"dyn-node").digest()
@@ -363,4 +372,4 @@ def _inner_hash(children: list[bytes]) -> bytes:
 
 _EMPTY_LEAF = bytes(ENTRY)
 _EMPTY_GROUP = bytes(ARITY * ENTRY)
-_EMPTY_GROUP_HASH = _inner_hash([_hash_of(_EMPTY_LEAF)] * ARITY)
+_EMPTY_GROUP_HASH = inner_hash([_hash_of(_EMPTY_LEAF)] * ARITY)

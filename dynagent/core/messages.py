@@ -383,6 +383,7 @@ class StatusRequest(Message, code=34):
 
     facts: Flag = False  # also tell what gossip says of each member
     tombstones: Flag = False  # also tell of each partition with tombstones
+    transfers: Flag = False  # also tell of each partition that it gains
 
 
 class StatusReply(Message, code=35):
@@ -756,6 +757,93 @@ class Enter(Message, code=98):
     host: Text
     capacity: Uint
     replaces: Text = ""  # the old node id; empty: whoever has this name
+
+
+# --- transfers: partitions that change their owners (core.transfer) ------------------------------
+
+
+class Fence(Message, code=90):
+    """Refuse from now on, and for good, whatever comes under a lower stamp for these partitions.
+    Answered by FenceReply once that and all that was accepted before is on the disk; by RingIs if
+    your ring has another stamp for one of them; or by an Error: BadRequest if you are no owner of
+    one, Overloaded, DiskFull."""
+
+    stamp_change: Uint
+    stamp_phase: Small
+    partitions: Uints  # 1,024 at most
+
+
+class FenceReply(Message, code=91):
+    """Done. For each partition, as of then:"""
+
+    barriers: Uints  # the purge barrier of this node
+    floors: Uints  # what was read under less it refuses
+    records: Uints  # that it holds, as far as its trees know
+
+
+PULL_ROWS, PULL_VERSIONS, PULL_RECORDS = 0, 1, 2
+
+
+class Pull(Message, code=92):
+    """What have you of this partition, which you own and were fenced for? Answered by PullReply; by
+    RingIs; or by an Error: Unhealthy if records of it may be missing, or cannot be read."""
+
+    stamp_change: Uint
+    stamp_phase: Small
+    partition: Small
+    want: Small  # 0 keys with digests, 1 versions of these `keys`, 2 records
+    leaves: Uints = []  # noqa: RUF012 - never changed; only of these leaves, ascending, 64 at most
+    after: Blob = b""  # go on behind this place (token and key); empty: at the beginning
+    keys: Keys = []  # noqa: RUF012 - never changed; only these, 256 at most
+
+
+class PullReply(Message, code=93):
+    """A page of what is committed: all up to `position`, or the first `looked_at` of these keys."""
+
+    position: Blob = b""  # the place up to which was looked; empty: to the end
+    looked_at: Small = 0  # of the keys that were given
+    barrier: Uint = 0  # the purge barrier under which all of it was read, as in Merge
+    rows: LeafRows = []  # noqa: RUF012 - never changed; sorted by place, as in LeafKeysReply
+    copies: Looks = []  # noqa: RUF012 - never changed; one for each key, as in LookReply
+    entries: Entries = []  # noqa: RUF012 - never changed
+    excepted: Keys = []  # noqa: RUF012 - never changed; copies that are unreadable, unknown or too
+    # large to travel: no source, another must be asked for them
+
+
+class Sift(Message, code=94):
+    """Which of these nodes have other hashes in your tree of this partition? Answered by SiftReply
+    once all that your tree speaks of is on the disk; otherwise as Pull.
+
+    Level 0 is the root, and each node has sixteen children at the next. A node's number is its
+    place in its level.
+    """
+
+    stamp_change: Uint
+    stamp_phase: Small
+    partition: Small
+    level: Small
+    nodes: Uints
+    hashes: Hashes  # one for each; an empty one (not known) is equal to none
+
+
+class SiftReply(Message, code=95):
+    """Those that differ."""
+
+    differ: Uints = []  # noqa: RUF012 - never changed; numbers, as they were asked
+    counts: Uints = []  # noqa: RUF012 - never changed; records of each of them, if it is a leaf
+
+
+class TransferRequest(Message, code=100):
+    """Which partitions that you gain by this change have you copied? Answered by TransferReply; by
+    RingIs if that is not the change under way."""
+
+    index: Uint  # of the change
+
+
+class TransferReply(Message, code=101):
+    """Those that may enter phase 1, as far as this new owner is concerned."""
+
+    ready: Uints = []  # noqa: RUF012 - never changed
 
 
 def catalogue() -> list[type[Message]]:

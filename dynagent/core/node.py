@@ -34,9 +34,11 @@ from dynagent.core.copies import Copies
 from dynagent.core.counterpart import Counterpart
 from dynagent.core.delivery import Delivery
 from dynagent.core.detector import Detector
+from dynagent.core.driver import Driver
 from dynagent.core.electors import Electors
 from dynagent.core.explain import inspect_copy
 from dynagent.core.exports import export_page
+from dynagent.core.former import Former
 from dynagent.core.get import GetOperation
 from dynagent.core.gossip import Gossiper
 from dynagent.core.heal import Healer
@@ -54,6 +56,7 @@ from dynagent.core.messages import (
     Error,
     Export,
     Facts,
+    Fence,
     Get,
     Gossip,
     HintOrder,
@@ -72,6 +75,7 @@ from dynagent.core.messages import (
     Ping,
     PingFor,
     Propose,
+    Pull,
     Purge,
     Put,
     Read,
@@ -79,9 +83,11 @@ from dynagent.core.messages import (
     RingIs,
     RingRequest,
     Roots,
+    Sift,
     StartRefused,
     StatusRequest,
     TombstoneQuery,
+    TransferRequest,
 )
 from dynagent.core.ports import Batch, Dice, Effects, LinkId, NodeId, Reader
 from dynagent.core.purge import Purger
@@ -99,7 +105,9 @@ from dynagent.core.ringlog import RingLog
 from dynagent.core.router import ForwardOperation
 from dynagent.core.scrub import Scrubber
 from dynagent.core.settings import DEFAULTS, Settings
+from dynagent.core.sources import Sources
 from dynagent.core.trace import Trace
+from dynagent.core.transfer import Transfers
 from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady
 
 # What a node that is no member any more still answers.
@@ -172,6 +180,9 @@ class Node:
         self.healer: Healer | None = None  # too
         self.scrubber: Scrubber | None = None  # too
         self.registration: Registration | None = None  # too
+        self.transfers: Transfers | None = None  # too
+        self.former: Former | None = None  # too
+        self.driver: Driver | None = None  # too
         self.machines: list[Machine] = []  # those that live in time, as `on_tick` goes through them
         self.followers: list[Machine] = []  # all of them, as `on_ring` does
         self.settings = settings
@@ -180,6 +191,7 @@ class Node:
         self.ring_dice = ring_dice
         self.copies = Copies(self.replica, effects)
         self.counterpart = Counterpart(self.replica)
+        self.sources = Sources(self.replica, effects)
         self.purge_answers = purge_answers = PurgeAnswers(self.replica, effects)
         self.registrar = Registrar(self.replica, reader, effects)
         self.replacements = Replacements(effects)
@@ -220,6 +232,10 @@ class Node:
             Purge: purge_answers.on_purge,
             Register: self.registrar.on_register,
             Enter: self.replacements.on_enter,
+            Fence: self.sources.on_fence,
+            Sift: self.sources.on_sift,
+            Pull: self.sources.on_pull,
+            TransferRequest: answers.on_transfer_request,
         }
         self._handlers_of_owner = self._handlers
         if ring is not None:
@@ -427,6 +443,8 @@ class Node:
             self.jobs.on_refused(now)
         if self.ringlog is not None:
             self.ringlog.on_refused(now)
+        if self.transfers is not None:
+            self.transfers.on_refused(now)
         for link, request_id in waiters:
             if link is not None:
                 self.effects.answer(link, request_id, Error(error.code, error.message))

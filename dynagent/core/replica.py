@@ -100,7 +100,9 @@ class Replica:
         self.survey = Survey(
             reader, self._overlay, self.barriers, meet=self._meet, forget=self._cache.forget
         )
+        self._parts = (self.hints, self.barriers, self.stamps, self.unknown)
         self._open = Batch(1)
+        self._under_way = DURABLE  # the number of the batch that the shell has
         # With the digest of the copy that the batch before this one leaves, as `merkle.Change`.
         self._open_keys: dict[bytes, tuple[Token, bytes | None]] = {}
         self._strays: dict[tuple[Token, bytes], None] = {}  # rows to be removed, no copies
@@ -285,6 +287,19 @@ class Replica:
         """The hint has been delivered: just the copy that is here now is durable there."""
         self.hints.remove(self._open, target, token, key)
 
+    def turn(self, target: NodeId, others: Iterable[NodeId], key: bytes, token: Token) -> None:
+        """That target owns the key no longer: the others are owed it instead, in one batch."""
+        copy_in = self.batch_of(key)
+        for other in others:
+            self.hints.add(self._open, other, token, key, copy_in=copy_in)
+        self.hints.remove(self._open, target, token, key)
+
+    def turn_partition(
+        self, target: NodeId, others: Iterable[NodeId], partition: PartitionId
+    ) -> None:
+        """Likewise, of a partition that is dirty for it."""
+        self.hints.turn(self._open, target, others, partition)
+
     def settle_partition(
         self,
         target: NodeId,
@@ -309,6 +324,23 @@ class Replica:
         """Forgets a copy that was kept for others only. Its actor mark goes with it."""
         self._keep(key, token, self.newest(key, token), ABSENT)
 
+    def drop_former(self, key: bytes, digest: bytes) -> bool:
+        """Drops a copy in a partition that is not ours, and that all its owners have
+        (`core.former`); False if it is another by now, is not on the disk, or a hint speaks of it.
+        """
+        token = token_of(key)
+        if self.hints.owns(token) or self.batch_of(key) or self.hints.owed(token, key):
+            return False
+        old = self.newest(key, token)
+        if old.unknown or old.digest != digest:
+            return False
+        self._keep(key, token, old, ABSENT)
+        return True
+
+    def on_dropped(self, partition: PartitionId) -> None:
+        """Nothing is left here of a partition that was given up."""
+        self.hints.on_dropped(self._open, partition)
+
     def purge(self, key: bytes, token: Token, digest: bytes, barrier: int) -> int:
         """Drops a tombstone that all owners hold; a copy that is not the one that was asked about
         stays. Returns the batch that makes durable what is here now."""
@@ -330,6 +362,10 @@ class Replica:
     def move(self, partition: PartitionId, to: int) -> None:
         """Moves to a barrier, in the open batch."""
         self.barriers.move(self._open, partition, to)
+
+    def adopt(self, partition: PartitionId, barrier: int, least: int) -> None:
+        """A new owner takes over where the owners stand, in the open batch (`core.transfer`)."""
+        self.barriers.adopt(self._open, partition, barrier, least)
 
     def close(self, partition: PartitionId, barrier: int) -> None:
         """Refuses what was read before that barrier, from now on and in the open batch."""
@@ -447,6 +483,18 @@ class Replica:
             return True
         return self.hints.is_dirty or self.barriers.is_dirty or self.stamps.is_dirty
 
+    @property
+    def newest_batch(self) -> int:
+        """The batch that makes all durable that has been accepted here; `DURABLE` if it is."""
+        return self._open.number if self._has_gathered else self._under_way
+
+    @property
+    def _has_gathered(self) -> bool:
+        batch = self._open
+        if self._open_keys or batch.hints or batch.meta or self._strays or self.forest.has_news:
+            return True
+        return any(part.has_news(batch) for part in self._parts)
+
     def when_durable(self, number: int, waiter: Waiter) -> bool:
         """Queues `waiter` behind a batch; False if there is nothing to wait for."""
         if number == DURABLE:
@@ -457,11 +505,9 @@ class Replica:
     def take_batch(self) -> Batch | None:
         """Everything that has gathered, to be made durable; None if nothing has."""
         batch = self._open
-        parts = (self.hints, self.barriers, self.stamps, self.unknown)
-        has_news = any(part.has_news(batch) for part in parts) or self.forest.has_news
-        if not (self._open_keys or batch.hints or batch.meta or self._strays or has_news):
+        if not self._has_gathered:
             return None
-        for part in parts:
+        for part in self._parts:
             part.seal(batch)
         changes: list[Change] = []
         for key, (token, before) in self._open_keys.items():
@@ -475,6 +521,7 @@ class Replica:
         self.forest.apply(batch, changes)
         batch.strays = list(self._strays)
         self._strays = {}
+        self._under_way = batch.number
         self._open = Batch(batch.number + 1)
         self._open_keys = {}
         self._open_bytes = 0
@@ -487,6 +534,7 @@ class Replica:
             overlaid = self._overlay.get(key)
             if overlaid is not None and overlaid[1] == batch.number:
                 del self._overlay[key]
+        self._under_way = DURABLE
         self.hints.on_committed(batch)
         self.forest.on_committed()
         self.barriers.on_committed(batch)
@@ -510,6 +558,7 @@ class Replica:
         self.barriers.on_refused()
         self.stamps.on_refused()
         self.tombstones.recount()
+        self._under_way = DURABLE
         self._open = Batch(self._open.number + 1)
         self._open_keys = {}
         self._open_bytes = 0

@@ -50,6 +50,20 @@ class Survey:
                 overlaid = self._overlay.get(key)
                 yield token, key, overlaid[0] if overlaid else self._decode(key, token, stored)
 
+    def sound(
+        self, first: Token, last: Token, after: bytes
+    ) -> Iterator[tuple[Token, bytes, Record]]:
+        """As `scan`, of a range of which others shall get everything. Raises `CorruptRecord` too if
+        a row there has lost its key, or lies at a token that is not its key's: a copy is missing
+        then, and nobody can say which."""
+        first = Token(after[: len(first)] or first)
+        for token, key, stored in self._reader.scan(first, last):
+            if not key or token != token_of(key):
+                raise CorruptRecord("a row there has lost its key, or its place")
+            if token + key > after:
+                overlaid = self._overlay.get(key)
+                yield token, key, overlaid[0] if overlaid else self._decode(key, token, stored)
+
     def digests(
         self, first: Token, last: Token, after: bytes
     ) -> Iterator[tuple[bytes, bytes, int]]:

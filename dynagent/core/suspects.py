@@ -96,7 +96,7 @@ class Suspects:
             self._bytes -= len(suspect.key)
             size = len(suspect.key) + _VERSION_BYTES
             self._progress.spend(suspect.partition, size, charged=limits.EXCHANGE_ROW_BYTES)
-            self._judge(now, suspect, _decode_copy(copy))
+            self._judge(now, suspect, decode_copy(copy))
 
     def _judge(
         self, now: float, suspect: Suspect, theirs: tuple[bytes, Clock, list[Dot]] | None
@@ -112,8 +112,8 @@ class Suspects:
         else:
             verdict.differing += 1
             clock, dots = record.value.clock, record.value.dots()
-            is_news = _has_news(theirs[1], theirs[2], clock, dots)
-            suspect.sends = _has_news(clock, dots, theirs[1], theirs[2])
+            is_news = has_news(theirs[1], theirs[2], clock, dots)
+            suspect.sends = has_news(clock, dots, theirs[1], theirs[2])
             if not is_news and not suspect.sends:
                 is_news = suspect.sends = True  # the same version in other bytes
             if self._moves:
@@ -222,7 +222,7 @@ class Suspects:
         return asked[: reply.looked_at]
 
 
-def _has_news(clock: Clock, dots: list[Dot], other: Clock, other_dots: list[Dot]) -> bool:
+def has_news(clock: Clock, dots: list[Dot], other: Clock, other_dots: list[Dot]) -> bool:
     """Does the first version know of a write, or of the end of one, that the second does not?"""
     if any(counter > other.get(actor, 0) for actor, counter in clock.items()):
         return True
@@ -233,7 +233,7 @@ def _has_news(clock: Clock, dots: list[Dot], other: Clock, other_dots: list[Dot]
     )
 
 
-def _decode_copy(copy: list[object]) -> tuple[bytes, Clock, list[Dot]] | None:
+def decode_copy(copy: list[object]) -> tuple[bytes, Clock, list[Dot]] | None:
     """None if there is no sound copy; raises `ProtocolError` if it is not well-formed."""
     if not copy:
         return None

@@ -326,6 +326,53 @@ METRICS = (
         ],
     ),
     Metric(
+        name="dynagent_change_partitions",
+        kind=GAUGE,
+        help="Partitions that the change of the ring under way still moves, as this agent knows.",
+        read=_at("change", "moving"),
+    ),
+    Metric(
+        name="dynagent_transfer_partitions",
+        kind=GAUGE,
+        help="Partitions that this agent gains and that are not yet read from it, by state; see "
+        "dynctl transfers.",
+        labels=("state",),
+        read=lambda status: [
+            ((state,), count)
+            for state, count in status.get("transfers", {}).get("partitions", {}).items()
+        ],
+    ),
+    Metric(
+        name="dynagent_transfer_records",
+        kind=GAUGE,
+        help="Records copied here by the change under way.",
+        read=_at("transfers", "records"),
+    ),
+    Metric(
+        name="dynagent_transfer_bytes",
+        kind=GAUGE,
+        help="Bytes of keys and contents copied here by the change under way.",
+        read=_at("transfers", "bytes"),
+    ),
+    Metric(
+        name="dynagent_transfer_source_bytes_total",
+        kind=COUNTER,
+        help="Bytes of keys and contents that new owners have copied from this agent.",
+        read=_at("sources", "bytes"),
+    ),
+    Metric(
+        name="dynagent_former_partitions",
+        kind=GAUGE,
+        help="Partitions that are not this agent's own, and of which copies lie here.",
+        read=_at("former", "partitions"),
+    ),
+    Metric(
+        name="dynagent_former_dropped_total",
+        kind=COUNTER,
+        help="Copies dropped here because all owners of their partition have them.",
+        read=_at("former", "dropped"),
+    ),
+    Metric(
         name="dynagent_oldest_unverified_seconds",
         kind=GAUGE,
         help="Since when the partition waits that was compared with another owner, and found or "

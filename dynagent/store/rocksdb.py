@@ -64,8 +64,10 @@ _WRITE_BUFFER_BYTES = 16 * limits.MIB
 _RESERVE_BYTES = 3 * _WRITE_BUFFER_BYTES  # one flush, and a compaction of two tables with it
 _CACHE_BYTES = 16 * limits.MIB
 _BLOOM_BITS = 10  # a key: a miss of 1 % reads a block in vain
+# Of a page of a scan; the first one is small, as in SQLite's.
 _SCAN_ROWS = 512
 _SCAN_BYTES = 1 * limits.MIB
+_SCAN_FIRST_PART = 6  # of both
 _EXACT_COUNT_ROWS = 6_000  # 2 ms
 _NOT_FOUND = "key not found"
 _RECORD, _META, _HINT, _SUMS = b"r", b"m", b"h", b"s"
@@ -160,8 +162,10 @@ class RocksStore:
     def scan(self, first: Token, last: Token) -> Iterator[tuple[Token, bytes, bytes]]:
         """As `Reader.scan`; each page of it is a snapshot of its own, taken when it is reached."""
         place = _RECORD + first
+        rows, size = _SCAN_ROWS // _SCAN_FIRST_PART, _SCAN_BYTES // _SCAN_FIRST_PART
         while True:
-            page = self._read_page(place, last)
+            page = self._read_page(place, last, rows=rows, size=size)
+            rows, size = min(2 * rows, _SCAN_ROWS), min(2 * size, _SCAN_BYTES)
             for place, stored in page:
                 yield Token(place[1:17]), place[17:], stored
             if not page:
@@ -297,18 +301,21 @@ class RocksStore:
         assert self._view is not None
         return self._view
 
-    def _read_page(self, place: bytes, last: Token) -> list[tuple[bytes, bytes]]:
+    def _read_page(
+        self, place: bytes, last: Token, *, rows: int, size: int
+    ) -> list[tuple[bytes, bytes]]:
+        """Some records from a place on, so many or of so many bytes at most."""
         page: list[tuple[bytes, bytes]] = []
-        size = 0
+        left = size
         try:
             cursor = self._committed().cursor
             cursor.seek(place)
-            while len(page) < _SCAN_ROWS and size < _SCAN_BYTES and cursor.valid():
+            while len(page) < rows and left > 0 and cursor.valid():
                 key: bytes = cursor.key()
                 if key[:1] != _RECORD or key[1:17] > last:
                     break
                 page.append((key, cursor.value()))
-                size += len(page[-1][1])
+                left -= len(page[-1][1])
                 cursor.next()
             cursor.status()  # an iterator that met damage only says that it is at its end
         except Exception as exc:

@@ -15,6 +15,7 @@ from dynagent.core.messages import (
     Compare,
     ExportReply,
     Facts,
+    Fence,
     GetReply,
     Gossip,
     Hello,
@@ -30,12 +31,16 @@ from dynagent.core.messages import (
     Message,
     PingFor,
     Propose,
+    Pull,
+    PullReply,
     Put,
     Read,
     ReadReply,
     Register,
     RingReply,
+    Sift,
     StatusReply,
+    TransferRequest,
     Vote,
     catalogue,
 )
@@ -188,6 +193,7 @@ _LARGE: dict[type[Message], int] = {
     ListReply: _DATA,  # one row may be that large: a clock has no bound of its own
     InspectReply: _DATA,
     LookReply: _DATA,
+    PullReply: _DATA,
     ExportReply: _DATA,
     JobsReply: limits.RING_BYTES_MAX,  # each job tells of each member
     RingReply: limits.RING_BYTES_MAX + limits.KIB,
@@ -201,7 +207,10 @@ _LARGE: dict[type[Message], int] = {
 }
 
 PEER_ONLY: frozenset[type[Message]] = frozenset(
-    {Ballot, Compare, Facts, Gossip, LeafKeys, LogReply, Look, Merge, PingFor, Read, Register}
+    {
+        *(Ballot, Compare, Facts, Fence, Gossip, LeafKeys, LogReply, Look, Merge, PingFor),
+        *(Pull, Read, Register, Sift, TransferRequest),
+    }
 )  # refused on links of clients
 
 

@@ -22,6 +22,7 @@ from dynagent.core.messages import MODE_BLIND, Error, GetReply, Message, Put
 from dynagent.core.node import Node
 from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
+from dynagent.core.question import Question
 from dynagent.core.ring import Member, Ring, token_of
 from dynagent.core.ringcodec import decode_ring
 from dynagent.core.settings import Settings
@@ -313,9 +314,10 @@ def at_once(c: Cluster, node: NodeId, request: Message) -> Message:
 
 
 def operations(c: Cluster, node: NodeId) -> list[Operation]:
+    """Of requests: not the questions of machines that ask by themselves."""
     coordinator = c.nodes[node].coordinator
     assert coordinator is not None
-    return list(coordinator.operations.values())
+    return [one for one in coordinator.operations.values() if not isinstance(one, Question)]
 
 
 def heard_only_at(c: Cluster, node: NodeId, request: Put) -> None:
