@@ -28,9 +28,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     finding: Annotated[
         str,
         Meta(
-            description="agent_down, quorum_lost, voters_lost, change_waits, not_told, "
-            "leaver_waits, disk_full, unreadable, unprovable, hollow, store_damaged, clash, hints, "
-            "hints_paused, dirty, unverified, trees_unknown or purge_blocked"
+            description="agent_down, quorum_lost, voters_lost, change_waits, not_told, starting, "
+            "store_lost, leaver_waits, disk_full, unreadable, unprovable, hollow, store_damaged, "
+            "clash, hints, hints_paused, dirty, unverified, trees_unknown or purge_blocked"
         ),
     ]
     node: Annotated[str, Meta(description="whose; empty: of the cluster")]
@@ -50,7 +50,7 @@ def doctor_document(seen: Observation) -> DoctorDocument:
     """All findings, those that need action first."""
     found = [*_of_cluster(seen)]
     for one in by_name(seen):
-        found += _of_node(one)
+        found += _of_node(seen, one)
     return DoctorDocument(findings=sorted(found, key=lambda row: row.severity != ACT))
 
 
@@ -116,15 +116,14 @@ def _leaver(seen: Observation, one: Seen) -> Finding:
     return _wait("leaver_waits", name, what, "nothing: it goes by itself")
 
 
-def _of_node(one: Seen) -> Iterator[Finding]:
+def _of_node(seen: Observation, one: Seen) -> Iterator[Finding]:
     name = one.member.name
     if one.problem:
         remedy = "start it: dynagent run with its own --data-dir; its log says why it stopped"
-        if one.status is not None and one.status["state"] == "fresh":
-            remedy = f"dynctl join {one.member.address}"
-            yield _act("not_told", name, "it is a member and has not heard of it", remedy)
-            return
         if one.status is not None:
+            if finding := _of_start(seen, one, one.status):
+                yield finding
+                return
             remedy = "dynctl health"
         yield _act("agent_down", name, one.problem, remedy)
     if one.status is None:
@@ -134,6 +133,27 @@ def _of_node(one: Seen) -> Iterator[Finding]:
         yield _act("disk_full", name, "its disk is full", "free some space; it goes on by itself")
     yield from _of_copies(name, status)
     yield from _of_comparing(name, status)
+
+
+def _of_start(seen: Observation, one: Seen, status: dict[str, Any]) -> Finding | None:
+    """Does it not serve because it cannot yet, or is not what the ring takes it for?"""
+    name, address, state = one.member.name, one.member.address, status["state"]
+    if state == "fresh" and status["node_id"] != one.member.id:
+        what = f"its store is lost: a new, empty one ({status['node_id']}) is at {address}"
+        return _act("store_lost", name, what, f"dynctl replace {name} {address} --force")
+    if state == "fresh":
+        what = "it is a member and has not heard of it"
+        return _act("not_told", name, what, f"dynctl join {address}")
+    if state != "starting":
+        return None
+    start = status["registration"]
+    names = {member.id: member.name for member in seen.ring.members}
+    missing = {names.get(node, node): why for node, why in start["missing"].items()}
+    told = ", ".join(f"{other} ({why})" for other, why in sorted(missing.items()))
+    what = f"{start['recorded']} of the {start['needed']} voters needed have recorded its start"
+    away = sorted(other for other, why in missing.items() if why == "unreachable")
+    remedy = f"start {away[0]}" if away else "nothing: it asks again"
+    return _act("starting", name, f"{what}; not yet: {told}", remedy)
 
 
 def _of_copies(name: str, status: dict[str, Any]) -> Iterator[Finding]:

@@ -25,8 +25,8 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     state: Annotated[
         str,
         Meta(
-            description="joining, leaving or removed, as the ring has it; else serving, draining "
-            "or fresh, in its own words; else unknown"
+            description="joining, leaving or removed, as the ring has it; else serving, starting, "
+            "draining or fresh, in its own words; else unknown"
         ),
     ]
     liveness: Annotated[

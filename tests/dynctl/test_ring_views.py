@@ -231,6 +231,34 @@ def test_doctor_knows_a_member_that_was_not_told() -> None:
     assert found == ("act", "n5", "dynctl join 10.0.0.5:7411")
 
 
+def with_problem(seen: Observation, **status: object) -> Observation:
+    """The last member answers so, and that is no good."""
+    *others, last = seen.members
+    assert last.status is not None
+    last = replace(last, problem="not serving", status={**last.status, **status})
+    return replace(seen, members=(*others, last))
+
+
+def test_doctor_says_whom_a_starting_agent_waits_for() -> None:
+    missing = {B: "unreachable", C: "no answer yet"}
+    start = {"state": "starting", "recorded": 1, "needed": 2, "missing": missing}
+    seen = with_problem(seen_by_all(RING), state="starting", registration=start)
+    assert findings(seen)["starting"] == ("act", "n4", "start n2")
+    [row] = [row for row in doctor_document(seen).findings if row.finding == "starting"]
+    assert row.what == (
+        "1 of the 2 voters needed have recorded its start; "
+        "not yet: n2 (unreachable), n3 (no answer yet)"
+    )
+    start["missing"] = {C: "no answer yet"}
+    assert findings(seen)["starting"][2] == "nothing: it asks again"
+
+
+def test_doctor_knows_a_member_whose_disk_was_wiped() -> None:
+    seen = with_problem(seen_by_all(RING), state="fresh", node_id="f" * 16)
+    told = ("act", "n4", "dynctl replace n4 10.0.0.4:7411 --force")
+    assert findings(seen)["store_lost"] == told
+
+
 # --- the log -------------------------------------------------------------------------------------
 
 
