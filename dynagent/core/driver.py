@@ -87,7 +87,8 @@ class Driver:
         self._asked: set[NodeId] = set()  # that have not answered
         self._ready: dict[NodeId, set[PartitionId]] = {}  # new owner → what it has copied
         self._fenced: dict[PartitionId, set[NodeId]] = {}  # at (c, 1)
-        self._index = 0  # of the change that this is about
+        change = coordinator.ring.change
+        self._index = change.index if change is not None else 0  # of the change this is about
         self._is_proposing = False
 
     # --- what the node feeds ---------------------------------------------------------------------

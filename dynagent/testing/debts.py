@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dynagent.core.entry import decode_stored
-from dynagent.core.hints import DURABLE, ROW, decode_row
+from dynagent.core.hints import DURABLE, ROW, decode_row, decode_tallies
 from dynagent.core.ports import Batch, NodeId, PartitionId, Reader, Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.tombstones import TOMBSTONES
@@ -66,10 +66,12 @@ class Debts:
         self._waiting = [debt for debt in self._waiting if debt[0] > number]
 
     def _recount(self, store: MemoryStore) -> None:
+        """What lies in a partition that was given up counted as its own before: it is left out."""
+        former = decode_tallies(store.get_meta(ROW))[0]
         copies = sum(
             len(decode_stored(stored, cluster_id=self._ring.cluster_id, key=key).content)
             for token, key, stored in store.scan(Token(bytes(16)), Token(b"\xff" * 16))
-            if not self._owns(key)
+            if not self._owns(key) and self._ring.partition_of(token) not in former
         )
         targets = owed_targets(store)
         own = sum(

@@ -24,7 +24,13 @@ from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.preference import fallbacks
 from dynagent.core.ring import JOINT_OLD, SETTLED, Owners, Ring, token_of
 from dynagent.core.ringcodec import encode_ring
-from dynagent.core.ringentry import ChangeEntry, Content, PhaseEntry, decode_log_entry
+from dynagent.core.ringentry import (
+    ChangeEntry,
+    Content,
+    PhaseEntry,
+    RetireEntry,
+    decode_log_entry,
+)
 from dynagent.testing.world import World
 
 STAMPS_ROW, PARTITIONS_IN_ROW = "stamps/", 64  # of core/stamps.py
@@ -49,6 +55,7 @@ class Rings:
         self._world = world
         self._seen: dict[tuple[int, int], bytes] = {}  # by lineage and epoch
         self._entries: dict[int, bytes] = {}  # of the log, by index
+        self.retired: set[NodeId] = set()  # leavers that are members no longer
         self._minimums: dict[tuple[NodeId, int], tuple[int, int]] = {}  # on the disks
         # Of each node: the rings that it has had, each with when it was first seen (order).
         self._had: dict[NodeId, list[tuple[int, Ring]]] = {}
@@ -142,6 +149,8 @@ class Rings:
         if known is None:
             self._entries[index] = entry
             content = decode_log_entry(entry).content
+            if isinstance(content, RetireEntry):
+                self.retired.update(content.nodes)
             self._world.fault(_kind_of(content), f"is entry {index}")
 
     def since(self, node: NodeId, order: int) -> list[Ring]:

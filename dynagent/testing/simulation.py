@@ -293,7 +293,7 @@ class Simulation:
         return all(client.is_idle for client in self.clients)
 
     def _are_hints_home(self) -> bool:
-        return not any(self._owed(node) for node in self.nodes if not node.is_gone)
+        return not any(self._owed(node) for node in self.members)
 
     def _owed(self, node: SimNode) -> list[object]:
         """What a node owes to whom."""
@@ -334,10 +334,11 @@ class Simulation:
 
     def _check_hints_are_home(self) -> None:
         """All is well again: nothing is owed, it has arrived, and only owners hold copies."""
+        members = self.members
         self.ledger.check_debts_are_paid(self.rings.owners_of)
         for node in self.nodes:
-            if node.is_gone:
-                continue
+            if node not in members and node.id not in self.rings.retired:
+                continue  # gone for good, or it has not become a member after all
             owed = self._owed(node)
             self.world.verdicts.check("hints_come_home", not owed, f"{node.id} owes {owed}")
             for key in self.keys:
