@@ -172,6 +172,7 @@ TOMBSTONE_PAGE_ROWS = 256  # of one question or order: a millisecond on each own
 TOMBSTONE_PAGE_BYTES = 32 * KIB  # of their keys and digests: below a control frame
 BARRIER_PARTITIONS_MAX = 256  # that one question tells of, or one order moves
 BARRIER_ANSWER_S = 10.0  # until a question without an answer has failed: as for hints
+NEWCOMER_REST_S = 0.25  # between two looks at whether it has taken up what it was told
 PURGE_ROW_BYTES = 256  # what a row of it costs, against BACKGROUND_RECORD_BYTES of a record
 PURGE_PAUSE_S = 1.0  # between two looks at whether something can be purged
 PURGE_PAUSE_S_MAX = 30.0  # where something holds it back; doubled until then

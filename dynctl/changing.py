@@ -21,7 +21,7 @@ from dynagent.client.bootstrap import status_of
 from dynagent.client.changes import NOBODY, ChangePlan, name_of, recall
 from dynagent.client.forecast import Load
 from dynagent.client.proposing import history, propose
-from dynagent.core.messages import Install
+from dynagent.core.messages import Invite
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import JOINT_OLD, Ring
 from dynagent.core.ringcodec import encode_ring
@@ -237,7 +237,7 @@ def invite(client: Client, ring: Ring, joining: Sequence[NodeId]) -> None:
         member = ring.member(node)
         assert member is not None
         try:
-            client.ask(member.address, Install(encode_ring(ring)))
+            client.ask(member.address, Invite(encode_ring(ring)))
         except DynagentError as exc:
             raise type(exc)(
                 f"{member.name} is a member now, but has not heard of it ({exc.message}); repeat "

@@ -29,7 +29,7 @@ from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId
 from dynagent.core.registration import REMOVED
 from dynagent.core.ring import Ring
-from dynagent.core.ringcodec import decode_ring
+from dynagent.core.ringcodec import decode_ring, encode_ring
 from dynagent.core.settings import Settings
 from dynagent.env import Env
 from dynagent.errors import (
@@ -217,7 +217,7 @@ class Agent:
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
         first = decode_ring(ring)
         self.env.writer.submit(
-            partial(self._write_adoption, ring, first),
+            partial(self._write_adoption, first),
             partial(self._on_adopted, first, link, request_id),
         )
 
@@ -264,10 +264,10 @@ class Agent:
         if error is not None:
             self._stop_failed(error)
 
-    def _write_adoption(self, encoded: bytes, ring: Ring) -> None:
+    def _write_adoption(self, ring: Ring) -> None:
         """The ring first, the cluster id second: a cut between them leaves a fresh agent."""
         batch = Batch(0)
-        batch.meta.append((RING_ROW, encoded))
+        batch.meta.append((RING_ROW, encode_ring(ring)))
         self.data_dir.store.write(batch)
         file = self.data_dir.identity_file
         file.write(replace(file.value, cluster_id=ring.cluster_id))

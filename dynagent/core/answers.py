@@ -14,6 +14,7 @@ from dynagent.core.messages import (
     HintOrder,
     Install,
     Installed,
+    Invite,
     Message,
     PingFor,
     Pong,
@@ -27,6 +28,7 @@ from dynagent.core.messages import (
     TransferRequest,
 )
 from dynagent.core.ports import Effects, LinkId, NodeId
+from dynagent.core.ring import Ring
 from dynagent.core.ringcodec import decode_ring, encode_ring
 from dynagent.errors import NotReady, Refused
 
@@ -87,19 +89,34 @@ class Answers:
     ) -> None:
         assert isinstance(message, Install)
         ring = decode_ring(message.ring)
-        if self._node.ring is not None:
-            if self._node.ring != ring:
-                raise Refused(
-                    f"this agent is already a member of cluster {self._node.ring.cluster_id.hex()}"
-                )
+        if self._node.ring is not None and self._node.ring != ring:
+            raise self._elsewhere(self._node.ring)
+        self._join(ring, message.ring, link, request_id)
+
+    def on_invite(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        """What has happened to the ring since it was sent, the ring log tells."""
+        assert isinstance(message, Invite)
+        ring = decode_ring(message.ring)
+        if self._node.ring is not None and self._node.ring.cluster_id != ring.cluster_id:
+            raise self._elsewhere(self._node.ring)
+        self._join(ring, message.ring, link, request_id)
+
+    def _elsewhere(self, ring: Ring) -> Refused:
+        return Refused(f"this agent is already a member of cluster {ring.cluster_id.hex()}")
+
+    def _join(self, ring: Ring, encoded: bytes, link: LinkId, request_id: int) -> None:
+        node = self._node
+        if node.ring is not None:
             self._effects.answer(link, request_id, Installed())
         elif self.is_adopting:
-            raise Refused("another bootstrap of this agent is under way; repeat the command")
-        elif ring.member(self._node.node_id) is None:
-            raise Refused(f"the ring does not name this agent ({self._node.node_id})")
+            raise Refused("this agent is about to join already; repeat the command")
+        elif not ring.counts(node.node_id):
+            raise Refused(f"the ring does not name this agent ({node.node_id})")
         else:
             self.is_adopting = True
-            self._effects.adopt(message.ring, link, request_id)
+            self._effects.adopt(encoded, link, request_id)
 
     def on_status_request(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message

@@ -25,6 +25,7 @@ from dynagent.core.former import Former
 from dynagent.core.gossip import Gossiper
 from dynagent.core.heal import Healer
 from dynagent.core.jobs import Jobs, Kind
+from dynagent.core.newcomer import Newcomer
 from dynagent.core.portrait import SelfPortrait
 from dynagent.core.ports import NodeId
 from dynagent.core.purge import Purger
@@ -178,7 +179,7 @@ def assemble(node: Node, ring: Ring) -> None:
         *(coordinator, detector, delivery, node.rebuilder, healer),
         *(gossip, antientropy, jobs, purger),
         *(ringlog, electors, Whereabouts(ringlog, coordinator, node.reader, where)),
-        *(node.sources, transfers, driver, reaimer, former),
+        *(node.sources, transfers, driver, reaimer, former, Newcomer(coordinator)),
     ]
 
     def on_registered(now: float) -> None:

@@ -124,6 +124,8 @@ class Copies:
                     raise NotYetOwner(f"partition {partition} is not ready to be written here")
                 if verdict != TAKEN:
                     return False
+                if merge.hint_for and self._replica.barriers.is_foreign(partition):
+                    raise NotReady(f"partition {partition} is still foreign to this agent")
         return True
 
     def _tells(self, ring: Ring, read: Read, token: Token) -> bool:

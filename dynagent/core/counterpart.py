@@ -26,13 +26,14 @@ from dynagent.core.messages import (
     Look,
     LookReply,
     Message,
+    RingIs,
     Roots,
     RootsReply,
 )
 from dynagent.core.ports import LinkId, NodeId, PartitionId
 from dynagent.core.replica import Replica
 from dynagent.core.ring import token_of
-from dynagent.errors import BadRequest, CorruptRecord, NotReady, Refused, Unhealthy
+from dynagent.errors import BadRequest, CorruptRecord, NotReady, Unhealthy
 
 TOKEN_BYTES = 16
 _PLACE_BYTES_MAX = TOKEN_BYTES + limits.KEY_BYTES_MAX
@@ -87,7 +88,9 @@ class Counterpart:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, Compare)
-        coordinator, forest = self._checked(message), self._replica.forest
+        coordinator, forest = self._checked(link, request_id, message), self._replica.forest
+        if coordinator is None:
+            return
         numbers, width = message.nodes, ARITY**message.level
         if message.level > forest.levels or len(numbers) != len(message.hashes):
             raise BadRequest("a Compare of no level of the trees, or without a hash for each node")
@@ -110,7 +113,9 @@ class Counterpart:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, LeafKeys)
-        coordinator, forest = self._checked(message), self._replica.forest
+        coordinator, forest = self._checked(link, request_id, message), self._replica.forest
+        if coordinator is None:
+            return
         leaves, after = message.leaves, message.after
         if sorted(set(leaves)) != leaves or len(leaves) > limits.EXCHANGE_LEAVES_MAX:
             raise BadRequest(f"leaves in no order, or over {limits.EXCHANGE_LEAVES_MAX} of them")
@@ -133,7 +138,9 @@ class Counterpart:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, Look)
-        coordinator = self._checked(message)
+        coordinator = self._checked(link, request_id, message)
+        if coordinator is None:
+            return
         if not message.keys or len(message.keys) > limits.EXCHANGE_ROWS_MAX:
             raise BadRequest(f"a Look at 1 to {limits.EXCHANGE_ROWS_MAX} keys was expected")
         partitions = {coordinator.ring.partition_of(token_of(key)) for key in message.keys}
@@ -162,25 +169,30 @@ class Counterpart:
         for number in message.partitions:
             ring.check_partition(number)
             partition = PartitionId(number)
-            is_own = self.coordinator.node_id in ring.lists[partition]
+            is_own = ring.owns(self.coordinator.node_id, partition)
             roots.append(forest.root(partition) if is_own else b"")
             counts.append(forest.counts(partition) if is_own else 0)
         self.coordinator.effects.answer(link, request_id, RootsReply(ring.epoch, roots, counts))
 
-    def _checked(self, message: Compare | LeafKeys | Look) -> Coordinator:
-        """Raises `NotReady`, or `Refused` if the asker's ring is another."""
+    def _checked(
+        self, link: LinkId, request_id: int, message: Compare | LeafKeys | Look
+    ) -> Coordinator | None:
+        """None if the asker's ring is another: that is answered here. Raises `NotReady`."""
         if self.coordinator is None:
             raise NotReady("this agent belongs to no cluster yet")
         ours = (self.coordinator.ring.epoch, SETTLED)
         if (message.stamp_change, message.stamp_phase) != ours:
-            raise Refused(f"the ring of this agent is of epoch {ours[0]}")
+            self.coordinator.effects.answer(link, request_id, RingIs(ours[0]))
+            return None
         return self.coordinator
 
     def _check_owned(self, coordinator: Coordinator, partitions: Iterable[int]) -> None:
-        lists = coordinator.ring.lists
+        ring = coordinator.ring
         for partition in partitions:
-            if partition >= len(lists) or coordinator.node_id not in lists[partition]:
-                raise BadRequest(f"partition {partition} is not of this agent")
+            ring.check_partition(partition)
+            is_own = coordinator.node_id in ring.lists[partition]
+            if not is_own or partition in ring.moves:
+                raise BadRequest(f"partition {partition} is not of this agent, or it moves")
 
     def _records(self, keys: Sequence[bytes]) -> tuple[LookReply, int]:
         entries: list[list[object]] = []

@@ -454,9 +454,9 @@ class FactsReply(Message, code=43):
 
 
 class Compare(Message, code=50):
-    """Which of these nodes have other hashes in your trees? Answered by CompareReply, or by an
-    Error: NotReady; BadRequest if you are no owner of one of the partitions; Refused if your ring
-    is another.
+    """Which of these nodes have other hashes in your trees? Answered by CompareReply; by RingIs if
+    our rings differ; or by an Error: NotReady; BadRequest if you are no owner of one of the
+    partitions, or it moves.
 
     Level 0 has the roots, and each node sixteen children at the next. A node's number is
     partition × 16^level + its place in that level of its tree.
@@ -589,8 +589,8 @@ class ExportReply(Message, code=61):
 
 
 class BarrierRequest(Message, code=70):
-    """Where do you stand in these partitions? Answered by BarrierReply, or by an Error: NotReady;
-    Refused if your ring is another; BadRequest if you are neither owner nor fallback of one."""
+    """Where do you stand in these partitions? Answered by BarrierReply; by RingIs if our rings
+    differ; or by an Error: NotReady."""
 
     stamp_change: Uint
     stamp_phase: Small
@@ -603,6 +603,8 @@ class BarrierReply(Message, code=71):
     barriers: Uints
     holding: Uints = []  # noqa: RUF012 - never changed; partitions of which it keeps copies for
     # others: it cannot move before they are delivered
+    void: Uints = []  # noqa: RUF012 - never changed; partitions where it has not moved to that
+    # barrier since members or lists have changed
 
 
 class BarrierMove(Message, code=72):
@@ -844,6 +846,16 @@ class TransferReply(Message, code=101):
     """Those that may enter phase 1, as far as this new owner is concerned."""
 
     ready: Uints = []  # noqa: RUF012 - never changed
+
+
+class Invite(Message, code=87):
+    """You are a member of this ring: to a fresh agent, from whoever has had the change decided.
+
+    Answered by Installed once it is durable, also if it was before; or by an Error: Refused if the
+    ring does not name this agent, or if it belongs to another cluster, BadRequest.
+    """
+
+    ring: Blob
 
 
 def catalogue() -> list[type[Message]]:

@@ -63,6 +63,7 @@ from dynagent.core.messages import (
     Inspect,
     Install,
     Installed,
+    Invite,
     JobRequest,
     LeafKeys,
     List,
@@ -212,6 +213,7 @@ class Node:
             PingFor: answers.on_ping_for,
             RingRequest: answers.on_ring_request,
             Install: answers.on_install,
+            Invite: answers.on_invite,
             StatusRequest: answers.on_status_request,
             HintOrder: answers.on_hint_order,
             DrainOrder: answers.on_drain_order,
@@ -537,6 +539,8 @@ class Node:
     def _stands_in(self, coordinator: Coordinator, message: Get | Put, aim: Aim) -> bool:
         """No owner is up, as we see it, and we are one of those in whose place requests go."""
         if message.strict or not coordinator.up.isdisjoint(aim.readers):
+            return False
+        if self.replica.barriers.is_foreign(aim.partition):
             return False
         return self.node_id in coordinator.stand_ins(aim, aim.readers)
 

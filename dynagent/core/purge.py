@@ -8,7 +8,8 @@ A *round* takes all of this node's partitions that have tombstones and are due, 
 
     look     where does each of S_P stand, and what does it keep for others?
       ├────▶ one does not answer, or keeps a copy for another: blocked, and said by whom
-      ├────▶ not all stand at the same barrier: move the rest
+      ├────▶ not all stand at the same barrier, or one has stood there since before the ring was
+      │      changed: move the rest, or all of them once more
       ├────▶ all have stood at b for less than `rest_s`: later
     close    the owners refuse what was read before b
     purge    page by page: our tombstones that are settled at b; the other owners say which of them
@@ -50,7 +51,14 @@ from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.purge_answers import DIFFERS, HELD, HELD_LATER, PurgeAnswers, Row
 from dynagent.core.purge_questions import Answers, Question, Questions
 from dynagent.core.ring import Ring, token_of
-from dynagent.core.tombstones import held_by, is_tombstone, may_close, may_purge, next_barrier
+from dynagent.core.tombstones import (
+    holders,
+    is_tombstone,
+    may_close,
+    may_end,
+    may_purge,
+    next_barrier,
+)
 from dynagent.errors import CorruptRecord
 
 AWAY, HOLDS, OTHER = "away", "holds", "differs"  # why a partition is blocked
@@ -76,12 +84,13 @@ class _Place:
 class _Look:
     """Where the members stand."""
 
-    __slots__ = ("holding", "members", "standings")
+    __slots__ = ("holding", "members", "standings", "void")
 
     def __init__(self, members: dict[PartitionId, tuple[NodeId, ...]]) -> None:
         self.members = members  # S_P
         self.standings: dict[PartitionId, dict[NodeId, int]] = {at: {} for at in members}
         self.holding: dict[PartitionId, list[NodeId]] = {at: [] for at in members}
+        self.void: set[PartitionId] = set()  # where one has not moved under this ring
 
     def take(self, node: NodeId, partitions: list[PartitionId], reply: Message | None) -> None:
         if not isinstance(reply, BarrierReply) or len(reply.barriers) != len(partitions):
@@ -90,6 +99,8 @@ class _Look:
             self.standings[partition][node] = barrier
             if partition in reply.holding:
                 self.holding[partition].append(node)
+            if partition in reply.void:
+                self.void.add(partition)
 
     def silent(self, partition: PartitionId) -> list[NodeId]:
         return [node for node in self.members[partition] if node not in self.standings[partition]]
@@ -188,6 +199,8 @@ class Purger:
             self.blocked.pop(partition, None)
         due: list[PartitionId] = []
         for partition in sorted(self._tombstones.counts):
+            if partition in self._ring.moves:
+                continue
             place = self._places.setdefault(partition, _Place())
             if place.due <= now and len(due) < limits.BARRIER_PARTITIONS_MAX:
                 if self._drives(partition):
@@ -218,7 +231,7 @@ class Purger:
         yield from self._move(moves, look)
 
     def _look(self, partitions: list[PartitionId]) -> Looked:
-        look = _Look({at: held_by([self._ring], at) for at in partitions})
+        look = _Look({at: holders(self._ring, at) for at in partitions})
         asked: dict[NodeId, list[PartitionId]] = {}
         for partition, members in look.members.items():
             for node in members:
@@ -248,9 +261,10 @@ class Purger:
         is_level = max(standings) < to
         if is_level and place.at != to - 1:
             place.at, place.at_since = to - 1, now
-        if holding and (to == 1 or not is_level):
+        may_purge_now = is_level and to > 1 and may_end(is_void=partition in look.void)
+        if holding and not may_purge_now:
             self._block(partition, HOLDS, holding)
-        if is_level and to > 1:
+        if may_purge_now:
             if now < place.at_since + self.rest_s:
                 place.due = place.at_since + self.rest_s
             elif may_close(standings, to - 1):

@@ -20,14 +20,15 @@ from dynagent.core.messages import (
     MergeAck,
     Message,
     Purge,
+    RingIs,
     TombstoneQuery,
     TombstoneReply,
 )
 from dynagent.core.ports import Effects, LinkId, NodeId, PartitionId
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
-from dynagent.core.tombstones import held_by, is_tombstone, may_move
-from dynagent.errors import BadRequest, NotReady, ProtocolError, Refused
+from dynagent.core.tombstones import is_tombstone, may_move
+from dynagent.errors import BadRequest, NotReady, ProtocolError
 
 DIFFERS, HELD, HELD_LATER = 0, 1, 2  # the states of a TombstoneReply
 
@@ -46,7 +47,8 @@ class PurgeAnswers:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, BarrierRequest)
-        self._check(message)
+        if not self._has_our_ring(link, request_id, message):
+            return
         partitions = self._check_partitions(message.partitions)
         self._effects.answer(link, request_id, self.tell(partitions))
 
@@ -54,8 +56,11 @@ class PurgeAnswers:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, BarrierMove)
-        self._check(message)
+        if not self._has_our_ring(link, request_id, message):
+            return
         partitions = self._check_partitions(message.partitions)
+        if any(at in self._ring.moves for at in partitions):
+            raise BadRequest("partitions that move have no barriers to move to")
         if len(message.barriers) != len(partitions):
             raise BadRequest("a BarrierMove whose partitions and barriers differ in number")
         self._replica.check_room(now)
@@ -67,7 +72,8 @@ class PurgeAnswers:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, TombstoneQuery)
-        self._check(message)
+        if not self._has_our_ring(link, request_id, message):
+            return
         states = bytes(map(self.state_of, self._owned_rows(message.rows)))
         self._effects.answer(link, request_id, TombstoneReply(states))
 
@@ -75,7 +81,8 @@ class PurgeAnswers:
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
     ) -> None:
         assert isinstance(message, Purge)
-        self._check(message)
+        if not self._has_our_ring(link, request_id, message):
+            return
         rows = self._owned_rows(message.rows)
         self._replica.check_room(now)
         self._acknowledge(link, request_id, self.purge(rows))
@@ -87,7 +94,8 @@ class PurgeAnswers:
         barriers = self._replica.barriers
         guest = [partition for partition in partitions if not barriers.owns(partition)]
         holding = self._replica.survey.holding(guest) if guest else set()
-        return BarrierReply([barriers.standing(at) for at in partitions], sorted(holding))
+        void: list[int] = [at for at in partitions if barriers.is_void(at)]
+        return BarrierReply([barriers.standing(at) for at in partitions], sorted(holding), void)
 
     def move(self, moves: Iterable[tuple[PartitionId, int]]) -> int:
         """Moves where it may; returns the batch that makes it durable, and earlier moves too."""
@@ -139,11 +147,18 @@ class PurgeAnswers:
         if not self._replica.when_durable(batch, (link, request_id)):
             self._effects.answer(link, request_id, MergeAck())
 
-    def _check(self, message: BarrierRequest | BarrierMove | TombstoneQuery | Purge) -> None:
-        """Raises `NotReady`, or `Refused` if the driver's ring is another."""
+    def _has_our_ring(
+        self,
+        link: LinkId,
+        request_id: int,
+        message: BarrierRequest | BarrierMove | TombstoneQuery | Purge,
+    ) -> bool:
+        """False if the driver's ring is another: that is answered here. Raises `NotReady`."""
         ring = self._ring
         if (message.stamp_change, message.stamp_phase) != (ring.epoch, SETTLED):
-            raise Refused(f"the ring of this agent is of epoch {ring.epoch}")
+            self._effects.answer(link, request_id, RingIs(ring.epoch))
+            return False
+        return True
 
     @property
     def _ring(self) -> Ring:
@@ -161,8 +176,9 @@ class PurgeAnswers:
         if len(numbers) > limits.BARRIER_PARTITIONS_MAX:
             raise BadRequest(f"more than {limits.BARRIER_PARTITIONS_MAX} partitions in one message")
         for at in numbers:
-            if at >= ring.partitions or self._node_id not in held_by([ring], PartitionId(at)):
-                raise BadRequest(f"this agent is neither owner nor fallback of partition {at}")
+            ring.check_partition(at)
+            if self._replica.barriers.is_foreign(PartitionId(at)):
+                raise NotReady(f"partition {at} is still foreign to this agent")
         return [PartitionId(at) for at in numbers]
 
     def _owned_rows(self, rows: Sequence[Sequence[object]]) -> list[Row]:

@@ -22,6 +22,7 @@ from dynagent.core.messages import (
     MergeAck,
     Message,
     Purge,
+    RingIs,
     TombstoneQuery,
     TombstoneReply,
 )
@@ -119,7 +120,7 @@ class Questions:
     def _settle(self, one: _Asked, answer: Message | None) -> None:
         self._waiting.discard(one)
         one.finish()
-        if answer is not None and not isinstance(answer, Error):
+        if answer is not None and not isinstance(answer, Error | RingIs):
             self._came[one.peer] = answer
 
     def _on_answer(self, now: float, one: _Asked, answer: Message | None) -> None:

@@ -44,6 +44,7 @@ from dynagent.core.messages import (
     HintOrder,
     Inspect,
     Install,
+    Invite,
     LogReply,
     LogRequest,
     MergeAck,
@@ -72,7 +73,7 @@ WITHOUT_STORE: frozenset[type[Message]] = frozenset(
         *(Get, Put),  # which are passed on
         *(Facts, Gossip, Ping, PingFor, Register, RingRequest),
         *(LogReply, LogRequest),  # it may have to learn a newer ring first
-        *(HintOrder, Inspect, Install, Roots, StatusRequest),
+        *(HintOrder, Inspect, Install, Invite, Roots, StatusRequest),
     }
 )
 

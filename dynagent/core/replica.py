@@ -117,7 +117,7 @@ class Replica:
         owned = ring.owned_by(node_id)
         self.hints.serve(self._open, owned, partitions=ring.partitions)
         self.forest.serve(ring, node_id)
-        self.barriers.serve(ring, owned)
+        self.barriers.serve(ring, node_id, owned)
         self.stamps.serve(ring)
         self.tombstones.serve(ring, owned)
         self.unknown.serve(ring)
@@ -129,10 +129,10 @@ class Replica:
         keeps whatever it has here: it is counted elsewhere."""
         owned = ring.owned_by(node_id)
         self.stamps.serve(ring)
+        self.barriers.on_ring(ring, node_id, owned)
         if owned != self.hints.owned:
             self.hints.on_ring(self._open, owned)
             self.forest.on_ring(owned)
-            self.barriers.on_ring(owned)
             self.tombstones.on_ring(owned)
 
     # --- reading ---------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from dynagent.core.ports import NodeId, PartitionId, Token
 from dynagent.errors import BadRequest
 
 JOINT_OLD, JOINT_NEW, SETTLED = 0, 1, 2
+FIRST = 1  # the epoch of the bootstrap
 
 Stamp = tuple[int, int]  # (index of the entry of the change, phase)
 Owners = tuple[NodeId, ...]  # N nodes, in order of preference
@@ -93,6 +94,7 @@ class Ring:
     leaving: tuple[NodeId, ...] = ()  # members that give up all they own, then go
     removed: tuple[NodeId, ...] = ()  # members whose copies are lost; gone when this is settled
     changed: tuple[int, ...] = ()  # of each partition: the change that concerned it last; (): 1
+    placed: int = FIRST  # since that epoch members and lists are what they are
     change: Change | None = None
     # Made of the above:
     stamps: tuple[Stamp, ...] = field(init=False, compare=False, repr=False)

@@ -1,7 +1,7 @@
 """The ring as bytes, and back: what travels in RingReply and Install and lies in the store.
 
     [format 2, epoch, cluster id, [N, R, W], members, owners, policies, version_min, lineage,
-     voters, leaving, removed, changed, change]
+     voters, leaving, removed, changed, change, placed]
 
 Members are `[id, name, address, zone, host, capacity]`. Owners are a byte string of Q × N members'
 places in that list, 2 bytes each, partition by partition; voters, leaving and removed are such byte
@@ -67,6 +67,7 @@ def encode_ring(ring: Ring) -> bytes:
                 list(change.leaving_before),
                 [[move.partition, move.phase, places_of(move.owners)] for move in change.moves],
             ],
+            ring.placed,
         ]
     )
 
@@ -97,6 +98,7 @@ def decode_ring(data: bytes) -> Ring:
             bytes(removed),
             bytes(changed),
             list() | None as change,
+            int(placed),
             *_,
         ]:
             pass
@@ -117,6 +119,8 @@ def decode_ring(data: bytes) -> Ring:
     partitions = len(owners) // (2 * n)
     if len(cluster_id) != 16 or epoch < 1 or lineage < 0 or not members:
         raise _invalid("cluster id, epoch, lineage or number of members")
+    if not 1 <= placed <= epoch:
+        raise _invalid("the epoch since which its members are placed so")
     if len(changed) != 4 * partitions:
         raise _invalid("not one change for each partition")
     indexes = tuple(int.from_bytes(changed[i : i + 4], "big") for i in range(0, len(changed), 4))
@@ -142,6 +146,7 @@ def decode_ring(data: bytes) -> Ring:
         leaving=decode_places(members, leaving),
         removed=gone,
         changed=indexes,
+        placed=placed,
         change=_decode_change(change, members, n, partitions, epoch)
         if change is not None
         else None,

@@ -121,6 +121,13 @@ class Entry:
 
 def fold(ring: Ring, entry: Entry) -> Ring:
     """The ring of the next epoch. Raises `Refused` if the entry does not fit this one."""
+    folded = _fold(ring, entry)
+    if isinstance(entry.content, VotersEntry | PolicyEntry):
+        return folded
+    return replace(folded, placed=folded.epoch)
+
+
+def _fold(ring: Ring, entry: Entry) -> Ring:
     content = entry.content
     if isinstance(content, ForcedEntry):
         return _fold_forced(ring, content)

@@ -4,7 +4,7 @@
 late read repair, or a stand-in's hint could bring back what it had superseded. No grace period
 helps, because nothing bounds a delay. So each node keeps a number for each partition P, its
 **barrier** (`core.barriers`), and whatever content travels carries the barrier under which it was
-*read*. The members that may hold content of P are S_P: its owners and its fallbacks (`held_by`).
+*read*. The members that may hold content of P are S_P (`holders`).
 
     all of S_P stand at b−1
        │  each moves to b: an owner at any time, a stand-in once it holds nothing of P; from then
@@ -13,6 +13,13 @@ helps, because nothing bounds a delay. So each node keeps a number for each part
        │  the owners *close* what is before b: from now on they too refuse it
        │  every owner that has done so holds the same tombstone, last changed before its move to b
     purge: each owner drops it, unless its copy has changed meanwhile
+
+**When the ring changes** (decision 0019). As long as it never has, S_P is the owners and the
+fallbacks. Later anybody may hold what it kept or owned under an older ring, so S_P is all members.
+A move counts only under the placement of members in which it was made: after any change all of S_P
+move once more before something is purged. For a former owner has moved as an owner, who may hold
+anything; it moves again once it has dropped all of the partition. A partition that moves is not
+purged. Who is removed takes no part: what it sends is not taken.
 
 Why that is safe. Let v be superseded by a tombstone t that is purged under b.
 
@@ -41,7 +48,7 @@ from collections.abc import Collection, Iterable
 from dynagent import limits
 from dynagent.core.ports import Batch, NodeId, PartitionId, Reader, Token
 from dynagent.core.preference import fallbacks
-from dynagent.core.ring import Ring
+from dynagent.core.ring import FIRST, Ring
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +69,15 @@ def held_by(rings: Iterable[Ring], partition: PartitionId) -> tuple[NodeId, ...]
         members.update(dict.fromkeys(ring.lists[partition]))
         members.update(dict.fromkeys(fallbacks(ring, partition)))
     return tuple(members)
+
+
+def holders(ring: Ring, partition: PartitionId) -> tuple[NodeId, ...]:
+    """S_P of a node that has this ring, and may know nothing of those before it."""
+    present = held_by([ring], partition)
+    if ring.placed == FIRST:
+        return present
+    others = (member.id for member in ring.members if member.id not in present)
+    return tuple(node for node in (*present, *others) if node not in ring.removed)
 
 
 def must_refuse(least: int, read_under: int) -> bool:
@@ -88,6 +104,12 @@ def least_after_move(least: int, to: int, *, owns: bool) -> int:
 def since_after(barrier: int) -> int:
     """What a copy that changes now says about when it has last changed."""
     return barrier
+
+
+def may_end(*, is_void: bool) -> bool:
+    """Whether a barrier at which all of S_P stand may end tombstones. `is_void`: one of them has
+    not moved to it under the present placement of members."""
+    return not is_void
 
 
 def may_close(standings: Collection[int], barrier: int) -> bool:

@@ -14,7 +14,7 @@ from dynagent import limits
 from dynagent.core.admission import Gate
 from dynagent.core.coordinator import Coordinator, Operation
 from dynagent.core.exchange import Ask, Exchange
-from dynagent.core.messages import Error, Message
+from dynagent.core.messages import Error, Message, RingIs
 from dynagent.core.ports import LinkId, NodeId, PartitionId
 from dynagent.core.verdict import Verdict
 
@@ -97,7 +97,10 @@ class AskOperation(Operation):
         if source != self.peer or self.is_answered:
             return
         self.is_answered = True
-        self._tell(now, self, message.text if isinstance(message, Error) else message)
+        if isinstance(message, RingIs):
+            self._tell(now, self, f"its ring is of epoch {message.epoch}")
+        else:
+            self._tell(now, self, message.text if isinstance(message, Error) else message)
 
     def on_failure(self, now: float, source: NodeId) -> None:
         if source == self.coordinator.node_id:

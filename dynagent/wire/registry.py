@@ -21,6 +21,7 @@ from dynagent.core.messages import (
     Hello,
     InspectReply,
     Install,
+    Invite,
     JobsReply,
     LeafKeys,
     ListReply,
@@ -198,6 +199,7 @@ _LARGE: dict[type[Message], int] = {
     JobsReply: limits.RING_BYTES_MAX,  # each job tells of each member
     RingReply: limits.RING_BYTES_MAX + limits.KIB,
     Install: limits.RING_BYTES_MAX + limits.KIB,
+    Invite: limits.RING_BYTES_MAX + limits.KIB,
     StatusReply: limits.RING_BYTES_MAX,  # it tells of each member
     Propose: limits.ENTRY_BYTES_MAX + limits.KIB,
     Ballot: limits.ENTRY_BYTES_MAX + limits.KIB,

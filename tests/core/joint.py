@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dynagent.core.messages import LogReply
+from dynagent.core.messages import BarrierRequest, LogReply
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import Owners, Ring, token_of
 from dynagent.core.ringentry import (
@@ -44,6 +44,17 @@ class Changing:
             assert ringlog is not None
             ringlog.take(self.c.now, LogReply(self.ring.epoch, 2, self.entries))
             assert self.c.commit(node)
+        self._introduce()
+
+    def _introduce(self) -> None:
+        """What nodes ask about partitions foreign to them (`core.newcomer`) comes and goes:
+        these tests are about something else."""
+        wire, asked = self.c.wire, set()
+        for packet in [p for p in wire if isinstance(p.message, BarrierRequest)]:
+            asked.add((packet.target, packet.source, packet.number))
+            self.c.deliver(packet)
+        for packet in [p for p in wire if (p.source, p.target, p.number) in asked]:
+            self.c.deliver(packet)
 
     def move(self, owners: Owners, *nodes: NodeId, removed: tuple[NodeId, ...] = ()) -> None:
         """Partition P begins to move: a change of its own. All do, if they must."""

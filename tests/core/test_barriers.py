@@ -57,7 +57,7 @@ def purge_something_else(c: Cluster, node: NodeId, barrier: int = 1) -> None:
 def test_until_a_move_is_durable_what_is_read_goes_under_the_barrier_before_it() -> None:
     disk = Disk()
     barriers, batch = Barriers(disk), Batch(1)
-    barriers.serve(make_ring(3), frozenset({P}))
+    barriers.serve(make_ring(3), IDS[0], frozenset({P}))
     barriers.move(batch, P, 1)
     assert (barriers.read_under(TOKEN), barriers.since(TOKEN)) == (0, 1)
     assert barriers.has_news(batch) and barriers.is_dirty
@@ -66,13 +66,13 @@ def test_until_a_move_is_durable_what_is_read_goes_under_the_barrier_before_it()
     barriers.on_committed(batch)
     assert (barriers.read_under(TOKEN), barriers.since(TOKEN)) == (1, 1)
     again = Barriers(disk)
-    again.serve(make_ring(3), frozenset({P}))
+    again.serve(make_ring(3), IDS[0], frozenset({P}))
     assert (again.standing(P), again.has_moved, again.is_dirty) == (1, True, False)
 
 
 def test_a_move_that_the_disk_refused_has_not_happened() -> None:
     barriers = Barriers(Disk())
-    barriers.serve(make_ring(3), frozenset())
+    barriers.serve(make_ring(3), IDS[0], frozenset())
     barriers.move(Batch(1), P, 1)
     barriers.on_refused()
     assert (barriers.newest(P), barriers.has_moved, barriers.highest_least) == (0, False, 0)
@@ -84,7 +84,7 @@ def test_only_a_stand_in_refuses_what_is_older_than_its_move(
     owned: frozenset[PartitionId], *, refuses: bool
 ) -> None:
     barriers = Barriers(Disk())
-    barriers.serve(make_ring(3), owned)
+    barriers.serve(make_ring(3), IDS[0], owned)
     barriers.move(Batch(1), P, 1)
     if refuses:
         with pytest.raises(StaleBarrier, match="read under barrier 0"):
@@ -103,7 +103,7 @@ def test_a_damaged_row_is_told(row: bytes) -> None:
     disk = Disk()
     disk.meta["barriers/0"] = row
     with pytest.raises(CorruptRecord, match="barriers"):
-        Barriers(disk).serve(make_ring(3), frozenset())
+        Barriers(disk).serve(make_ring(3), IDS[0], frozenset())
 
 
 def test_a_copy_says_under_which_barrier_it_has_last_changed() -> None:

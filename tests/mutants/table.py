@@ -420,8 +420,8 @@ MUTANTS = (
         "a dropped copy goes on counting towards the bound",
         (
             "core/replica.py",
-            "self.hints.resize(self._open, token, _size(record) - _size(old))",
-            "self.hints.resize(self._open, token, max(0, _size(record) - _size(old)))",
+            "hints.resize(self._open, token, _size(record) - _size(old))",
+            "hints.resize(self._open, token, max(0, _size(record) - _size(old)))",
         ),
         seeds=(8,),
     ),
@@ -837,7 +837,7 @@ MUTANTS = (
         "the barriers are forgotten when the agent stops",
         (
             "core/barriers.py",
-            "                if standing != (0, 0):\n",
+            "                if standing != _NOWHERE:\n",
             "                if False:\n",
         ),
         seeds=(34,),
