@@ -40,7 +40,13 @@ from dynagent.core.salvage import Gap, salvage
 from dynagent.core.scrub import ROW as SCRUB_ROW
 from dynagent.core.unknown import ROW as UNKNOWN_ROW
 from dynagent.core.unknown import encode_row
-from dynagent.errors import CorruptRecord, DataDirError, DynagentError, ProtocolError
+from dynagent.errors import (
+    CorruptRecord,
+    DataDirError,
+    DynagentError,
+    ProtocolError,
+    StoreFailed,
+)
 from dynagent.store.binding import Mark, write_mark
 from dynagent.store.datadir import ENGINES, lock_stopped
 from dynagent.store.files import fsync_path
@@ -88,7 +94,7 @@ def rebuild(path: Path, *, dice: Dice, ring: Ring | None = None) -> Rebuilt:
             finally:
                 store.close()
         finally:
-            old.close()
+            _let_go(old)
         identity_file.write(replace(value, clean_stop=False, closing=True))
         _move_in(new, file)
         return done._replace(log_lost=log_lost, set_aside=str(aside))
@@ -156,8 +162,15 @@ def _open_damaged(aside: Path, engine: str, *, needs_ring: bool) -> tuple[Store,
         if not needs_ring or _can_tell_its_ring(store):
             return store, log_lost
         problem = f"{aside}: its ring cannot be read; say --from HOST:PORT of another agent"
-        store.close()
+        _let_go(store)
     raise DataDirError(problem)
+
+
+def _let_go(store: Store) -> None:
+    """An engine that flushes or compacts when it is closed may meet the very damage that it is
+    rebuilt for: what could be read of it has been read."""
+    with suppress(StoreFailed):
+        store.close()
 
 
 def _can_tell_its_ring(store: Store) -> bool:

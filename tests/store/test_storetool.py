@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from dynagent.core.ringcodec import encode_ring
 from dynagent.core.salvage import FIRST, LAST, Gap, salvage
 from dynagent.core.siblings import Siblings
 from dynagent.core.unknown import ROW, decode_row
-from dynagent.errors import CorruptRecord, DataDirError
+from dynagent.errors import CorruptRecord, DataDirError, StoreFailed
 from dynagent.main import main
 from dynagent.store.datadir import DataDir
 from dynagent.store.drill import files_of
+from dynagent.store.rocksdb import RocksStore
+from dynagent.store.sqlite import SqliteStore
 
 CLUSTER = b"sixteen bytes id"
 KEYS = [b"k%03d" % number for number in range(200)]
@@ -301,6 +304,22 @@ def test_a_rebuild_that_was_cut_short_goes_on(
     monkeypatch.setattr("dynagent.store.rebuild._move_in", cut)
     assert main(["store", "rebuild", str(directory), "--yes"]) == 1
     monkeypatch.undo()
+    assert rebuilt(directory, capsys)["records"] == 200
+
+
+def test_a_damaged_store_that_cannot_even_be_closed_is_rebuilt(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RocksDB flushes and compacts when it is closed, and may meet a bad block then."""
+    for engine in (SqliteStore, RocksStore):
+        good = engine.close
+
+        def close(store: SqliteStore | RocksStore, good: Callable[..., None] = good) -> None:
+            good(store)
+            if "damaged" in str(store._path):
+                raise StoreFailed("block checksum mismatch")
+
+        monkeypatch.setattr(engine, "close", close)
     assert rebuilt(directory, capsys)["records"] == 200
 
 
