@@ -270,7 +270,8 @@ class Ledger:
         own = self._copies.get((node, key), {})
         self._world.verdicts.check(
             "hint_is_data",
-            self._has_had(target, key, own),
+            # A copy that has rotted, and was healed from owners none of whom has any, is gone.
+            self._has_had(target, key, own) or (node, key) in self.rotten,
             f"{node} settles its hint of {key!r} for {target}, which lacks some of it",
         )
 
