@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 from dynagent.client.blocking import Client
 from dynagent.client.bootstrap import status_of
@@ -86,7 +89,7 @@ def _bring_back(tour: Tour) -> str:
         tour.check_written(client)
         delivered = _await_hints(tour, client)
         own = cluster.addresses[name]
-        held = len(tour.written) - _not_held(client, own, tour)
+        held = len(tour.written) - _not_held(client, own, tour.written)
     every = len(tour.written)
     tour.expect(held == every, f"{name} holds all {every} keys itself", f"only {held}")
     return f"{delivered} hints were delivered; {name} itself holds all {held} keys again"
@@ -105,7 +108,7 @@ def _lose_records(tour: Tour) -> str:
     with tour.client() as client:
         own = tour.cluster().addresses[name]
         end = time.monotonic() + _HEALED_S
-        while held := _not_held(client, own, tour):
+        while held := _not_held(client, own, tour.written):
             tour.expect(time.monotonic() < end, f"all keys on {name} again", f"not {held}")
             time.sleep(0.1)
         tour.check_written(client)
@@ -113,9 +116,9 @@ def _lose_records(tour: Tour) -> str:
     return f"{_LOST} lost records were found by scrub, and came back from the other owners"
 
 
-def _not_held(client: Client, address: str, tour: Tour) -> int:
+def _not_held(client: Client, address: str, keys: Iterable[bytes]) -> int:
     """How many of the keys are not on the disk of that agent."""
-    copies = [client.ask(address, Inspect(key)) for key in tour.written]
+    copies = [client.ask(address, Inspect(key)) for key in keys]
     return sum(not (isinstance(copy, InspectReply) and copy.dots) for copy in copies)
 
 
@@ -187,6 +190,42 @@ def _kill_all(tour: Tour) -> str:
         tour.check_written(client)
     tour.dynctl("get", "cart/7", status=3)
     return f"all {len(tour.written)} acknowledged keys are there; what was deleted is not"
+
+
+def _grow(tour: Tour) -> str:
+    tour.dynctl("up", "--dir", str(tour.home), "--spare", "1")
+    name, address = list(tour.cluster().addresses.items())[-1]
+    with tour.client() as client:
+        tour.tell.note("Somebody writes all the while.")
+        stop = Event()
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(_keep_writing, tour, client, stop)
+            try:
+                tour.dynctl("join", address, "--yes", "--wait")
+            finally:
+                stop.set()
+            during = writing.result()
+        tour.dynctl("ring", "history", "-o", "table")
+        ring = client.ring()
+        held = sum(name in _owners(ring, key) for key in tour.written)
+        tour.expect(held > 0, f"{name} owns keys", f"it owns {held}")
+        own = [key for key in tour.written if name in _owners(ring, key)]
+        lost = _not_held(client, address, own)
+        tour.expect(not lost, f"{name} holds its {held} keys itself", f"{lost} are missing")
+        tour.check_written(client)
+    return (
+        f"{during} writes were acknowledged meanwhile and none refused; {name} holds its {held} of "
+        f"{len(tour.written)} keys, and nothing else moved"
+    )
+
+
+def _keep_writing(tour: Tour, client: Client, stop: Event) -> int:
+    """Puts one key after the other until it is told to stop; how many. Raises what a put does."""
+    count = 0
+    while not stop.is_set():
+        _put(tour, client, b"meanwhile/%d" % count)
+        count += 1
+    return count
 
 
 def _end(tour: Tour) -> str:
@@ -274,6 +313,13 @@ STEPS = (
         "the fsync of two owners, so it holds. Dynamo may trade that for speed, with a buffer in "
         "memory (§6.1); here nobody can.",
         run=_kill_all,
+    ),
+    Step(
+        title="A fourth agent joins",
+        why="It is told to by an operator, never by itself (§4.8.1). Each partition that moves is "
+        "written to its old and its new owners until the new one has all of it; no more partitions "
+        "move than must. Nobody waits for it (§6.2).",
+        run=_grow,
     ),
     Step(
         title="Tidy up",
