@@ -100,6 +100,7 @@ def assemble(node: Node, ring: Ring) -> None:
     node.former = former = Former(coordinator, is_draining=lambda: node.draining)
     reaimer = Reaimer(coordinator, former, is_draining=lambda: node.draining)
     delivery.on_misaimed = reaimer.look_again
+    delivery.on_settled = former.look_again
 
     def on_up(now: float, peer: NodeId) -> None:
         """The detector has found that a peer can be used."""

@@ -41,7 +41,7 @@ from dynagent.core.messages import (
     MergeAck,
     Message,
 )
-from dynagent.core.ports import LinkId, NodeId, Token
+from dynagent.core.ports import LinkId, NodeId, PartitionId, Token
 from dynagent.core.ring import Ring, Stamp
 from dynagent.core.walk import Walk
 from dynagent.errors import BadRequest, CorruptRecord
@@ -75,6 +75,8 @@ class Delivery:
         self.is_paused = False  # all of it
         # Told of a target that is owed something of a partition that it does not own.
         self.on_misaimed: Callable[[NodeId], None] = lambda _target: None
+        # Told of a partition that is not ours where a hint has gone: what it explained may go too.
+        self.on_settled: Callable[[PartitionId], None] = lambda _partition: None
         self.coordinator = coordinator
         self._hints = coordinator.replica.hints
         self._targets: dict[NodeId, _Target] = {}
@@ -194,6 +196,8 @@ class Delivery:
         if walk.finish():
             self.walked += 1
             target.due = now
+            if walk.partition not in self._hints.owned:
+                self.on_settled(walk.partition)
         else:
             target.due = now + limits.HINT_REST_S
 
@@ -281,8 +285,12 @@ class Delivery:
                 continue
             replica.settle(node, key, token)
             self.delivered += 1
-            if digest and hints.is_guest(token) and not hints.owed(token, key):
+            if not digest or hints.owns(token) or hints.owed(token, key):
+                continue
+            if hints.is_guest(token):
                 replica.drop(key, token)
+            else:  # in a partition that was given up, and goes as a whole
+                self.on_settled(replica.barriers.partition_of(token))
 
 
 class PageOperation(Operation):

@@ -186,6 +186,8 @@ class _Operator:
         if lost := self._all.lost(ring):
             if ring.change is None:
                 self._propose_plan(lambda: plan_remove(ring, lost, id=self._new_id()))
+            elif not ring.removed:  # it may wait for who will never come
+                self._propose(AbortEntry(index=ring.change.index, id=self._new_id()), ring)
             else:
                 self.rest()
             return
@@ -217,9 +219,9 @@ class _Operator:
         """What it wants; None if there is nothing to choose from."""
         dice, all_ = self._dice, self._all
         fresh, staying, lost = all_.fresh(ring), all_.staying(ring), all_.lost(ring)
-        if kind == "lose" and not lost and len(staying) > ring.n and not all_.is_quiet:
+        if kind == "lose" and not lost and not all_.is_quiet:
             victim = all_.nodes[dice.choice(staying)]
-            if all_.may_lose(victim):
+            if len(all_.staying(all_.rings.present)) > ring.n and all_.may_lose(victim):
                 lost = [victim.id]
         if lost:  # who has lost a node sees to that first
             if fresh and dice.random() < 0.5:

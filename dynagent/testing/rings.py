@@ -72,6 +72,12 @@ class Rings:
     def is_settled(self) -> bool:
         return self.present.change is None
 
+    def forget(self, node: NodeId) -> None:
+        """Its store is put back from a backup: it knows less than it knew."""
+        self._had.pop(node, None)
+        for at in [at for at in self._minimums if at[0] == node]:
+            del self._minimums[at]
+
     def partition_of(self, key: bytes) -> PartitionId:
         return self.present.partition_of(token_of(key))
 

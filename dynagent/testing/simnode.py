@@ -313,6 +313,7 @@ class SimNode:
         store, past = self._backup
         self._run, self._clean_from_run, self._was_clean, self._starts = past
         self.disk.put_back(store)
+        self._rings.forget(self.id)
         self._begin()
         return True
 
