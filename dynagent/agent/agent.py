@@ -71,7 +71,7 @@ class Agent:
                 f"{data_dir.path} belongs to cluster {identity.cluster_id.hex()}, but cluster_id "
                 f"is {guard}; use the right data directory, or remove the guard"
             )
-        self._boot_id = env.dice("boot").getrandbits(64).to_bytes(8, "big")
+        self._boot_id = identity.starts[-1]
         self.node = Node(
             node_id=NodeId(identity.node_id),
             ring=_stored_ring(data_dir),
@@ -115,6 +115,7 @@ class Agent:
         )
         self.node.measure = self.meter.document
         self.node.stand_down = self._stand_down
+        self.node.meet_double = self._meet_double
         self._peers = Peers(
             self.node,
             env.transport,
@@ -325,10 +326,7 @@ class Agent:
         """Two agents, or one old store? It depends on whether the other one is there."""
         identity, path = self.data_dir.identity_file.value, self.data_dir.path
         if await self._is_there(refusal.address):
-            self._failure = TwinStore(
-                f"{path} is a copy of the store of node {identity.node_id}, which runs at"
-                f" {refusal.address}; give this agent an empty data directory of its own"
-            )
+            self._failure = self._twin_at(refusal.address)
         else:
             self._failure = OutdatedStore(
                 f"{path} is not the store that node {identity.node_id} last wrote: that one has"
@@ -338,6 +336,22 @@ class Agent:
             )
         self.stop()
 
+    def _meet_double(self, address: str) -> None:
+        """A voter has a link to another agent with this node id; or to one that is dead by now."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._stop_if_double, address)
+
+    async def _stop_if_double(self, address: str) -> None:
+        if await self._is_there(address) and self._failure is None:
+            self._failure = self._twin_at(address)
+            self.stop()
+
+    def _twin_at(self, address: str) -> TwinStore:
+        return TwinStore(
+            f"{self.data_dir.path} is a copy of the store of node {self.node.node_id}, which runs"
+            f" at {address}; give this agent an empty data directory of its own"
+        )
+
     async def _is_there(self, address: str) -> bool:
         if not address or address == self.node.about["address"]:
             return False
@@ -345,7 +359,7 @@ class Agent:
             hello, _ = await meet(self.env.transport, address)
         except DynagentError:
             return False
-        return hello.node_id == self.node.node_id
+        return hello.node_id == self.node.node_id and hello.boot_id != self._boot_id
 
     # --- time ------------------------------------------------------------------------------------
 

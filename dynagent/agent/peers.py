@@ -81,7 +81,7 @@ class PeerLink:
                 f"where the ring has {self.member.name} ({self.member.id})"
             )
         self.greeted.set()
-        self._peers.on_up(self)
+        self._peers.on_up(self, remote.boot_id)
 
     def on_closed(self, reason: str) -> None:
         self.reason = reason
@@ -157,8 +157,9 @@ class Peers:
     def on_reply(self, node: NodeId, request_id: int, message: Message) -> None:
         self._node.on_reply(self._monotonic(), node, request_id, message)
 
-    def on_up(self, link: PeerLink) -> None:
+    def on_up(self, link: PeerLink, boot_id: bytes) -> None:
         self._up[link.member.id] = link
+        self._node.registrar.boots[link.member.id] = boot_id
         log(logging.INFO, "peer.up", peer=link.member.name, address=link.member.address)
         self._node.on_peer_up(self._monotonic(), link.member.id)
 

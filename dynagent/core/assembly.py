@@ -151,6 +151,7 @@ def assemble(node: Node, ring: Ring) -> None:
         interval_s=settings.timing.gossip_interval_s,
         take_number=coordinator.take_number,
         on_fact=on_fact,
+        on_refuted=lambda now: registration.doubt(now),
     )
     node.driver = driver = Driver(
         coordinator,
@@ -172,6 +173,7 @@ def assemble(node: Node, ring: Ring) -> None:
     node.jobs = jobs = Jobs(coordinator, node.reader, kinds)
     jobs.load()
     node.replacements.log, node.replacements.coordinator = ringlog, coordinator
+    node.registrar.is_up = coordinator.up.__contains__
 
     def where() -> str:
         return str(node.about.get("address", ""))
@@ -195,6 +197,7 @@ def assemble(node: Node, ring: Ring) -> None:
         address=where,
         on_registered=on_registered,
         on_refused=node.on_start_refused,
+        on_double=lambda address: node.meet_double(address),
     )
     # First who is there: the coordinator aims anew at once, also at those that have just joined.
     node.followers = [detector, *(one for one in machines if one is not detector), registration]

@@ -70,6 +70,7 @@ class Gossiper:
         interval_s: float,
         take_number: Callable[[], int],
         on_fact: Callable[[float, Fact], None] = lambda _now, _fact: None,
+        on_refuted: Callable[[float], None] = lambda _now: None,
     ) -> None:
         """`peers` are the detector's rows of all other members; `draw` says how we are;
         `take_number` gives request ids that nobody else uses; `on_fact` hears of each fact that is
@@ -88,6 +89,7 @@ class Gossiper:
         self._interval_s = interval_s
         self._take_number = take_number
         self._on_fact = on_fact
+        self._on_refuted = on_refuted
         self._buckets = {node: _bucket(node) for node in (node_id, *peers)}
         self._digests = [0] * limits.GOSSIP_BUCKETS
         self._taken_at: dict[NodeId, float] = {}
@@ -275,6 +277,7 @@ class Gossiper:
         run, version = edition
         self._edition = edition if version < limits.EDITION_MAX else (run + 1, 0)
         self._assert(now, self.own.portrait)
+        self._on_refuted(now)
 
     def _sorted(self) -> list[tuple[NodeId, Fact]]:
         return sorted(self.facts.items())

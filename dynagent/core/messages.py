@@ -134,7 +134,7 @@ class Hello(Message, code=1):
     role: Small  # 0 client, 1 peer
     cluster_id: Blob
     node_id: Text  # empty for a client
-    boot_id: Blob  # random for each start: tells a restarted agent from a repeated connection
+    boot_id: Blob  # the nonce of this start (Register): tells a restart from a new connection
     features: Texts
     frame_bytes_max: Uint
     wall_ms: Uint
@@ -739,9 +739,10 @@ class Register(Message, code=96):
 
 
 class StartRefused(Message, code=97):
-    """This store must not serve under that node id."""
+    """This store must not serve under that node id; or (3) not while another one does."""
 
-    kind: Small  # 1 another store has started under it, 2 it is no member of the ring (any more)
+    kind: Small  # 1 another store has started under it, 2 it is no member of the ring (any more),
+    # 3 another agent is up under it, at `address`: ask again, or look who that is
     run: Uint  # of that other start
     address: Text  # where that one was reached
     epoch: Uint  # of the ring that says so

@@ -151,6 +151,7 @@ class Node:
         self.counters: dict[str, int] = {}
         self.measure: Callable[[], dict[str, object]] = dict  # what the shell adds to our status
         self.stand_down: Callable[[StartRefused], None] = _ignore  # this store must not serve: stop
+        self.meet_double: Callable[[str], None] = _ignore  # another of our id is up: who is it?
         self.replica = Replica(
             reader=reader,
             effects=effects,
@@ -589,5 +590,5 @@ class Node:
         self.counters[name] = self.counters.get(name, 0) + 1
 
 
-def _ignore(refusal: StartRefused) -> None:
-    """For a shell that has nothing to stop."""
+def _ignore(_told: object) -> None:
+    """For a shell that has nothing to stop, and nobody to meet."""

@@ -7,14 +7,14 @@ node answers, starting or not: else a whole cluster could not start.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dynagent import limits
 from dynagent.core.encoding import decode, encode
 from dynagent.core.messages import Message, Register, RingIs, StartRefused
 from dynagent.core.ports import Effects, LinkId, NodeId, Reader
-from dynagent.core.registration import OTHER_START, REMOVED
+from dynagent.core.registration import DOUBLE_UP, OTHER_START, REMOVED
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring
 from dynagent.errors import BadRequest, CorruptRecord, NotReady, ProtocolError
@@ -35,6 +35,8 @@ class Registrar:
 
     def __init__(self, replica: Replica, reader: Reader, effects: Effects) -> None:
         self.ring: Ring | None = None
+        self.is_up: Callable[[NodeId], bool] = lambda _node: False
+        self.boots: dict[NodeId, bytes] = {}  # whom we have met at the end of our links, by nonce
         self._replica = replica
         self._reader = reader
         self._effects = effects
@@ -71,7 +73,8 @@ class Registrar:
         ring, node = self.ring, NodeId(message.node)
         if ring is None:
             raise NotReady("this agent belongs to no cluster yet")
-        if ring.member(node) is None or node in ring.removed:
+        member = ring.member(node)
+        if member is None or node in ring.removed:
             if ring.epoch < message.epoch:
                 return RingIs(ring.epoch)
             return StartRefused(REMOVED, 0, "", ring.epoch)
@@ -80,6 +83,9 @@ class Registrar:
             return StartRefused(OTHER_START, known.run, known.address, ring.epoch)
         if message.epoch < ring.epoch:
             return RingIs(ring.epoch)  # it asks who voted once; who does so now may know better
+        boot = self.boots.get(node)
+        if boot not in (None, message.starts[-1]) and self.is_up(node):
+            return StartRefused(DOUBLE_UP, known.run if known else 0, member.address, ring.epoch)
         return None
 
     def _known(self, node: NodeId) -> Start | None:

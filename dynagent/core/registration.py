@@ -17,6 +17,12 @@ nonces a and b, its copy was made after a. Its next start shows [a, b, c], one o
 Who keeps (2, b) or (3, c) refuses [a, d], and [a, d, e, f] too. Were it for the run number alone,
 equal or lower, the copy would get in by being started until its number is the highest.
 
+A copy of a store that is *running* has the same past, and is its next start as far as that goes.
+So a voter that has a link to another start of the node keeps this one waiting (DOUBLE_UP): it is a
+copy, or that link is about to break. (Each says its nonce in its Hello.) And a running node that
+hears by gossip of a later run of its own asks the voters again, who refuse it by now: one of the
+two goes on.
+
 The node counts itself if it is a voter, for else three nodes of which one is dead could not have a
 second one restarted. That alone would let copies in that start in the same moment, each with a
 voter of its own; so beyond the majority **all** voters are waited for, up to
@@ -64,7 +70,7 @@ from dynagent.core.question import ask
 from dynagent.core.ring import Ring
 
 STARTING, REGISTERED, REFUSED = "starting", "registered", "refused"
-OTHER_START, REMOVED = 1, 2  # why: the kinds of a StartRefused
+OTHER_START, REMOVED, DOUBLE_UP = 1, 2, 3  # why: the kinds of a StartRefused
 
 # What a node answers before it is registered, and if it is refused: nothing that speaks for its
 # store. (Inspect and Roots tell people what lies there.)
@@ -89,9 +95,10 @@ class Registration:
         address: Callable[[], str],
         on_registered: Callable[[float], None],
         on_refused: Callable[[StartRefused], None],
+        on_double: Callable[[str], None],
     ) -> None:
         """`starts`: the nonces of the last runs of this store, this one's at the end; `address`:
-        where this node is reached."""
+        where this node is reached. `on_double` is told the address of another node of this id."""
         self.state = STARTING
         self.due = 0.0  # when `on_tick` is
         self._coordinator = coordinator
@@ -101,8 +108,10 @@ class Registration:
         self._address = address
         self._on_registered = on_registered
         self._on_refused = on_refused
+        self._on_double = on_double
         self._asked: set[NodeId] = set()
         self._recorded: set[NodeId] = set()  # who has this start on the disk
+        self._held_by: set[NodeId] = set()  # who has a link to another start of this node
         self._reasons: dict[NodeId, str] = {}  # why another one has not, for people
         self._patient_until = inf  # from the first tick on
         if not self._others():
@@ -132,7 +141,14 @@ class Registration:
         for node in self._missing():
             self._ask(now, node)
         is_complete = self.state == REFUSED or not self._missing()
-        self.due = inf if is_complete else now + limits.REGISTRATION_RETRY_S
+        rest_s = limits.REGISTRATION_HELD_S if self._held_by else limits.REGISTRATION_RETRY_S
+        self.due = inf if is_complete else now + rest_s
+
+    def doubt(self, now: float) -> None:
+        """Somebody tells of a later run of this node: do the voters know one?"""
+        if self.state == REGISTERED and self._others():
+            self._recorded.clear()
+            self.due = now
 
     # --- asking ----------------------------------------------------------------------------------
 
@@ -147,10 +163,16 @@ class Registration:
 
     def _on_answer(self, now: float, node: NodeId, answer: Message | None) -> None:
         self._asked.discard(node)
+        self._held_by.discard(node)
         match answer:
             case MergeAck():
                 self._recorded.add(node)
                 self._look(now)
+            case StartRefused(kind=kind) if kind == DOUBLE_UP:
+                self._held_by.add(node)
+                self._reasons[node] = f"another agent with this node id is up at {answer.address}"
+                self.due = min(self.due, now + limits.REGISTRATION_HELD_S)
+                self._on_double(answer.address)
             case StartRefused():
                 self._refuse(answer)
             case RingIs():
@@ -183,7 +205,8 @@ class Registration:
         if self.state != STARTING:
             return
         has, needs = self._votes()
-        if has >= needs and (not self._missing() or now >= self._patient_until):
+        is_enough = has >= needs and not self._held_by
+        if is_enough and (not self._missing() or now >= self._patient_until):
             self.state = REGISTERED
             self._on_registered(now)
 

@@ -52,6 +52,10 @@ class Host(Protocol):
     life: int
     is_paused: bool
 
+    @property
+    def boot(self) -> bytes:
+        """The nonce of its present start."""
+
     def knows(self, peer: NodeId) -> bool:
         """Whether that is a member of its ring."""
 

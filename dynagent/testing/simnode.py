@@ -288,6 +288,11 @@ class SimNode:
         for event in missed:
             event()
 
+    @property
+    def boot(self) -> bytes:
+        """What it says in its Hello."""
+        return self._starts[-1]
+
     def _sleeps(self, event: Callable[..., None], *arguments: object) -> bool:
         """True if the process is paused: the event happens when it goes on."""
         if self.is_paused:
@@ -418,6 +423,7 @@ class SimNode:
 
     def on_peer_up(self, peer: NodeId) -> None:
         if self.node is not None and not self._sleeps(self.on_peer_up, peer):
+            self.node.registrar.boots[peer] = self._network.hosts[peer].boot
             self.node.on_peer_up(self._world.now, peer)
             self._arm()
 

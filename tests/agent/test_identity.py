@@ -45,7 +45,7 @@ def state_of(agent: RealAgent) -> str:
 
 
 def snapshot(agent: RealAgent, to: Path) -> Path:
-    """A copy of the data directory of an agent that is stopped."""
+    """A copy of the data directory of an agent."""
     shutil.copytree(agent.directory, to)
     return to
 
@@ -76,6 +76,15 @@ def has_replaced(cluster: RealCluster, agent: RealAgent, old: str) -> bool:
         if not is_named:
             return False
     return True
+
+
+def is_settled(cluster: RealCluster, old: str) -> bool:
+    """Everybody knows that the change is over, and that the old node is no member."""
+    rings = [ring_at(one) for one in cluster.agents]
+    return all(
+        ring is not None and ring.change is None and all(m.id != old for m in ring.members)
+        for ring in rings
+    )
 
 
 def id_of(cluster: RealCluster, agent: RealAgent) -> str:
@@ -142,6 +151,16 @@ def test_a_copy_of_a_store_is_refused_beside_its_original(
     assert state_of(original) == "serving"
 
 
+def test_a_copy_of_a_store_that_runs_is_refused_too(cluster: RealCluster, tmp_path: Path) -> None:
+    """Its past is that of the original; but the voters have a link to that one."""
+    original = cluster.agents[0]
+    twin = RealAgent(snapshot(original, tmp_path / "copy"), original.name, free_ports(1)[0])
+    twin.start()
+    assert twin.wait_exit() == 10
+    assert f"which runs at {original.address}" in twin.log_text()
+    assert state_of(original) == "serving"
+
+
 def test_an_old_backup_is_refused_and_says_what_to_do(cluster: RealCluster, tmp_path: Path) -> None:
     agent = cluster.agents[1]
     agent.stop()
@@ -196,11 +215,19 @@ def test_a_damaged_log_with_seeds_is_set_aside_and_its_place_taken(cluster: Real
 def test_a_wiped_disk_with_seeds_takes_its_own_place(cluster: RealCluster) -> None:
     agent = cluster.agents[1]
     old = id_of(cluster, agent)
+    with cluster.client() as client:
+        for number in range(50):
+            client.put(b"key-%d" % number, b"value-%d" % number)
     agent.kill()
     shutil.rmtree(agent.directory)
     with_seeds(agent, cluster)
     agent.start()
     wait_for(lambda: has_replaced(cluster, agent, old), "the wiped node to be replaced")
+    wait_for(lambda: is_settled(cluster, old), "the change to be settled")
+    with cluster.client() as client:
+        for number in range(50):
+            (version,) = client.get(b"key-%d" % number, r=3, strict=True).versions
+            assert version.value == b"value-%d" % number
 
 
 def test_a_wiped_disk_without_seeds_waits_for_an_operator(cluster: RealCluster) -> None:

@@ -25,7 +25,14 @@ from dynagent.core.messages import (
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.readiness import unready_reason
 from dynagent.core.registrar import Start, decode_start, is_past_of
-from dynagent.core.registration import OTHER_START, REFUSED, REGISTERED, REMOVED, STARTING
+from dynagent.core.registration import (
+    DOUBLE_UP,
+    OTHER_START,
+    REFUSED,
+    REGISTERED,
+    REMOVED,
+    STARTING,
+)
 from dynagent.core.ring import Ring
 from dynagent.errors import NotReady
 from tests.core.harness import IDS, KEY, Cluster, is_error, make_ring, put, requests
@@ -291,6 +298,48 @@ def test_a_voter_remembers_across_its_own_restart() -> None:
 )
 def test_what_the_shown_starts_prove(known: Start, is_past: bool) -> None:
     assert is_past_of(known, 5, [b"3", b"4", b"5"]) is is_past
+
+
+# --- a copy of a store that runs ------------------------------------------------------------------
+
+
+def test_a_copy_of_a_running_store_waits_while_the_original_is_up() -> None:
+    """By its past it could be the next start of the original."""
+    c = cluster(A, B, C)
+    c.nodes[B].registrar.boots[A] = b"a0000001"
+    copy = register(c, A, 2, b"a0000001", b"copy0000")
+    assert refusal_of(c, copy) == StartRefused(DOUBLE_UP, 1, "h:1", 1)
+    c.nodes[B].on_peer_down(c.now, A)
+    assert refusal_of(c, copy) is None  # it was a restart
+
+
+def test_a_start_waits_for_whoever_has_met_another_node_of_its_id() -> None:
+    c = cluster(A, B, C)
+    c.nodes[B].registrar.boots[A] = b"a0000001"
+    c.restart(A)
+    met: list[str] = []
+    c.nodes[A].meet_double = met.append
+    c.settle()
+    c.tick(c.now + limits.REGISTRATION_PATIENCE_S)
+    c.settle()
+    assert (state(c, A), met[:1]) == (STARTING, ["h:1"])  # C has recorded it, B still has a link
+    assert "another agent with this node id is up at h:1" in unready_reason(c.nodes[A])
+    c.nodes[B].on_peer_down(c.now, A)
+    c.tick(c.now + limits.REGISTRATION_RETRY_S)
+    c.settle()
+    assert state(c, A) == REGISTERED
+
+
+def test_a_node_that_hears_of_a_later_run_of_its_own_asks_the_voters_again() -> None:
+    c = cluster(A, B, C)
+    for voter in (B, C):
+        assert refusal_of(c, register(c, A, 2, b"a0000001", b"copy0000"), voter) is None
+    registration = c.nodes[A].registration
+    assert registration is not None
+    registration.doubt(c.now)
+    c.tick(c.now)
+    c.settle()
+    assert state(c, A) == REFUSED
 
 
 # --- rings ---------------------------------------------------------------------------------------
