@@ -102,6 +102,7 @@ from dynagent.core.registration import STARTING, WITHOUT_STORE, Registration
 from dynagent.core.replacement import Replacements
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
+from dynagent.core.ringcodec import encode_ring
 from dynagent.core.ringlog import RingLog
 from dynagent.core.router import ForwardOperation
 from dynagent.core.scrub import Scrubber
@@ -333,6 +334,24 @@ class Node:
         self.serves_as = NodeId("")
         self.machines = []
         self._handlers = {kind: self._handlers_of_owner[kind] for kind in _ABOUT_ITSELF}
+        # It may be the only one that knows of its end: a leaver has that decided itself.
+        self._handlers |= {Gossip: self._tell_epoch, LogRequest: self._tell_ring}
+
+    def _tell_epoch(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert self.ring is not None
+        self.effects.answer(link, request_id, RingIs(self.ring.epoch))
+
+    def _tell_ring(
+        self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
+    ) -> None:
+        assert self.ring is not None
+        if self.ringlog is not None:
+            self.ringlog.on_message(now, link, request_id, budget_ms, message)
+        else:  # it has started again since
+            page = LogReply(self.ring.epoch, 0, [], encode_ring(self.ring))
+            self.effects.answer(link, request_id, page)
 
     def _removal(self) -> NotReady:
         return NotReady(
