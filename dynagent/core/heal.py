@@ -21,6 +21,8 @@ What holds:
   never clears the flag (`Replica`).
 - What has been merged into the copy meanwhile stays, and is healed along with it.
 - If nobody has anything, the row goes.
+- The copies of a member that was removed are declared lost: while the ring still names it, all the
+  others that are left suffice. Else its removal, which waits for this copy, would never end.
 - With N=1, or W=1, there are too few others for any proof: it stays unknown, and the status, the
   log and `dynctl doctor` say so.
 
@@ -137,7 +139,10 @@ class Healer:
         """The other owners, and how many of them must have answered."""
         ring, own = self.coordinator.ring, self.coordinator.node_id
         others = [node for node in owners if node != own]
-        return others, ring.n - ring.w + (1 if own in owners else 2)
+        needed = ring.n - ring.w + (1 if own in owners else 2)
+        if len(owners) < ring.n and others:  # copies were declared lost, and what only they had
+            needed = min(needed, len(others))
+        return others, needed
 
     # --- what operations report ------------------------------------------------------------------
 
