@@ -12,8 +12,7 @@ While a partition moves from a list L to a list L' (design §6):
 
 Each request is made under one stamp. Whoever learns of another one for its partition while a
 request is under way aims it again, from the start, under the new one: acknowledgements under two
-stamps are never added up. (They would be by whoever counts an old owner's that is no source of the
-new one's: decision 0020 has the run.)
+stamps are never added up (decision 0020 tells what that rests on).
 
 Who is asked takes a request under its own stamp, or under an older one that it has not been fenced
 at; never under one that it does not know. Besides, a copy is taken

@@ -181,8 +181,9 @@ def test_a_stand_in_of_an_owner_of_both_lists_counts_in_both() -> None:
     c = w.c
     w.move((B, C), *ALL)
     w.ready(C)
-    assert c.nodes[A].coordinator is not None
-    c.nodes[A].coordinator.on_peer_down(c.now, B)
+    coordinator = c.nodes[A].coordinator
+    assert coordinator is not None
+    coordinator.on_peer_down(c.now, B)
     number = c.request(A, put(b"v"))
     assert {node: p.message.hint_for for node, p in merges(c).items()} == {C: "", D: B}  # type: ignore[attr-defined]
     c.settle()
