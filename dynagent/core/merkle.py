@@ -39,7 +39,6 @@ from struct import Struct
 
 from dynagent import limits
 from dynagent.core.entry import decode_stored
-from dynagent.core.listing import partition_range
 from dynagent.core.ports import Batch, NodeId, PartitionId, Reader, Token
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.sums import ENTRY, UNKNOWN, UNKNOWN_COUNT, Shape, Sums
@@ -105,7 +104,8 @@ class Forest:
 
     def on_ring(self, owned: frozenset[PartitionId]) -> None:
         """This node owns others from now on, in a ring of as many partitions."""
-        gained, lost = self._sums.reassign(owned, self._is_empty)
+        assert self._under_way is None  # a ring is learnt with the batch that brought it
+        gained, lost = self._sums.reassign(owned)
         for partition in lost:
             self._groups.pop(partition, None)
             del self._counts[partition]
@@ -117,17 +117,6 @@ class Forest:
     def given_up(self) -> set[PartitionId]:
         """Partitions that had a tree when the run before this one ended, and have none now."""
         return self._sums.given_up
-
-    def _is_empty(self, partition: PartitionId) -> bool:
-        """Neither on the disk nor in the batch under way is there a record of that partition."""
-        first, last = partition_range(1 << self._bits - self._leaf_bits, partition)
-        under_way = self._under_way.records if self._under_way is not None else []
-        try:
-            return next(self._reader.scan(first, last), None) is None and not any(
-                first <= token <= last and stored for token, _, stored in under_way
-            )
-        except CorruptRecord:
-            return False
 
     # --- the trees -------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ older slots have of it, by a fold that says that it is empty, if nothing lies th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import NamedTuple
 from zlib import crc32
 
@@ -126,13 +126,13 @@ class Sums:
         if kept != self.tables.keys():
             self._due[HEAD] = self._head()
             for partition in sorted(self.tables.keys() - kept):
-                self._begin_tree(partition, is_empty=self._is_empty(partition))
+                self._begin_tree(partition)
 
     def reassign(
-        self, owned: Collection[PartitionId], is_empty: Callable[[PartitionId], bool]
+        self, owned: Collection[PartitionId]
     ) -> tuple[list[PartitionId], list[PartitionId]]:
-        """Other partitions are owned from now on; returns those gained, and those given up.
-        `is_empty` says whether no record lies in one, nor is on its way there."""
+        """Others are owned from now on; returns those gained, and those given up. No batch is under
+        way."""
         gained = sorted(owned - self.tables.keys())
         lost = sorted(self.tables.keys() - owned)
         for partition in lost:
@@ -144,14 +144,14 @@ class Sums:
             del self.changed[place]
         for partition in gained:
             self.tables[partition] = bytearray(ENTRY * self._leaves)
-            self._begin_tree(partition, is_empty=is_empty(partition))
+            self._begin_tree(partition)
         if gained or lost:
             self._due[HEAD] = self._head()
             self._is_closed = True  # what older slots have of those gained counts no more
         return gained, lost
 
-    def _begin_tree(self, partition: PartitionId, *, is_empty: bool) -> None:
-        if is_empty:
+    def _begin_tree(self, partition: PartitionId) -> None:
+        if self._is_empty(partition):
             number, since = self._fold_number(partition), self._sequence + 1
             row = since.to_bytes(_SEQUENCE, "big") + bytes(ENTRY * self._leaves)
             self.tables[partition][:] = bytes(ENTRY * self._leaves)

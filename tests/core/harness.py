@@ -24,7 +24,7 @@ from dynagent.core.peer import Timing
 from dynagent.core.ports import Batch, LinkId, NodeId, Token
 from dynagent.core.question import Question
 from dynagent.core.ring import Member, Ring, token_of
-from dynagent.core.ringcodec import decode_ring
+from dynagent.core.ringcodec import decode_ring, encode_ring
 from dynagent.core.settings import Settings
 from dynagent.core.version import Version
 from dynagent.errors import DynagentError
@@ -144,7 +144,8 @@ class Cluster:
         self.ring = ring
         self.wire: list[Packet] = []
         self.answers: list[tuple[int, Message]] = []  # (request id, reply) to clients
-        self.adopting: list[tuple[Ring, LinkId, int]] = []
+        self.adopting: list[tuple[NodeId, Ring, LinkId, int]] = []
+        self.fresh: set[NodeId] = set()  # they were made without a ring
         self.notes: list[tuple[str, dict[str, object]]] = []
         self.now = 0.0
         present = ids if ring is None else [member.id for member in ring.members]
@@ -160,22 +161,44 @@ class Cluster:
     ) -> Node:
         """A new run on the same disk; a clean stop joins it to the one before. `nonces`: of its
         starts, if they are not those of this node."""
-        row = self.disks[id_].meta.get(RING_ROW)
         self.runs[id_] = run = self.runs[id_] + 1
         if nonces is None:
             nonces = [b"%s%07d" % (id_[:1].encode(), number) for number in range(1, run + 1)]
-        self.nodes[id_] = Node(
+        clean_from_run = self.nodes[id_].replica.clean_from_run if clean else run
+        effects = Recorder(self, id_)
+        self.nodes[id_] = self._make(id_, effects, run, clean_from_run, nonces)
+        self.nodes[id_].on_tick(self.now)  # the first one of gossip, which says how the node is
+        effects.dialled.update(self.disks)
+        for peer in self.disks:
+            self.nodes[id_].on_peer_up(self.now, peer)
+        return self.nodes[id_]
+
+    def newborn(self, id_: NodeId) -> Node:
+        """As `restart`, but beside the one that runs: only to look at."""
+        run = self.runs[id_] + 1
+        return self._make(id_, Recorder(Cluster(None, ()), id_), run, run, [b"newborn!"])
+
+    def _make(
+        self,
+        id_: NodeId,
+        effects: Recorder,
+        run: int,
+        clean_from_run: int,
+        nonces: Sequence[bytes],
+    ) -> Node:
+        row = self.disks[id_].meta.get(RING_ROW)
+        return Node(
             node_id=id_,
-            ring=self.ring if row is None else decode_ring(row),
+            ring=self.ring if row is None and id_ not in self.fresh else _ring_of(row),
             reader=self.disks[id_],
-            effects=Recorder(self, id_),
+            effects=effects,
             dice=Random(f"{id_} {run}"),
             probe_dice=Random(f"{id_} {run} probes"),
             gossip_dice=Random(f"{id_} {run} gossip"),
             ring_dice=Random(f"{id_} {run} ring log"),
             wall_ms=lambda: 1_000,
             run=run,
-            clean_from_run=self.nodes[id_].replica.clean_from_run if clean else run,
+            clean_from_run=clean_from_run,
             starts=nonces,
             settings=Settings(
                 timing=QUIET,
@@ -185,10 +208,19 @@ class Cluster:
                 tombstone_rest_s=self.rest_s,
             ),
         )
-        self.nodes[id_].on_tick(self.now)  # the first one of gossip, which says how the node is
-        for peer in self.disks:
-            self.nodes[id_].on_peer_up(self.now, peer)
-        return self.nodes[id_]
+
+    def add(self, id_: NodeId) -> Node:
+        """A fresh agent, which belongs to no cluster."""
+        self.fresh.add(id_)
+        self.disks[id_], self.runs[id_] = Disk(), 0
+        return self.restart(id_)
+
+    def adopt(self) -> None:
+        """The rings that fresh agents were given are durable."""
+        adopting, self.adopting = self.adopting, []
+        for id_, ring, link, number in adopting:
+            self.disks[id_].meta[RING_ROW] = encode_ring(ring)
+            self.nodes[id_].on_adopted(self.now, ring, link, number)
 
     def without_healer(self, id_: NodeId) -> Callable[[], None]:
         """Until what is returned is called, nothing is healed there."""
@@ -247,12 +279,17 @@ class Cluster:
             node.on_tick(now)
 
 
+def _ring_of(row: bytes | None) -> Ring | None:
+    return None if row is None else decode_ring(row)
+
+
 @dataclass(slots=True)
 class Recorder:
     """The effects of one node."""
 
     cluster: Cluster
     node: NodeId
+    dialled: set[NodeId] = field(default_factory=set)
 
     def send(self, targets: Sequence[NodeId], number: int, budget: int, message: Message) -> None:
         self.cluster.wire += [Packet(self.node, peer, number, message, budget) for peer in targets]
@@ -263,10 +300,16 @@ class Recorder:
         else:
             self.cluster.wire.append(Packet(self.node, IDS[link], number, message, None))
 
-    def reconnect(self, ring: Ring) -> None: ...
+    def reconnect(self, ring: Ring) -> None:
+        """Links to new members are up; others are as they were."""
+        new = sorted({member.id for member in ring.members} - self.dialled)
+        self.dialled.update(new)
+        for peer in new:
+            if self.node in self.cluster.nodes:
+                self.cluster.nodes[self.node].on_peer_up(self.cluster.now, peer)
 
     def adopt(self, ring: bytes, link: LinkId, request_id: int) -> None:
-        self.cluster.adopting.append((decode_ring(ring), link, request_id))
+        self.cluster.adopting.append((self.node, decode_ring(ring), link, request_id))
 
     def note(self, event: str, **fields: object) -> None:
         self.cluster.notes.append((event, fields))

@@ -75,7 +75,7 @@ def test_a_fresh_node_serves_once_its_first_ring_is_durable() -> None:
     c.request(A, Install(encode_ring(ring)))
     assert c.answers == []
     assert is_error(c.ask(A, Get(KEY)), NotReady)
-    [(adopted, link, number)] = c.adopting
+    [(_, adopted, link, number)] = c.adopting
     c.nodes[A].on_adopted(c.now, adopted, link, number)
     assert c.answers[-1][1] == Installed()
     assert c.nodes[A].ring == ring

@@ -232,7 +232,7 @@ def test_a_partition_that_comes_back_is_unknown_or_empty(
 
     def own(*owned: PartitionId) -> None:
         if runs_on:
-            kept.sums.reassign(set(owned), lambda at: at != USED)
+            kept.sums.reassign(set(owned))
         else:
             kept.sums = kept.load(owned)
 
@@ -255,8 +255,8 @@ def test_a_partition_that_went_and_came_back_between_two_batches_is_as_it_was_le
     kept = Kept()
     kept.change(LEAVES * USED + 1, LEAVES * UNUSED + 1)
     before = tables(kept.sums)
-    kept.sums.reassign(set(ALL) - {USED, UNUSED}, lambda at: at != USED)
-    kept.sums.reassign(set(ALL), lambda at: at != USED)
+    kept.sums.reassign(set(ALL) - {USED, UNUSED})
+    kept.sums.reassign(set(ALL))
     assert tables(kept.load()) == before
     assert unknown(kept.sums) == set(range(LEAVES * USED, LEAVES * (USED + 1)))
     kept.change(LEAVES * UNUSED + 2)
