@@ -36,6 +36,7 @@ class Clearing:
         self.partition = partition
         self._due = 0.0
         self.dropped = 0
+        self.explained = 0  # copies that a hint speaks of
         self._coordinator = coordinator
         self._replica = coordinator.replica
         self._on_end = on_end
@@ -88,7 +89,12 @@ class Clearing:
         elif not self._is_complete:
             self._gather(now)
         else:
-            self._end(now, f"{self._left} copies stay for now" if self._left else "")
+            is_former = self.partition in self._replica.hints.former
+            if self._left or (is_former and self.explained):
+                # Hints are delivered as ever; but nobody else drops a copy here after that.
+                self._end(now, f"{self._left + self.explained} copies stay for now")
+            else:
+                self._end(now, "")
 
     def _end(self, now: float, problem: str) -> None:
         self.stop()
@@ -129,6 +135,7 @@ class Clearing:
                 looked += size
                 self._after = place
                 if replica.hints.owed(token, key):
+                    self.explained += 1
                     continue
                 if not digest or replica.batch_of(key):
                     self._left += 1  # it is healed first, or on its way to the disk

@@ -112,7 +112,9 @@ class Former:
 
     def look_again(self, partition: PartitionId) -> None:
         """A hint has gone that explained copies there."""
-        if partition not in self._held and partition not in self._unseen:
+        if partition in self._held:
+            self._due = 0.0
+        elif partition not in self._unseen:
             self._unseen.append(partition)
 
     # --- one partition after the other -----------------------------------------------------------

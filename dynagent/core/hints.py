@@ -100,13 +100,16 @@ class Hints:
             self._own(batch, owned, set(self.owned - owned))
 
     def note_former(self, batch: Batch, partitions: Iterable[PartitionId]) -> None:
-        """They were given up at the end of the run before, which did not write that down."""
-        self._own(batch, self.owned, set(partitions))
+        """They were given up at the end of the run before, which did not write that down. Or some
+        of what lies there is explained by no hint any more: it is dropped as a former owner's."""
+        if news := set(partitions).difference(self.former):
+            self._own(batch, self.owned, news)
 
     def on_dropped(self, batch: Batch, partition: PartitionId) -> None:
         """Nothing is left here of a partition that was given up."""
         if partition in self.former:
             self.former.discard(partition)
+            self._given_up.pop(partition, None)
             self._changed_in = batch.number
 
     def _own(self, batch: Batch, owned: frozenset[PartitionId], given_up: set[PartitionId]) -> None:
@@ -119,9 +122,10 @@ class Hints:
         """Counts as what we own now says; True if the row is another by that."""
         owned = self.owned
         former = self.former.union(self._given_up) - owned
-        is_news = former != self.former or not owned.isdisjoint(self._bytes)
+        uncounted = owned | former
+        is_news = former != self.former or not uncounted.isdisjoint(self._bytes)
         self.former = former
-        self._bytes = {at: size for at, size in self._bytes.items() if at not in owned}
+        self._bytes = {at: size for at, size in self._bytes.items() if at not in uncounted}
         self._sum_up()
         return is_news
 

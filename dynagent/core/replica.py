@@ -293,12 +293,16 @@ class Replica:
         for other in others:
             self.hints.add(self._open, other, token, key, copy_in=copy_in)
         self.hints.remove(self._open, target, token, key)
+        if not self.hints.owns(token):
+            self.hints.note_former(self._open, [self.barriers.partition_of(token)])
 
     def turn_partition(
         self, target: NodeId, others: Iterable[NodeId], partition: PartitionId
     ) -> None:
         """Likewise, of a partition that is dirty for it."""
         self.hints.turn(self._open, target, others, partition)
+        if partition not in self.hints.owned:
+            self.hints.note_former(self._open, [partition])
 
     def settle_partition(
         self,
