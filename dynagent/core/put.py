@@ -445,7 +445,8 @@ class PutOperation(Request):
         why = ", ".join(
             f"{names([node])} {_reason(node in up, node in tally.waiting)}" for node in silent
         )
-        self._unknown(f"{len(tally.counted)} of {tally.needed} acknowledged ({why})")
+        of = " of one of its two lists of owners" if self.aim.is_joint else ""
+        self._unknown(f"{tally.reached} of {tally.needed}{of} acknowledged ({why})")
 
     def _unknown(self, why: str) -> None:
         self.fail(WriteOutcomeUnknown(why))

@@ -95,6 +95,11 @@ class PutQuorum(Quorum):
 
     __slots__ = ()
 
+    @property
+    def reached(self) -> int:
+        """How many of the `needed` there are."""
+        return len(self.counted)
+
     def add_result(self, node: NodeId) -> None:
         """`node` has fsynced the write."""
         if node in self.waiting:
@@ -133,6 +138,11 @@ class JointQuorum(PutQuorum):
             self.replied = True
             return MISSED
         return PENDING
+
+    @property
+    def reached(self) -> int:
+        """In the list that has fewer."""
+        return min(self.in_each(self.counted))
 
     def in_each(self, nodes: Collection[NodeId]) -> list[int]:
         """How many of these nodes count in each of the lists."""

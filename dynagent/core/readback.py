@@ -244,7 +244,7 @@ class RepairingGet(GetOperation):
         missing = [node for node in self.aim.owners if node not in held.counted]
         self.fail(
             QuorumNotMet(
-                f"the value was read, but only {len(held.counted)} of W={held.needed} owners have "
+                f"the value was read, but only {held.reached} of W={held.needed} owners have "
                 f"it on disk; not: {names(missing)}. It can be had without repair"
             )
         )
