@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dynagent.core.messages import BarrierRequest, LogReply
@@ -30,21 +31,22 @@ class Changing:
     ring: Ring
     entries: list[bytes]
 
-    def decide(self, content: Content, *nodes: NodeId) -> None:
+    def decide(self, content: Content, *nodes: NodeId, introduce: bool = True) -> None:
         """The next entry, and who learns it (and all before it) at once."""
         entry = Entry(content=content, proposer=A, wall_ms=0)
         self.ring = fold(self.ring, entry)
         self.entries.append(encode_log_entry(entry))
-        self.tell(*nodes)
+        self.tell(*nodes, introduce=introduce)
 
-    def tell(self, *nodes: NodeId) -> None:
+    def tell(self, *nodes: NodeId, introduce: bool = True) -> None:
         """All entries, durably."""
         for node in nodes:
             ringlog = self.c.nodes[node].ringlog
             assert ringlog is not None
             ringlog.take(self.c.now, LogReply(self.ring.epoch, 2, self.entries))
             assert self.c.commit(node)
-        self._introduce()
+        if introduce:
+            self._introduce()
 
     def _introduce(self) -> None:
         """What nodes ask about partitions foreign to them (`core.newcomer`) comes and goes:
@@ -58,14 +60,26 @@ class Changing:
 
     def move(self, owners: Owners, *nodes: NodeId, removed: tuple[NodeId, ...] = ()) -> None:
         """Partition P begins to move: a change of its own. All do, if they must."""
-        members = self.ring.members
         every = range(self.ring.partitions) if removed else [P]
-        moves = tuple((PartitionId(partition), owners) for partition in every)
-        number = self.ring.epoch.to_bytes(16, "big")
+        moves = {PartitionId(partition): owners for partition in every}
+        self.decide_moves(moves, *nodes, removed=removed)
+
+    def decide_moves(
+        self,
+        moves: Mapping[PartitionId, Owners],
+        *nodes: NodeId,
+        removed: tuple[NodeId, ...] = (),
+        introduce: bool = True,
+    ) -> None:
         change = ChangeEntry(
-            id=number, verb="ring", members=members, leaving=(), removed=removed, moves=moves
+            id=self.ring.epoch.to_bytes(16, "big"),
+            verb="ring",
+            members=self.ring.members,
+            leaving=(),
+            removed=removed,
+            moves=tuple(sorted(moves.items())),
         )
-        self.decide(change, *nodes)
+        self.decide(change, *nodes, introduce=introduce)
 
     def phase(self, phase: int, *nodes: NodeId) -> None:
         assert self.ring.change is not None
