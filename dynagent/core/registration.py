@@ -150,6 +150,11 @@ class Registration:
             self._recorded.clear()
             self.due = now
 
+    @property
+    def is_known_to_all(self) -> bool:
+        """All voters have this start on record."""
+        return self.state == REGISTERED and not self._missing()
+
     # --- asking ----------------------------------------------------------------------------------
 
     def _ask(self, now: float, node: NodeId) -> None:

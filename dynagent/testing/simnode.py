@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from dynagent import limits
 from dynagent.core.detector import Detector
@@ -77,6 +78,14 @@ _TOLD_AT_ONCE = (Pong, GossipReply, FactsReply, ListReply, BarrierReply, Tombsto
 _CACHES_BYTES = (0, 4_000, 1_000_000)  # none, one that forgets all the time, one for everything
 # Of the journal of sums: as it is, so short that its slots come round, and the shortest.
 _TREE_SHAPES = (None, Shape(8, 3), Shape(2, 1))
+
+
+class Copy(NamedTuple):
+    """Of a store, with what the identity file says."""
+
+    store: MemoryStore
+    run: int
+    starts: tuple[bytes, ...]
 
 
 class SimNode:
@@ -304,6 +313,21 @@ class SimNode:
         self.resume()
         self.kill(power=True)
         self.is_gone = True
+
+    def copy_store(self) -> Copy:
+        """Somebody copies its data directory, as it is now."""
+        return Copy(self.disk.copy(), self._run, self._starts)
+
+    @property
+    def run(self) -> int:
+        """The number of its last start."""
+        return self._run
+
+    @property
+    def is_known_to_all(self) -> bool:
+        """All voters have this start on record."""
+        registration = self.node.registration if self.node is not None else None
+        return registration is not None and registration.is_known_to_all
 
     def keep_backup(self) -> None:
         """Somebody copies its store, as it is now, with the identity file."""

@@ -42,6 +42,7 @@ from dynagent.testing.rings import Rings
 from dynagent.testing.shapes import Shapes
 from dynagent.testing.simnode import SimNode
 from dynagent.testing.swarm import Nemesis
+from dynagent.testing.twins import Twins
 from dynagent.testing.world import World
 
 N, R, W = 3, 2, 2
@@ -122,6 +123,7 @@ class Simulation:
             ledger=self.ledger,
             history=self.history,
         )
+        self.twins = Twins(world=world, network=self.network, nodes=self.nodes)
         self.operators = Operators(
             world=world,
             network=self.network,
@@ -216,6 +218,7 @@ class Simulation:
         self.nemesis.begin()
         self.hangs.begin()
         self.shapes.begin()
+        self.twins.begin()
         self.repairs.begin()
         if self.profile.changes_s:
             self.operators.begin()
@@ -226,6 +229,7 @@ class Simulation:
         self.lister.is_retired = True
         self.hangs.heal_everything()
         self.shapes.end()
+        self.twins.end()
         self.repairs.end()
         self.operators.end()
         self.nemesis.heal_everything()

@@ -73,6 +73,9 @@ FAULTS = {
     "held": 2_000,
     "weeks_away": 500,
     "hints_paused": 500,
+    # In a third of the seeds: copies of a store that start beside it, and are refused.
+    "twin": 450,
+    "twin_refused": 430,
     # Jobs of two fifths of the seeds and of their ends; copies that a node has lost, in four
     # fifths; records that exchanges have moved, most of them these.
     "job": 2_300,
@@ -142,6 +145,8 @@ EVALUATIONS = {
     # Once for each ring that a node has, in each of its lives; each record that comes to a disk;
     # each write that a node coordinates.
     "one_ring": 18_000,
+    # Once for each turn and message of a copy.
+    "one_of_a_kind": 2_500,
     "epoch_grows": 16_000,
     "kept_as_planned": 46_000,
     "newcomers_wait": 17_000,
