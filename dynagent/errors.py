@@ -238,6 +238,7 @@ class UnknownEntry(ProtocolError):
     """The ring log has an entry that this release does not know; the agent stops: upgrade it."""
 
     code = 0
+    exit_status = 10
 
 
 class StoreLost(DataDirError):

@@ -41,6 +41,7 @@ from dynagent.errors import (
     StoreFailed,
     TooLarge,
     TwinStore,
+    UnknownEntry,
 )
 from dynagent.obs.log import log
 from dynagent.store.protocol import Directory
@@ -150,7 +151,7 @@ class Agent:
             self.env.writer.close()
             is_clean = self._drained and self._failure is None
             self.data_dir.close(clean=is_clean and not self.node.replica.has_burnt)
-        if isinstance(self._failure, StartError):
+        if isinstance(self._failure, StartError | UnknownEntry):
             raise self._failure
         if self._failure is not None:
             raise StoreFailed(f"the agent stopped: {self._failure}") from self._failure
@@ -237,7 +238,8 @@ class Agent:
         self._requests.flush()
         self._replies.flush()
         if self.node.failure is not None and self._failure is None:
-            self._stop_failed(self.node.failure)
+            self._failure = self.node.failure
+            self.stop()
         if self._in_flight is None and self._failure is None:
             batch = self.node.take_batch()
             if batch is not None:

@@ -136,6 +136,7 @@ class RingLog:
     def on_ring(self, now: float, ring: Ring) -> None:
         """The node has turned to it, at our word. Who is gone is not asked any more."""
         self._ahead = {node: epoch for node, epoch in self._ahead.items() if ring.counts(node)}
+        self._rest_until = {n: until for n, until in self._rest_until.items() if until > now}
 
     def on_committed(self, now: float, batch: int) -> None:
         """A batch is durable: the node turns to its ring, and whoever waits for it is answered."""

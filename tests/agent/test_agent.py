@@ -14,7 +14,8 @@ import pytest
 
 from dynagent.client.blocking import Client, Connection
 from dynagent.client.bootstrap import bootstrap, status_of
-from dynagent.core.messages import Error, Get, Merge
+from dynagent.core.encoding import encode
+from dynagent.core.messages import ROLE_PEER, Error, Get, Hello, LogReply, Merge
 from dynagent.errors import (
     BadRequest,
     ConnectionLost,
@@ -23,6 +24,7 @@ from dynagent.errors import (
     QuorumNotMet,
     Refused,
     TooLarge,
+    UnknownEntry,
     Unreachable,
     WrongCluster,
 )
@@ -337,6 +339,26 @@ def test_a_frame_that_lies_about_its_fields_closes_that_connection(cluster: Real
     with pytest.raises(DynagentError):
         connection.request(Get(b"k"), timeout_s=5)
     assert not connection.is_open
+
+
+def test_an_entry_of_the_ring_log_of_a_later_release_stops_an_agent(tmp_path: Path) -> None:
+    with RealCluster(tmp_path, 3) as cluster:
+        ring, victim = cluster.ring(), cluster.agents[2]
+        peer_id, boot_id, room = ring.members[0].id, b"b" * 8, 1 << 20
+        hello = Hello(1, 1, ROLE_PEER, ring.cluster_id, peer_id, boot_id, [], room, 0)
+        index = ring.epoch + 1
+        later = LogReply(index, index, [encode([99, 0, "n1", "news"])])
+        host, port = victim.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as peer:
+            peer.sendall(encode_frame(hello, request_id=0, budget_ms=0))
+            peer.sendall(encode_frame(later, request_id=1, budget_ms=1_000))
+            assert victim.wait_exit() == UnknownEntry.exit_status
+        assert (
+            "an entry of kind 99, which this agent does not know; upgrade it"
+            in (victim.log_text().splitlines()[-1])
+        )
+        with cluster.client() as client:
+            client.put(b"k", b"the others go on")
 
 
 def test_a_client_may_not_speak_as_a_peer(cluster: RealCluster) -> None:
