@@ -56,7 +56,7 @@ class Survey:
         """As `scan`, of a range of which others shall get everything. Raises `CorruptRecord` too if
         a row there has lost its key, or lies at a token that is not its key's: a copy is missing
         then, and nobody can say which."""
-        first = Token(after[: len(first)] or first)
+        first = max(first, Token(after[: len(first)]))
         for token, key, stored in self._reader.scan(first, last):
             if not key or token != token_of(key):
                 raise CorruptRecord("a row there has lost its key, or its place")

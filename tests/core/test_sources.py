@@ -144,6 +144,24 @@ def test_a_fence_tells_where_the_owner_stands() -> None:
 # --- pulls ---------------------------------------------------------------------------------------
 
 
+def test_pages_of_leaves_have_just_their_records_and_each_once() -> None:
+    source = Source()
+    keys = source.fill(300)
+    forest = source.node.replica.forest
+    leaves = list(range(3, 256, 4))
+    wanted = [key for key in keys if forest.leaf_of(token_of(key)) in leaves]
+    assert len(wanted) > limits.TRANSFER_PAGE_ROWS
+    found: list[object] = []
+    after = b""
+    while after or not found:
+        reply = source.ask(pull(leaves=leaves, after=after))
+        assert isinstance(reply, PullReply)
+        found += [entry[0] for entry in reply.entries]
+        after = reply.position
+        source.cluster.now += 1
+    assert found == wanted
+
+
 def test_pages_go_from_one_end_to_the_other_and_have_every_record_once() -> None:
     source = Source()
     keys = source.fill(100)

@@ -78,7 +78,7 @@ def test_a_new_owner_that_crashes_goes_on_where_it_was() -> None:
         world.crash(D)
     world.run(world.is_settled)
     assert world.keys_at(D) == set(records)
-    assert len(pulled(world, D)) <= 1.3 * len(records)
+    assert len(pulled(world, D)) <= 1.1 * len(records)
 
 
 def test_a_source_that_crashes_or_goes_is_replaced_by_another() -> None:
@@ -111,6 +111,10 @@ def test_lost_and_repeated_messages_change_nothing() -> None:
     world.run(lambda: not world.keys_at(C), seconds=2_000)
     for id_ in (A, B, D):
         assert world.keys_at(id_) == set(records)
+    transfers = world.cluster.nodes[D].transfers
+    assert transfers is not None
+    moved = transfers.document(0.0)["records"]
+    assert isinstance(moved, int) and moved <= 1.1 * len(records)  # each once, but for repetitions
 
 
 def test_a_source_that_has_not_heard_of_the_change_is_told_before_it_is_fenced() -> None:
