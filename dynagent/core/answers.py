@@ -80,6 +80,8 @@ class Answers:
         assert isinstance(message, RingRequest)
         if self._node.ring is None:
             raise NotReady("this agent belongs to no cluster yet; see: dynctl bootstrap")
+        if self._node.is_removed:
+            raise self._node.removal()  # its ring is the last it knew: others have newer ones
         is_current = message.epoch == self._node.ring.epoch
         ring = b"" if is_current else encode_ring(self._node.ring)
         self._effects.answer(link, request_id, RingReply(self._node.ring.epoch, ring))

@@ -323,10 +323,10 @@ class Node:
         for operation in list(self.coordinator.operations.values()) if self.coordinator else ():
             operation.finish()
             if not operation.answered:
-                operation.fail(self._removal())
+                operation.fail(self.removal())
         for link, request_id in self.replica.give_up():
             if link is not None:
-                self.effects.answer(link, request_id, Error(NotReady.code, self._removal().message))
+                self.effects.answer(link, request_id, Error(NotReady.code, self.removal().message))
         self.effects.reconnect(self.ring)
 
     def _be_removed(self) -> None:
@@ -353,7 +353,7 @@ class Node:
             page = LogReply(self.ring.epoch, 0, [], encode_ring(self.ring))
             self.effects.answer(link, request_id, page)
 
-    def _removal(self) -> NotReady:
+    def removal(self) -> NotReady:
         return NotReady(
             "this agent is no member of its cluster any more; stop it, move its data directory"
             " away, and it can join as a new node"
@@ -372,7 +372,7 @@ class Node:
             handler = self._handlers.get(kind)
             if handler is None:
                 if self.is_removed:
-                    raise self._removal()
+                    raise self.removal()
                 raise BadRequest(f"{kind.__name__} is not a request")
             handler(now, link, request_id, budget_ms, message)
         except DynagentError as error:

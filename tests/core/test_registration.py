@@ -20,6 +20,7 @@ from dynagent.core.messages import (
     Read,
     Register,
     RingIs,
+    RingRequest,
     StartRefused,
 )
 from dynagent.core.ports import LinkId, NodeId
@@ -358,6 +359,7 @@ def test_a_node_that_was_removed_is_refused_by_everybody() -> None:
     assert refusal_of(c, late) == StartRefused(REMOVED, 0, "", 2)
     c.nodes[D].on_ring(c.now, without)
     assert c.nodes[D].is_removed
+    assert is_error(c.ask(D, RingRequest()), NotReady)  # others have newer rings than its last
 
 
 def test_a_voter_that_has_not_heard_of_a_new_member_yet_says_which_ring_it_has() -> None:
