@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ from dynagent.core.ringentry import (
 )
 from dynagent.errors import (
     DynagentError,
+    Partial,
     Refused,
 )
 from dynctl import options, planfile, streams
@@ -52,6 +54,8 @@ from dynctl.views.changes import (
     summary,
 )
 
+_INVITE_S = 5.0
+_POLL_S = 0.1
 _PROPOSE_S = 20.0  # a change that is not decided in that time is told as unknown
 _POLL_S = 0.2
 
@@ -232,17 +236,27 @@ def confirm(words: str, *, yes: bool) -> None:
 
 
 def invite(client: Client, ring: Ring, joining: Sequence[NodeId]) -> None:
-    """Hands the ring to the agents that it names now. Raises what one of them answers."""
-    for node in joining:
-        member = ring.member(node)
-        assert member is not None
-        try:
-            client.ask(member.address, Invite(encode_ring(ring)))
-        except DynagentError as exc:
-            raise type(exc)(
-                f"{member.name} is a member now, but has not heard of it ({exc.message}); repeat "
-                f"the same command to tell it"
-            ) from exc
+    """Hands the ring to the agents that it names now; raises `Partial` naming those that did not
+    take it. Members do the same when they meet one that is fresh, so this only makes sure."""
+    request = Invite(encode_ring(ring))
+    waiting = dict.fromkeys(joining, "")
+    deadline = time.monotonic() + _INVITE_S
+    while waiting:
+        for node in list(waiting):
+            member = ring.member(node)
+            assert member is not None
+            try:
+                client.ask(member.address, request)
+                del waiting[node]
+            except DynagentError as exc:
+                waiting[node] = f"{member.name} ({exc.message})"
+        if waiting and time.monotonic() > deadline:
+            raise Partial(
+                f"decided, but not heard of by {', '.join(waiting.values())}; start them: members "
+                f"tell them; or take it back: dynctl ring abort"
+            )
+        if waiting:
+            time.sleep(_POLL_S)
 
 
 # --- what is known beforehand --------------------------------------------------------------------

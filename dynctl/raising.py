@@ -13,6 +13,7 @@ from typing import Any
 from dynagent.client.blocking import TIMEOUT_S_DEFAULT, Client
 from dynagent.client.bootstrap import bootstrap, member_of, status_of
 from dynagent.client.changes import plan_join
+from dynagent.client.guards import check_possible
 from dynagent.core.ring import Ring
 from dynagent.errors import DynagentError, NotReady, Refused, TimedOut, Unhealthy
 from dynctl import changing, local, settling
@@ -31,20 +32,21 @@ Statuses = dict[str, dict[str, Any]]  # by name
 
 class Raised:
     """Agents that have been started: if what follows fails, they are stopped again, and of a new
-    cluster nothing is left."""
+    cluster nothing is left; but nobody who may be a member by then is ever stopped."""
 
     def __init__(self, cluster: LocalCluster, *, is_new: bool, deadline: float) -> None:
         self.cluster = cluster
         self.started: list[Started] = []
         self._is_new = is_new
         self._has_begun = False
+        self._are_members = False
         self._deadline = deadline
 
     def __enter__(self) -> Raised:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
-        if kind is None:
+        if kind is None or self._are_members:
             return
         for agent in self.started:
             agent.stop(within_s=_STOP_S)
@@ -105,12 +107,16 @@ class Raised:
                 changing.invite(client, ring, sorted(waiting))
 
     def join(self, statuses: Statuses) -> None:
-        """Makes these fresh agents members, all in one change, and waits until it is settled."""
+        """Makes these fresh agents members, all in one change; waits until it is settled, if there
+        is time for that."""
         seen = observe(self.cluster.endpoints, timeout_s=TIMEOUT_S_DEFAULT)
         fresh = {status["node_id"]: status for status in statuses.values()}
         members = [member_of(status) for status in fresh.values()]
         plan = plan_join(seen.ring, members, id=changing.new_id())
+        check_possible(plan, [*changing.up(seen), *fresh])
+        self._are_members = True  # for all that we know, whatever becomes of the question
         epoch = changing.begin(seen, plan, list(fresh))
+        self.wait_used(statuses)
         left_s = max(self._deadline - time.monotonic(), _POLL_S)
         try:
             settling.wait_settled("up", seen, epoch=epoch, timeout_s=left_s)
@@ -141,7 +147,9 @@ class Raised:
             unused = [
                 one.member.name
                 for one in seen.members
-                if one.member.address in wanted and not all(one.member.id in up for up in views)
+                if one.member.address in wanted
+                and one.status is not None  # else it has died since, and is not waited for
+                and not all(one.member.id in up for up in views)
             ]
             if not unused:
                 return

@@ -4,7 +4,8 @@ A pair of agents has two connections, one for the requests of each side: nobody 
 dials, and a link is up exactly while its own dialler says so.
 
 When the ring changes, links to new members are dialled, those to members that are gone end, and who
-has another address is dialled there.
+has another address is dialled there. A member that turns out to be fresh is invited over its link:
+whoever was to tell it may have been cut short, and puts wait for it where it is to be an owner.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ from collections.abc import Callable
 import trio
 
 from dynagent import limits
-from dynagent.core.messages import Hello, Message, ReadReply
+from dynagent.core.messages import Hello, Installed, Invite, Message, ReadReply
 from dynagent.core.node import Node
 from dynagent.core.ports import Dice, NodeId
 from dynagent.core.ring import Member, Ring
+from dynagent.core.ringcodec import encode_ring
 from dynagent.env import Connection, Transport
 from dynagent.errors import DynagentError, Refused, WrongCluster
 from dynagent.obs.log import log
-from dynagent.wire.codec import unpack
+from dynagent.wire.codec import encode_frame, unpack
 from dynagent.wire.session import Session
 
 _REDIAL_S_MIN = 0.1
+_INVITATION = 1 << 62  # the id of that request: no other comes so far
 
 
 class PeerLink:
     """One dialled connection (`env.Handler`)."""
 
     __slots__ = (
+        "_has_met",
         "_peers",
         "_session",
         "asked_at",
@@ -47,7 +51,8 @@ class PeerLink:
         self._session = Session(peers.hello(), dialled=True)
         self.member = member
         self.connection = connection
-        self.greeted = trio.Event()
+        self._has_met = False
+        self.greeted = trio.Event()  # it serves with a ring
         self.closed = trio.Event()
         self.reason = ""
         self.asked_at = 0.0  # the first frame that was sent since we heard from it; 0: none
@@ -57,11 +62,14 @@ class PeerLink:
         self.asked_at = 0.0
         try:
             frames = self._session.receive(data)
-            if self._session.remote is not None and not self.greeted.is_set():
+            if self._session.remote is not None and not self._has_met:
+                self._has_met = True
                 self._greet(self._session.remote)
             for frame in frames:
                 message = frame.message
-                if message is not None:
+                if frame.request_id == _INVITATION:
+                    self._on_invited(message)
+                elif message is not None:
                     self._peers.on_reply(self.member.id, frame.request_id, message)
                 if type(message) is ReadReply:
                     for request_id, reply in unpack(message):
@@ -80,8 +88,27 @@ class PeerLink:
                 f"node {remote.node_id} answers at {self.member.address}, "
                 f"where the ring has {self.member.name} ({self.member.id})"
             )
+        ring = self._peers.ring()
+        if remote.cluster_id or ring.epoch == 1:  # a bootstrap is an operator's to finish
+            self._be_up()
+        else:
+            self._invite(ring)
+
+    def _be_up(self) -> None:
+        remote = self._session.remote
+        assert remote is not None
         self.greeted.set()
         self._peers.on_up(self, remote.boot_id)
+
+    def _invite(self, ring: Ring) -> None:
+        invitation = Invite(encode_ring(ring))
+        budget_ms = round(limits.HELLO_S_MAX * 1000)
+        self.connection.write(encode_frame(invitation, request_id=_INVITATION, budget_ms=budget_ms))
+
+    def _on_invited(self, reply: Message | None) -> None:
+        if not isinstance(reply, Installed):  # somebody else has just invited it, most likely
+            raise Refused(f"{self.member.name} has not joined yet")
+        self._be_up()
 
     def on_closed(self, reason: str) -> None:
         self.reason = reason
@@ -134,6 +161,11 @@ class Peers:
                 scope = trio.CancelScope()
                 self._kept[node] = member, scope
                 self._nursery.start_soon(self._keep_link, member, scope)
+
+    def ring(self) -> Ring:
+        """The one that the links are for."""
+        assert self._node.ring is not None
+        return self._node.ring
 
     def write(self, node: NodeId, frame: bytes) -> None:
         """Queues a frame; dropped if the link is down (the node has been or will be told)."""

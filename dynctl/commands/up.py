@@ -20,7 +20,7 @@ from dynctl.declare import Debug, Timeout30
 from dynctl.faults import say
 from dynctl.local import LocalCluster
 from dynctl.observe import observe
-from dynctl.raising import Raised
+from dynctl.raising import Raised, Statuses
 from dynctl.settings import cluster_path, read_pairs, state_dir, write_pairs
 
 _UP_S = 30.0
@@ -89,17 +89,13 @@ def up(
         cluster, is_new = _cluster(home, count, first)
         spares = cluster.extend(more) if more else []
         with Raised(cluster, is_new=is_new, deadline=deadline) as raised:
-            if names:
-                _check_names(cluster, names)
-                raised.start(names)
-                raised.answers(names)
-                raised.wait_used(names)
-                ring = _present_ring(cluster)
-            else:
-                ring = _raise(raised, grow=count > 0, spares=spares)
-        members = _members(cluster, ring)
-        endpoints = ",".join(cluster.addresses[name] for name in members)
-        write_pairs(cluster_path(), {"dir": str(home), "endpoints": endpoints})
+            joining = _raise(raised, names, grow=count > 0, spares=spares)
+    if joining:  # it may last: others may start and stop single agents meanwhile
+        with raised:
+            raised.join(joining)
+    members = _members(cluster, _present_ring(cluster))
+    endpoints = ",".join(cluster.addresses[name] for name in members)
+    write_pairs(cluster_path(), {"dir": str(home), "endpoints": endpoints})
     _tell(cluster, raised, members)
     say(f"data and logs: {home}; stop it with: dynctl down{_dir_flag(directory)}")
     streams.emit_text(f"export DYNCTL_ENDPOINTS={endpoints}\n")
@@ -179,12 +175,20 @@ def _cluster(home: Path, count: int, first: int) -> tuple[LocalCluster, bool]:
     return cluster, False
 
 
-def _raise(raised: Raised, *, grow: bool, spares: Collection[str]) -> Ring:
-    """Starts all agents and makes them one cluster. `grow`: those in none join it, but for
-    `spares`."""
-    names = list(raised.cluster.addresses)
-    raised.start(names)
-    statuses = raised.answers(names)
+def _raise(
+    raised: Raised, names: Collection[str] | None, *, grow: bool, spares: Collection[str]
+) -> Statuses:
+    """Starts these agents, or all and makes them one cluster. Returns the fresh ones that shall
+    join it: if it is to `grow`, all but the `spares`."""
+    if names:
+        _check_names(raised.cluster, names)
+        raised.start(names)
+        raised.answers(names)
+        raised.wait_used(names)
+        return {}
+    known = list(raised.cluster.addresses)
+    raised.start(known)
+    statuses = raised.answers(known)
     ring = raised.form(statuses, spares=spares)
     joining = {
         name: status
@@ -193,11 +197,11 @@ def _raise(raised: Raised, *, grow: bool, spares: Collection[str]) -> Ring:
         and ring.member(status["node_id"]) is None
         and name not in spares
     }
-    raised.wait_ready()
     if grow and joining:
-        raised.join(joining)
-        raised.wait_ready()
-    return _present_ring(raised.cluster) or ring
+        raised.wait_used([name for name in known if name not in joining])
+        return joining
+    raised.wait_ready()
+    return {}
 
 
 def _tell(cluster: LocalCluster, raised: Raised, members: Collection[str]) -> None:

@@ -276,3 +276,19 @@ def test_a_cluster_that_lost_most_of_its_voters_is_brought_back(tmp_path: Path) 
         check_all_there(cluster, writer.written)
         kinds = [row["kind"] for row in document(cluster, "ring", "history")["entries"]]
         assert "forced" in kinds
+
+
+def test_members_bring_in_an_agent_that_nobody_has_told(tmp_path: Path) -> None:
+    with own_cluster(tmp_path, 3) as cluster:
+        directory, plan = str(cluster.directory), str(tmp_path / "plan.json")
+        cluster("up", "--dir", directory, "--spare", "1")
+        spare = (cluster.directory / "cluster").read_text().split("local-4=")[1].split("\n")[0]
+        cluster("join", spare, "--out", plan)
+        with Writer(cluster) as writer, Client(cluster.endpoints) as client:
+            propose(client, cluster.endpoints, planfile.load(plan)[2], epoch=1, timeout_s=10)
+            cluster("wait", "settled", "--timeout", "60s")
+        assert writer.failures == []
+        cluster("wait", "ready")
+        again = cluster("ring", "apply", plan, "--yes", "--wait")
+        assert "carried out already, as entry 2" in again.stderr.decode()
+        check_all_there(cluster, writer.written)
