@@ -368,7 +368,7 @@ class RingLog:
         """Decides alone who votes from now on: a majority of those who did is lost for good."""
         if not isinstance(content, VotersEntry):
             raise BadRequest("only voters can be forced; they decide everything else")
-        if content.voters == self.ring.voters:  # the answer to that was lost
+        if self.ring.lineage and content.voters == self.ring.voters:  # the answer was lost
             self._when_durable(now, self.learner.last_batch, answer, Proposed(self.ring.epoch))
             return
         if self.ring is not self.durable:
