@@ -124,12 +124,12 @@ class Proposer:
         if now < self.due:
             return
         while late := next((one for one in self._queue if one.deadline <= now), None):
-            is_first = late is self._queue[0]
-            self._queue.remove(late)
-            late.on_done(now, self._too_late(late))
-            if is_first:
+            error = self._too_late(late)
+            if late is self._queue[0]:
                 self._stop()
-                self._start(now)
+            self._queue.remove(late)
+            late.on_done(now, error)
+            self._start(now)
         if self._again_at <= now:
             if self._index:
                 self._ask_all(now)
@@ -144,6 +144,8 @@ class Proposer:
 
     def _start(self, now: float) -> None:
         """Begins a ballot for the first content that has not been judged to need none."""
+        if self._index:
+            return
         self._again_at = inf
         while self._queue and not self._index:
             if self._log.ring is not self._log.durable:
@@ -171,6 +173,8 @@ class Proposer:
                 f"the ring of this agent is of epoch {ring.epoch}, and this was planned on"
                 f" {proposal.planned_on}; ask another agent"
             )
+        if proposal.sent_at and not log.rows.reaches(proposal.sent_at - 1):
+            raise self._unknown(proposal)  # the log has gone on so far that nobody keeps it
         since = list(log.rows.after(proposal.planned_on))
         for index, data in since:
             if data == proposal.entry or _is_same(content, decode_log_entry(data).content):
@@ -200,13 +204,16 @@ class Proposer:
         voters = self._log.durable.voters
         answered = len(self._votes)
         if proposal.sent_at > self._log.durable.epoch:
-            return WriteOutcomeUnknown(
-                f"entry {proposal.sent_at} of the ring log was not decided in time: it may be yet;"
-                " see: dynctl ring history"
-            )
+            return self._unknown(proposal)
         return QuorumNotMet(
             f"{answered} of {len(voters)} voters of the ring log have answered in time; a majority"
             f" must; they are: {self._coordinator.names(voters)}"
+        )
+
+    def _unknown(self, proposal: _Proposal) -> DynagentError:
+        return WriteOutcomeUnknown(
+            f"whether it is entry {proposal.sent_at} of the ring log was not known in time: it may"
+            " be decided yet; see: dynctl ring history"
         )
 
     # --- a ballot --------------------------------------------------------------------------------

@@ -251,6 +251,18 @@ def test_proposals_of_one_agent_wait_for_each_other_and_their_number_is_bounded(
     ]
 
 
+def test_one_that_waits_too_long_does_not_disturb_the_one_under_way() -> None:
+    c = cluster()
+    cut_off(c, B, C)
+    first = c.request(A, propose(policy("first")), budget_ms=5_000)
+    second = c.request(A, propose(policy("second", 2)), budget_ms=500)
+    run(c, 1)
+    assert is_error(answer_to(c, second), QuorumNotMet)
+    join_up(c)
+    run(c, 2)
+    assert answer_to(c, first) == Proposed(2)
+
+
 # --- voting --------------------------------------------------------------------------------------
 
 
