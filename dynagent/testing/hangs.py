@@ -19,6 +19,7 @@ from dynagent.core.peer import GRAY, Peer
 from dynagent.core.ports import NodeId
 from dynagent.testing.network import Network
 from dynagent.testing.profile import HANG_S_MAX, UP_AGAIN_S, Profile
+from dynagent.testing.rings import Rings
 from dynagent.testing.simnode import SimNode
 from dynagent.testing.world import Stream, World
 
@@ -31,11 +32,18 @@ class Hangs:
     """One fault after the other, with calm between."""
 
     def __init__(
-        self, *, world: World, network: Network, nodes: Sequence[SimNode], profile: Profile
+        self,
+        *,
+        world: World,
+        network: Network,
+        nodes: Sequence[SimNode],
+        rings: Rings,
+        profile: Profile,
     ) -> None:
         self._world = world
         self._network = network
         self._nodes = nodes
+        self._rings = rings
         self._profile = profile
         self._dice: Stream = world.stream("hangs")
         self._is_over = False
@@ -134,12 +142,12 @@ class Hangs:
         # and then a quarter of one apart, as often as a peer that has flapped must answer.
         probes = limits.FLAPS_KEPT - limits.FLAPS_FREE
         tried_s = self._profile.probe_interval_s * (1 + (probes - 1) / 4) + SLACK_S
-        gone = {node.id for node in self._nodes if node.is_gone}
+        members = {node.id for node in self._nodes if self._counts(node)}
         for observer in self._nodes:
             detector = observer.detector
             for peer in detector.peers.values() if detector is not None else ():
                 is_due = peer.state != GRAY or peer.retry_at + tried_s <= self._world.now
-                if peer.node in gone:
+                if not {observer.id, peer.node} <= members:
                     continue
                 self._check(
                     "up_again",
@@ -147,6 +155,10 @@ class Hangs:
                     f"{observer.id[:2]} does not use {peer.node[:2]}: {peer.state}",
                     f"since {peer.since:.1f}, linked: {peer.is_linked}",
                 )
+
+    def _counts(self, node: SimNode) -> bool:
+        """A member by the newest ring, and not gone for good."""
+        return not node.is_gone and self._rings.present.member(node.id) is not None
 
     def _check(self, checker: str, holds: bool, *what: str) -> None:
         self._world.verdicts.check(checker, holds, *what)

@@ -133,7 +133,9 @@ class Simulation:
             profile=profile,
             may_lose=self.nemesis.may_lose,
         )
-        self.hangs = Hangs(world=world, network=self.network, nodes=self.nodes, profile=profile)
+        self.hangs = Hangs(
+            world=world, network=self.network, nodes=self.nodes, rings=self.rings, profile=profile
+        )
         self.shapes = Shapes(world=world, network=self.network, nodes=self.nodes, profile=profile)
         self.clients = [self._client(number, profile) for number in range(1, profile.clients + 1)]
         self.auditor = self._client(0, replace(profile, budget_ms=4000, patience=1.5))
