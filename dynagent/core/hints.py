@@ -97,7 +97,10 @@ class Hints:
     def on_ring(self, batch: Batch, owned: frozenset[PartitionId]) -> None:
         """It owns others from now on, in a ring of as many partitions."""
         if owned != self.mine:
+            before = self.own
             self._own(batch, owned, set(self.owned - owned))
+            if self.own != before:  # the row says it too
+                self._changed_in = batch.number
 
     def note_former(self, batch: Batch, partitions: Iterable[PartitionId]) -> None:
         """They were given up at the end of the run before, which did not write that down. Or some

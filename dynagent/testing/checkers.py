@@ -28,6 +28,12 @@ Copy = tuple[Clock, frozenset[Dot]]
 
 NAMES = (
     "ack_is_joint",
+    "available",
+    "changes_end",
+    "fences_follow",
+    "fences_grow",
+    "handed_over_first",
+    "refused_rightly",
     "epoch_grows",
     "kept_as_planned",
     "newcomers_wait",

@@ -62,7 +62,7 @@ _BUDGET_MS = 1_500
 _PATIENCE_S = 2.0
 _TRIES_MAX = 6  # of one proposal
 _AGAIN_S = 0.3
-_WEIGHTS = {"join": 5, "leave": 3, "replace": 3, "lose": 2, "set": 1, "policy": 1}
+_WEIGHTS = {"join": 5, "leave": 3, "replace": 3, "lose": 3, "set": 1, "policy": 1}
 _ABORT = 0.3  # probability, each time that a change is found under way
 
 Then = Callable[[Message | None], None]

@@ -29,7 +29,7 @@ NEMESES = {
     "rot": 2.0,
 }
 
-CHANGING = 0.0  # share of seeds in which operators change the ring (until transfers end them: none)
+CHANGING = 0.4  # share of seeds in which operators change the ring
 HANG_S_MAX = 10.4  # see hangs.py
 UP_AGAIN_S = 10.0
 
@@ -173,12 +173,12 @@ def draw(world: World) -> Profile:
             profile.sloppy, profile.nodes = 1.0, max(5, profile.nodes)
         if not profile.hangs_s:
             profile.weeks_s = purges.choice((0.0, 1.0, 4.0))
-    rings = world.stream("ring changes profile")
+    rings = world.stream("changes profile")
     if rings.random() < CHANGING:
         profile.changes_s = rings.choice((0.3, 1.0, 2.5))
         profile.operators = rings.choice((1, 1, 2))
         profile.spares = rings.choice((1, 2, 3))
-        profile.is_quiet = rings.random() < 0.12
+        profile.is_quiet = rings.random() < 0.2
         if profile.nodes_per_machine == 1:
             profile.nodes = rings.choice((3, 3, 4, 5))
         if profile.is_quiet:

@@ -309,7 +309,7 @@ class Nemesis:
                 self._ledger.ever_rotten.add(key)
             self._ledger.on_gone(node.id, key)
         node.break_for_good()
-        if self._backup_dice.random() < 0.5:
+        if self._backup_dice.random() < 0.8:
             self._world.after(self._backup_dice.uniform(0.1, 2.0), self._put_back, node)
         return True
 

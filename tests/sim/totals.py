@@ -83,7 +83,28 @@ FAULTS = {
     "lose": 250,
     "lose_sums": 50,
     "moved": 350,
+    # Changes of the ring, in two fifths of the seeds: entries of the log, by kind; what operators
+    # were refused, for another was first; nodes that are gone for good, stores that were put back
+    # from a backup, and starts that were refused for it.
+    "change_join": 90,
+    "change_leave": 30,
+    "change_replace": 55,
+    "change_remove": 30,
+    "change_set": 45,
+    "phase_1": 320,
+    "settled": 290,
+    "abort": 90,
+    "retire": 40,
+    "voters": 65,
+    "policy": 15,
+    "proposal_refused": 30,
+    "gone": 45,
+    "put_back": 10,
+    "refused": 10,
 }
+
+# Not to be expected of some tens of seeds.
+RARE = {"power_cut_machine", "put_back", "refused", "refused_rightly"}
 
 EVALUATIONS = {
     # Once for each message, record or reply that it watches.
@@ -150,6 +171,15 @@ EVALUATIONS = {
     "epoch_grows": 16_000,
     "kept_as_planned": 46_000,
     "newcomers_wait": 17_000,
+    # Once for each partition of a row of minimum stamps that comes to a disk; each copy that a
+    # former owner drops; each refused start; each seed that changes the ring; each operation of a
+    # quiet one.
+    "fences_grow": 24_000,
+    "fences_follow": 24_000,
+    "handed_over_first": 230,
+    "refused_rightly": 10,
+    "changes_end": 180,
+    "available": 2_000,
     # A few for each hang that lasts longer than the detector may take.
     "hung_is_not_up": 400,
     # Once for each record that an exchange moves.
