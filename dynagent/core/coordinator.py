@@ -33,6 +33,7 @@ from dynagent.core.trace import Trace, outcome_words, request_words
 from dynagent.errors import (
     BadRequest,
     DynagentError,
+    NotReady,
     NotYetOwner,
     Overloaded,
     QuorumNotMet,
@@ -102,6 +103,11 @@ class Operation:
 
     def on_deadline(self, now: float) -> None:
         """Time is up: answer, if that has not happened."""
+
+    @property
+    def may_have_effect(self) -> bool:
+        """Has it been written anywhere what the client has asked for, or may it have been?"""
+        return False
 
     def answer(self, message: Message) -> None:
         assert not self.answered
@@ -176,14 +182,6 @@ class Request(Operation):
         coordinator.send(now, targets, self.number, self.budget_ms(now), read)
 
 
-def is_put_off(message: Message) -> bool:
-    """A peer's answer that says no more than "not yet": one of us lacks entries of the ring log, or
-    it is an owner to be (`Coordinator.ask_later`)."""
-    if isinstance(message, Error):
-        return message.error == NotYetOwner.code
-    return isinstance(message, RingIs)
-
-
 class Coordinator:
     """The table of operations, and what they all need."""
 
@@ -213,6 +211,7 @@ class Coordinator:
         self.budget = budget
         self.admission = admission
         self.count_error = count_error
+        self.is_member = True  # False: it was removed, and only waits for what it has passed on
         self.up: set[NodeId] = {node_id}  # by the detector's verdicts; ourselves always
         self.now = 0.0  # of the call under way: what every operation begins and answers at
         self.operations: dict[int, Operation] = {}
@@ -343,6 +342,16 @@ class Coordinator:
             anew.trace = trace
             anew.tell(now, self.node_id, f"has the ring of epoch {self.ring.epoch}: starts over")
         anew.start(now)
+
+    def is_put_off(self, node: NodeId, message: Message) -> bool:
+        """A peer's answer says no more than "not yet": one of us lacks entries of the ring log, or
+        it is an owner to be; or it has only just joined, and begins."""
+        if not isinstance(message, Error):
+            return isinstance(message, RingIs)
+        if message.error == NotReady.code:
+            change = self.ring.change
+            return change is not None and node in change.joined
+        return message.error == NotYetOwner.code
 
     def ask_later(self, now: float, operation: Operation, node: NodeId) -> None:
         """That peer cannot take the request yet, for one of us two lacks entries of the ring log,

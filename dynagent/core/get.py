@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dynagent import limits
 from dynagent.core.aim import Aim
-from dynagent.core.coordinator import Coordinator, Request, is_put_off
+from dynagent.core.coordinator import Coordinator, Request
 from dynagent.core.entry import encode_context, encode_entry
 from dynagent.core.messages import (
     STATE_ABSENT,
@@ -108,7 +108,7 @@ class GetOperation(Request):
         if self.trace is not None:
             self.tell(now, source, reply_words(message, is_same=self.tally.has_digest_of(message)))
         if not isinstance(message, ReadReply):
-            if is_put_off(message) and not self.answered:
+            if not self.answered and self.coordinator.is_put_off(source, message):
                 self.coordinator.ask_later(now, self, source)
             else:
                 self.on_failure(now, source)

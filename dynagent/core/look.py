@@ -33,7 +33,7 @@ What holds:
 from __future__ import annotations
 
 from dynagent import limits
-from dynagent.core.coordinator import Coordinator, is_put_off
+from dynagent.core.coordinator import Coordinator
 from dynagent.core.entry import Record, decode_clock, decode_entry
 from dynagent.core.messages import (
     MODE_OVERWRITE,
@@ -111,7 +111,7 @@ class LookingPut(PutOperation):
                 self._take_over(now, source, message.entry, message.barrier)
             case ReadReply():
                 self._on_look(now, source, message)
-            case _ if is_put_off(message) and not self.answered:
+            case _ if not self.answered and self.coordinator.is_put_off(source, message):
                 self.coordinator.ask_later(now, self, source)
             case _:
                 self.on_failure(now, source)

@@ -110,7 +110,13 @@ from dynagent.core.settings import DEFAULTS, Settings
 from dynagent.core.sources import Sources
 from dynagent.core.trace import Trace
 from dynagent.core.transfer import Transfers
-from dynagent.errors import BadRequest, DiskFull, DynagentError, NotReady
+from dynagent.errors import (
+    BadRequest,
+    DiskFull,
+    DynagentError,
+    NotReady,
+    WriteOutcomeUnknown,
+)
 
 # What a node that is no member any more still answers.
 _ABOUT_ITSELF: tuple[type[Message], ...] = (Ping, RingRequest, StatusRequest)
@@ -316,18 +322,33 @@ class Node:
         self.effects.reconnect(ring)
 
     def _retire(self, now: float) -> None:
-        """It is no member any more: it acknowledges nothing, votes and hands over nothing, ever."""
+        """It is no member any more: it acknowledges nothing, votes and hands over nothing, ever.
+        What it has passed on for clients it waits for: that rests on the word of others."""
         assert self.ring is not None
         self._be_removed()
         self.effects.note("node.removed", epoch=self.ring.epoch)
         for operation in list(self.coordinator.operations.values()) if self.coordinator else ():
+            if isinstance(operation, ForwardOperation):
+                continue
             operation.finish()
-            if not operation.answered:
+            if operation.may_have_effect and not operation.answered:
+                operation.fail(WriteOutcomeUnknown(self.removal().message))
+            elif not operation.answered:
                 operation.fail(self.removal())
         for link, request_id in self.replica.give_up():
             if link is not None:
                 self.effects.answer(link, request_id, Error(NotReady.code, self.removal().message))
-        self.effects.reconnect(self.ring)
+        if self.coordinator is not None:
+            self.coordinator.is_member = False
+            self.machines = [self.coordinator]
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Lets all links go, once what was passed on for clients has had its answers."""
+        assert self.ring is not None
+        if self.machines and not (self.coordinator and self.coordinator.operations):
+            self.machines = []
+            self.effects.reconnect(self.ring)
 
     def _be_removed(self) -> None:
         self.is_removed = True
@@ -396,9 +417,14 @@ class Node:
 
     def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
         """A peer's answer; one that comes after its operation has ended is dropped."""
-        if self.coordinator is None or self.detector is None or self.is_removed:
+        if self.coordinator is None or self.detector is None:
             return
         self.coordinator.now = now
+        if self.is_removed:
+            if (operation := self.coordinator.operations.get(request_id)) is not None:
+                operation.on_reply(now, source, message)
+                self._hang_up()
+            return
         if type(message) is RingIs and self.ringlog is not None:
             self.ringlog.on_ring_is(now, source, message.epoch)
         operations = self.coordinator.operations
@@ -427,7 +453,11 @@ class Node:
             self.registration.on_link_up(now, node)
 
     def on_peer_down(self, now: float, node: NodeId) -> None:
-        if self.detector is not None and not self.is_removed:
+        if self.is_removed:
+            if self.coordinator is not None and self.machines:
+                self.coordinator.on_peer_down(now, node)
+                self._hang_up()
+        elif self.detector is not None:
             self.detector.on_link_down(now, node)
 
     def take_batch(self) -> Batch | None:
@@ -494,6 +524,8 @@ class Node:
     def on_tick(self, now: float) -> None:
         for machine in self.machines:
             machine.on_tick(now)
+        if self.is_removed:
+            self._hang_up()
 
     def next_deadline(self) -> float | None:
         """When `on_tick` is due next; None if nothing waits for time to pass."""

@@ -37,7 +37,7 @@ from contextlib import suppress
 
 from dynagent import limits
 from dynagent.core.aim import Aim
-from dynagent.core.coordinator import Coordinator, Request, is_put_off
+from dynagent.core.coordinator import Coordinator, Request
 from dynagent.core.crowd import check_crowd
 from dynagent.core.entry import ABSENT, Record, decode_context, encode_context, encode_entry
 from dynagent.core.hints import DURABLE
@@ -177,6 +177,10 @@ class PutOperation(Request):
             self._tell_start(now)
         self._mint(now)
 
+    @property
+    def may_have_effect(self) -> bool:
+        return self.tally is not None
+
     def on_reply(self, now: float, source: NodeId, message: Message) -> None:
         assert self.tally is not None
         if self.trace is not None:
@@ -187,9 +191,13 @@ class PutOperation(Request):
             self._conclude_write()
         elif isinstance(message, Error) and message.error == StaleBarrier.code:
             self._send_anew(now, source)
-        elif is_put_off(message) and source not in self.stand_ins and not self.answered:
+        elif kind is ReadReply:
+            pass  # a straggler of the look; the write is under way
+        elif self.answered or source in self.stand_ins:
+            self.on_failure(now, source)
+        elif self.coordinator.is_put_off(source, message):
             self.coordinator.ask_later(now, self, source)
-        elif kind is not ReadReply:  # that is a straggler of the look; the write is under way
+        else:
             self.on_failure(now, source)
 
     def on_failure(self, now: float, source: NodeId) -> None:

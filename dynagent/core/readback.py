@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from dynagent import limits
 from dynagent.core.aim import Aim
-from dynagent.core.coordinator import Coordinator, is_put_off
+from dynagent.core.coordinator import Coordinator
 from dynagent.core.entry import Record, encode_entry
 from dynagent.core.get import GetOperation
 from dynagent.core.messages import Error, Get, GetReply, MergeAck, Message
@@ -169,7 +169,7 @@ class RepairingGet(GetOperation):
             self._send_anew(now, source)
             return
         if not isinstance(message, MergeAck):
-            if is_put_off(message) and not self.answered:
+            if not self.answered and self.coordinator.is_put_off(source, message):
                 self.coordinator.ask_later(now, self, source)
             else:
                 self.on_failure(now, source)

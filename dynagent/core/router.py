@@ -72,6 +72,10 @@ class ForwardOperation(Request):
         is_stranger = isinstance(message, RingIs)  # we are to it, by its ring
         if is_stranger or (isinstance(message, Error) and self._is_elsewhere(message)):
             # It has done nothing.
+            if is_stranger and not self.coordinator.is_member:
+                self.fail(NotReady("this agent is no member of its cluster any more"))
+                self.finish()
+                return
             if self._try_next(now):
                 return
             if self.aim.stamp != self.coordinator.ring.stamps[self.aim.partition]:
@@ -131,6 +135,10 @@ class ForwardOperation(Request):
                 self._send(now)
                 return True
         return False
+
+    @property
+    def may_have_effect(self) -> bool:
+        return isinstance(self.message, Put)
 
     def _give_up(self, why: str) -> None:
         is_get = isinstance(self.message, Get)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dynagent.core.messages import (
@@ -236,6 +238,29 @@ def test_a_merge_for_an_owner_to_be_says_so() -> None:
     c.request(A, put(b"v"))
     answer = reply(c, merges(c)[D])
     assert is_error(answer, NotYetOwner)
+
+
+def test_a_member_that_has_only_just_joined_is_asked_again() -> None:
+    w = changing(n=2, others=2)
+    c = w.c
+    coordinator = c.nodes[A].coordinator
+    assert coordinator is not None
+    w.move((C, D), *ALL)
+    w.ready(C, D)
+    number = c.request(A, put(b"v", strict=True))
+    c.commit(A)
+    not_ready = Error(NotReady.code, "this agent belongs to no cluster yet")
+    sent = merges(c)
+    assert w.ring.change is not None
+    coordinator.ring = replace(w.ring, change=replace(w.ring.change, joined=(C, D)))
+    for node in (C, D):
+        c.wire.remove(sent[node])
+        c.nodes[A].on_reply(c.now, node, sent[node].number, not_ready)
+    c.settle()
+    assert not c.answers
+    later(c)
+    c.settle()
+    assert isinstance(dict(c.answers)[number], PutReply)
 
 
 # --- one stamp -----------------------------------------------------------------------------------
