@@ -91,7 +91,7 @@ def _check_targets(plan: ChangePlan, up: Collection[NodeId]) -> None:
             name = name_of(plan.after, node)
             raise Refused(
                 f"{name} is down and would have to copy {gains} partitions; start {name}, or, if "
-                f"it is gone for good, remove it in the same change"
+                f"it is gone for good, first: dynctl remove {name} --force"
             )
 
 
