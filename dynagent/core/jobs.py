@@ -327,6 +327,13 @@ class Jobs:
         for kind in self.kinds.values():
             kind.on_ring(now, ring)
 
+    def give_up(self, problem: str) -> None:
+        """This node is no member any more: it does nothing of any job."""
+        for job in self.jobs.values():
+            if job.is_running:
+                job.problems[""] = problem
+                self._finish(job, INCOMPLETE)
+
     def on_tick(self, now: float) -> None:
         for kind in self.kinds.values():
             if kind.due <= now:

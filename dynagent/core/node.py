@@ -327,6 +327,8 @@ class Node:
         assert self.ring is not None
         self._be_removed()
         self.effects.note("node.removed", epoch=self.ring.epoch)
+        if self.jobs is not None:
+            self.jobs.give_up("this agent is no member any more")
         for operation in list(self.coordinator.operations.values()) if self.coordinator else ():
             if isinstance(operation, ForwardOperation):
                 continue
@@ -354,6 +356,7 @@ class Node:
         self.is_removed = True
         self.serves_as = NodeId("")
         self.machines = []
+        self.detector = self.gossip = None  # it uses nobody, and tells nothing
         self._handlers = {kind: self._handlers_of_owner[kind] for kind in _ABOUT_ITSELF}
         # It may be the only one that knows of its end: a leaver has that decided itself.
         self._handlers |= {Gossip: self._tell_epoch, LogRequest: self._tell_ring}
