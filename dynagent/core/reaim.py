@@ -12,8 +12,8 @@ page by page, and those that are of no use any more are turned, in one batch eac
 
 So no copy is without somebody who sees to it at any moment, and nothing is remembered here: what is
 left to do is what the markers say. A put that began under an older ring may still owe something to
-such a one: delivery meets those (`look_again`), and who is no member any more is looked for now and
-then.
+such a one: delivery meets those (`look_again`); who is no member any more, and whole partitions that
+are owed to who does not own them, are looked for now and then.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Reaimer:
         if now >= self._check_at:
             self._check_at = now + limits.REAIM_CHECK_S
             for node in self._hints.targets:
-                if self._coordinator.ring.member(node) is None:
+                if self._is_misdirected(node):
                     self.look_again(node)
         if now < self._due or not self._left:
             return
@@ -99,6 +99,10 @@ class Reaimer:
             self._left.pop()
             self._after = b""
         self._due = now
+
+    def _is_misdirected(self, target: NodeId) -> bool:
+        ring, dirty = self._coordinator.ring, self._hints.dirty.get(target, ())
+        return ring.member(target) is None or not all(ring.owns(target, at) for at in dirty)
 
     def _look_at(self, target: NodeId, token: Token, key: bytes) -> None:
         ring = self._coordinator.ring
