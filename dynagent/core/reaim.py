@@ -12,8 +12,8 @@ page by page, and those that are of no use any more are turned, in one batch eac
 
 So no copy is without somebody who sees to it at any moment, and nothing is remembered here: what is
 left to do is what the markers say. A put that began under an older ring may still owe something to
-such a one: delivery meets those (`look_again`); who is no member any more, and whole partitions that
-are owed to who does not own them, are looked for now and then.
+such a one: delivery meets those (`look_again`). Who is no member any more, and partitions owed to
+who does not own them, are looked for now and then.
 """
 
 from __future__ import annotations
