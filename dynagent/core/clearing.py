@@ -62,7 +62,7 @@ class Clearing:
         self._window, self._is_first = self._new_window(), False
 
     def _new_window(self) -> Window:
-        return Window(self.partition, levels=self._replica.forest.levels)
+        return Window(self.partition, self._replica.forest)
 
     def stop(self) -> None:
         self._is_over = True

@@ -16,7 +16,7 @@ from math import inf
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.entry import encode_entry
-from dynagent.core.merkle import ARITY, inner_hash
+from dynagent.core.merkle import ARITY, Forest, inner_hash, leaf_hash
 from dynagent.core.messages import (
     PULL_ROWS,
     PULL_VERSIONS,
@@ -40,16 +40,23 @@ class Window:
     """Some of our copies of a partition, leaf by leaf: whole groups of leaves, so that the nodes
     above them can be compared."""
 
-    def __init__(self, partition: PartitionId, *, levels: int) -> None:
+    def __init__(self, partition: PartitionId, forest: Forest) -> None:
         self.partition = partition
         self.keys: dict[bytes, bytes] = {}  # → digest
         self.leaves: dict[int, list[bytes]] = {}  # → keys
         self.is_whole = False  # all of the partition
-        self._width = ARITY ** (levels - 1)  # leaves of a group
+        self._forest = forest
+        self._sums: dict[int, int] = {}  # of the records of each leaf
+        self._width = ARITY ** (forest.levels - 1)  # leaves of a group
 
     @property
     def is_full(self) -> bool:
         return len(self.keys) >= limits.FORMER_WINDOW_KEYS
+
+    @property
+    def groups(self) -> list[int]:
+        """The nodes of level 1, as far as the window goes."""
+        return sorted({leaf // self._width for leaf in self.leaves})
 
     def begins_group(self, leaf: int) -> bool:
         """Nothing of that leaf's group is in here."""
@@ -58,15 +65,26 @@ class Window:
     def add(self, leaf: int, key: bytes, digest: bytes) -> None:
         self.keys[key] = digest
         self.leaves.setdefault(leaf, []).append(key)
+        self._sums[leaf] = self._sums.get(leaf, 0) + self._forest.record_hash(key, digest)
+
+    def hash_of(self, level: int, node: int) -> bytes:
+        """As a tree of just these copies has it."""
+        if level < self._forest.levels:
+            children = range(ARITY * node, ARITY * (node + 1))
+            return inner_hash([self.hash_of(level + 1, child) for child in children])
+        return leaf_hash(len(self.leaves.get(node, ())), self._sums.get(node, 0))
 
     def keep_only(self, covered: set[bytes]) -> None:
         """The others are not to be dropped now."""
-        self.keys = {key: digest for key, digest in self.keys.items() if key in covered}
-        self.leaves = {
-            leaf: kept
-            for leaf, keys in self.leaves.items()
-            if (kept := [key for key in keys if key in covered])
-        }
+        if len(covered) == len(self.keys):
+            return
+        for leaf, keys in list(self.leaves.items()):
+            for key in [key for key in keys if key not in covered]:
+                keys.remove(key)
+                self._sums[leaf] -= self._forest.record_hash(key, self.keys.pop(key))
+            if not keys:
+                del self.leaves[leaf]
+                del self._sums[leaf]
 
 
 class Covering:
@@ -93,7 +111,7 @@ class Covering:
         self._is_over = False
         # What is left to do: each is a list of its own, done from the last to the first.
         self._sift: tuple[int, list[int]] | None = (
-            (0, [0]) if window.is_whole else (1, self._groups())
+            (0, [0]) if window.is_whole else (1, window.groups)
         )
         self._listed: list[int] = []  # leaves whose keys are to be asked for
         self._after = b""
@@ -101,11 +119,6 @@ class Covering:
         self._looked: list[bytes] = []  # keys whose versions are to be asked for
         self._to_push: list[bytes] = []
         self._under_way: list[bytes] = []  # keys that the message under way is about
-
-    def _groups(self) -> list[int]:
-        """The nodes of level 1, as far as the window goes."""
-        width = ARITY ** (self._replica.forest.levels - 1)
-        return sorted({leaf // width for leaf in self._window.leaves})
 
     def stop(self) -> None:
         self._is_over = True
@@ -135,7 +148,8 @@ class Covering:
         at = self._window.partition
         if self._sift is not None:
             level, nodes = self._sift
-            return Sift(*self._stamp, at, level, nodes, [self._hash(level, one) for one in nodes])
+            hashes = [self._window.hash_of(level, node) for node in nodes]
+            return Sift(*self._stamp, at, level, nodes, hashes)
         if self._listed:
             leaves = self._listed[: limits.EXCHANGE_LEAVES_MAX]
             return Pull(*self._stamp, at, PULL_ROWS, leaves, self._after)
@@ -143,13 +157,6 @@ class Covering:
             self._under_way = self._looked[: limits.FORMER_LOOK_KEYS]
             return Pull(*self._stamp, at, PULL_VERSIONS, [], b"", self._under_way)
         return self._merge()
-
-    def _hash(self, level: int, node: int) -> bytes:
-        forest, window = self._replica.forest, self._window
-        if level < forest.levels:
-            children = range(ARITY * node, ARITY * (node + 1))
-            return inner_hash([self._hash(level + 1, child) for child in children])
-        return forest.hash_of((key, window.keys[key]) for key in window.leaves.get(node, ()))
 
     def _merge(self) -> Merge | None:
         """A page of records of which we have news."""

@@ -304,7 +304,7 @@ class Forest:
             for key, stored in newer.items():
                 if stored:
                     record = decode_stored(stored, cluster_id=self._cluster_id, key=key)
-                    total += self._hash(key, record.digest)
+                    total += self.record_hash(key, record.digest)
                     count += 1
         except CorruptRecord:
             return None
@@ -318,15 +318,8 @@ class Forest:
             self._set(partition, leaf, state)
         return state is not None
 
-    def hash_of(self, rows: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """The hash of a leaf that has just these records: (key, digest)."""
-        count = total = 0
-        for key, digest in rows:
-            count += 1
-            total += self._hash(key, digest)
-        return _hash_of((count << 256 | total % _MODULUS).to_bytes(ENTRY, "big"))
-
-    def _hash(self, key: bytes, digest: bytes) -> int:
+    def record_hash(self, key: bytes, digest: bytes) -> int:
+        """What a record adds to the sum of its leaf."""
         hashed = self._keyed.copy()
         hashed.update(key + digest)
         return int.from_bytes(hashed.digest(), "big")
@@ -346,6 +339,11 @@ class Forest:
             self.unknown.update((partition, leaf) for leaf in lost)
             counts = [count for count in counts if count != UNKNOWN_COUNT]
         self._counts[partition] = sum(counts)
+
+
+def leaf_hash(count: int, total: int) -> bytes:
+    """Of a leaf with so many records, whose hashes have that sum."""
+    return _hash_of((count << 256 | total % _MODULUS).to_bytes(ENTRY, "big"))
 
 
 def _hash_of(entry: bytes) -> bytes:
