@@ -217,6 +217,7 @@ class Coordinator:
         self.operations: dict[int, Operation] = {}
         self._shift = 33 - ring.partitions.bit_length()
         self._aims: list[Aim | None] = [None] * ring.partitions  # made when first asked for
+        self._coming: Ring | None = None  # a ring that is about to be ours
         self._later: list[tuple[float, int, NodeId]] = []  # a heap: when to ask whom again
         # Node.begin: starts a client's request; what was to be answered by another operation.
         self.begin: Callable[[float, LinkId, int, float, Get | Put], Request] | None = None
@@ -307,20 +308,31 @@ class Coordinator:
         self.now = now
         self.up.discard(node)
         for operation in list(self.operations.values()):
-            operation.on_failure(now, node)
+            if self._coming is None or not self._is_stale(operation, self._coming):
+                operation.on_failure(now, node)
+
+    def expect(self, ring: Ring) -> None:
+        """`on_ring` is about to follow: requests that will aim again by that ring need not know
+        whom it has no more."""
+        self._coming = ring
+
+    def _is_stale(self, operation: Operation, ring: Ring) -> bool:
+        """Is it a client's request, not answered yet, whose partition has another stamp there?"""
+        if not isinstance(operation, Request) or operation.answered:
+            return False
+        return operation.aim.stamp != ring.stamps[operation.aim.partition]
 
     def on_ring(self, now: float, ring: Ring) -> None:
         """A newer ring is durable here, and the replica serves under it. What waited for members
         that are gone has failed: the detector follows before this."""
         self.now = now
         self.ring = ring
+        self._coming = None
         self.record_bytes_max = record_bytes_max(ring.n)
         self._aims = [None] * ring.partitions
         self._names.update((member.id, member.name) for member in ring.members)
         for operation in list(self.operations.values()):
-            if not isinstance(operation, Request) or operation.answered:
-                continue
-            if operation.aim.stamp != ring.stamps[operation.aim.partition]:
+            if isinstance(operation, Request) and self._is_stale(operation, ring):
                 operation.on_ring(now)
 
     def start_over(self, now: float, operation: Operation, request: Get | Put) -> None:

@@ -317,6 +317,8 @@ class Node:
             return
         self.registrar.on_ring(ring)
         self.replica.on_ring(ring, self.node_id)
+        if self.coordinator is not None:
+            self.coordinator.expect(ring)
         for machine in self.followers:
             machine.on_ring(now, ring)
         self.effects.reconnect(ring)

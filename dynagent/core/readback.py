@@ -57,7 +57,7 @@ class RepairingGet(GetOperation):
         aim: Aim,
         token: Token,
     ) -> None:
-        w, up = coordinator.ring.w, coordinator.up
+        w, up = coordinator.ring.w, coordinator.up.union(coordinator.joining(aim))
         for owners in aim.lists:
             if coordinator.node_id not in aim.readers or len(up.intersection(owners)) < w:
                 raise coordinator.too_few(owners, "W", w, len(up.intersection(owners)))
@@ -120,8 +120,11 @@ class RepairingGet(GetOperation):
         coordinator.renumber(self)  # what still answers the read must not count here
         coordinator.repaired += len(behind)
         self._send(now, [node for node in behind if node in coordinator.up])
+        joining = coordinator.joining(self.aim)
         for node in behind:
-            if node not in coordinator.up:
+            if node in joining:
+                coordinator.ask_later(now, self, node)
+            elif node not in coordinator.up:
                 self.held.add_failure(node)
         if own in self.held.waiting and not replica.when_durable(number, (None, self.number)):
             self.held.add_result(own)
@@ -191,6 +194,8 @@ class RepairingGet(GetOperation):
     def ask_again(self, now: float, node: NodeId) -> None:
         if self.held is None:
             super().ask_again(now, node)
+        elif not self.answered and node in self.coordinator.joining(self.aim):
+            self.coordinator.ask_later(now, self, node)
         elif self.answered or node not in self.coordinator.up:
             self.on_failure(now, node)
         elif node in self.held.waiting:
