@@ -340,6 +340,8 @@ class SimNode:
         if self._backup is None or not self.is_gone:
             return False
         store, past = self._backup
+        if past[0] >= self._run:
+            return False  # of the last run: nobody could tell that it is not what that left
         self._run, self._clean_from_run, self._was_clean, self._starts = past
         self.disk.put_back(store)
         self._rings.forget(self.id)
