@@ -38,57 +38,19 @@ from zlib import crc32
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.copying import Figures, Pass
-from dynagent.core.encoding import decode, encode
 from dynagent.core.fences import old_owners, writes_fenced
+from dynagent.core.gained import ADOPTING, COPYING, FENCING, READY, ROW, SEALING, Gained
 from dynagent.core.messages import Fence, FenceReply, Message
 from dynagent.core.ports import NodeId, PartitionId, Reader
 from dynagent.core.progress import Pace
 from dynagent.core.question import ask
 from dynagent.core.ring import JOINT_OLD, Ring, Stamp
 from dynagent.core.wait import Wait
-from dynagent.errors import CorruptRecord, ProtocolError
+from dynagent.errors import CorruptRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-FENCING, ADOPTING, COPYING, SEALING, READY = "fencing", "adopting", "copying", "sealing", "ready"
-ROW = "transfer/{}"
-
-
-class _Gained:
-    """A partition in phase 0 of which this node is a new owner."""
-
-    __slots__ = (
-        *("done", "due", "excepted", "fenced", "figures", "needed", "partition", "pause_s"),
-        *("problem", "records", "running", "stamp", "state"),
-    )
-
-    def __init__(self, partition: PartitionId, stamp: Stamp, needed: int) -> None:
-        self.partition = partition
-        self.stamp = stamp
-        self.needed = needed  # N−W+1
-        self.state = FENCING
-        self.fenced: dict[NodeId, tuple[int, int]] = {}  # → its barrier and floor
-        self.done: list[NodeId] = []  # passes that are over
-        self.excepted: dict[NodeId, set[bytes]] = {}  # of these: keys of which it was not sure
-        self.running: Pass | None = None
-        self.figures = Figures()
-        self.records = 0  # the most that a source has told
-        self.due = 0.0
-        self.pause_s = 0.0  # after the last failure
-        self.problem = ""  # why it does not go on
-
-    @property
-    def is_copied(self) -> bool:
-        """Have enough sources been sure of every key?"""
-        if len(self.done) < self.needed:
-            return False
-        unsure = set().union(*self.excepted.values()) if self.excepted else set()
-        return all(
-            sum(key not in self.excepted.get(source, ()) for source in self.done) >= self.needed
-            for key in unsure
-        )
+    pass
 
 
 class _OldOwner:
@@ -113,9 +75,9 @@ class Transfers:
         self._replica = coordinator.replica
         self._reader = reader
         self._is_draining = is_draining
-        self._gained: dict[PartitionId, _Gained] = {}
-        self._order: list[_Gained] = []  # those that are not ready, in the order of our passes
-        self._running: list[_Gained] = []
+        self._gained: dict[PartitionId, Gained] = {}
+        self._order: list[Gained] = []  # those that are not ready, in the order of our passes
+        self._running: list[Gained] = []
         self._old_owners: dict[NodeId, _OldOwner] = {}
         self._index = 0  # of the change under way, or of the last one
         self._past = Figures()  # of what has entered phase 1 since the start, for people
@@ -160,10 +122,10 @@ class Transfers:
         self._running = [one for one in self._order if one.running is not None]
         return ended
 
-    def _load(self, ring: Ring, partition: PartitionId, stamp: Stamp) -> _Gained:
-        gained = _Gained(partition, stamp, writes_fenced(ring, partition))
+    def _load(self, ring: Ring, partition: PartitionId, stamp: Stamp) -> Gained:
+        gained = Gained(partition, stamp, writes_fenced(ring, partition))
         try:
-            _restore(gained, self._reader.get_meta(ROW.format(partition)))
+            gained.restore(self._reader.get_meta(ROW.format(partition)))
         except CorruptRecord as exc:  # it begins anew
             self._coordinator.effects.note("transfer.row_damaged", reason=exc.message)
         return gained
@@ -272,7 +234,7 @@ class Transfers:
         partitions: list[PartitionId],
         reply: FenceReply,
     ) -> None:
-        adopting: list[_Gained] = []
+        adopting: list[Gained] = []
         for place, partition in enumerate(partitions):
             gained = self._gained.get(partition)
             if gained is None or gained.stamp != stamp:
@@ -283,7 +245,7 @@ class Transfers:
                 adopting.append(gained)
         self._adopt(now, adopting)
 
-    def _adopt(self, now: float, all_gained: list[_Gained]) -> None:
+    def _adopt(self, now: float, all_gained: list[Gained]) -> None:
         """Takes over where the old owners stand, for all of these in one batch."""
         if not all_gained:
             return
@@ -324,7 +286,7 @@ class Transfers:
                 busy[source] += 1
                 self._begin(now, gained, source)
 
-    def _begin(self, now: float, gained: _Gained, source: NodeId) -> None:
+    def _begin(self, now: float, gained: Gained, source: NodeId) -> None:
         gained.running = Pass(
             self._coordinator,
             gained.partition,
@@ -336,7 +298,7 @@ class Transfers:
         self._running.append(gained)
         gained.running.go_on(now)
 
-    def _next_source(self, gained: _Gained, busy: Counter[NodeId]) -> NodeId | None:
+    def _next_source(self, gained: Gained, busy: Counter[NodeId]) -> NodeId | None:
         """Of the fenced ones that are up: who has least to do for us, each partition beginning with
         another."""
         up, order = self._coordinator.up, sorted(gained.fenced)
@@ -375,7 +337,7 @@ class Transfers:
         else:
             gained.pause_s, gained.problem = 0.0, ""
 
-    def _seal(self, now: float, gained: _Gained) -> None:
+    def _seal(self, now: float, gained: Gained) -> None:
         """It is all here: ready once that is written down."""
         gained.state = SEALING
         gained.problem = ""
@@ -391,24 +353,14 @@ class Transfers:
 
         Wait(self._coordinator, now, self._save(gained), on_durable)
 
-    def _pause(self, now: float, gained: _Gained, problem: str) -> None:
+    def _pause(self, now: float, gained: Gained, problem: str) -> None:
         gained.problem = problem
         gained.pause_s = _longer(gained.pause_s)
         gained.due = now + gained.pause_s
 
-    def _save(self, gained: _Gained) -> int:
+    def _save(self, gained: Gained) -> int:
         """Writes its row with the open batch, whose number it returns."""
-        sure = [node for node in gained.done if not gained.excepted.get(node)]
-        row = [
-            list(gained.stamp),
-            [[node, *standing] for node, standing in gained.fenced.items()],
-            sure,
-            gained.state == SEALING,
-            gained.records,
-            gained.figures.records,
-            gained.figures.bytes,
-        ]
-        return self._replica.keep_row(ROW.format(gained.partition), encode(row))
+        return self._replica.keep_row(ROW.format(gained.partition), gained.row())
 
     # --- for people ------------------------------------------------------------------------------
 
@@ -450,21 +402,3 @@ class Transfers:
 
 def _longer(pause_s: float) -> float:
     return min(2 * pause_s or limits.TRANSFER_RETRY_S, limits.TRANSFER_PAUSE_S_MAX)
-
-
-def _restore(gained: _Gained, row: bytes | None) -> None:
-    """What a row says, if it is of the same stamp. Raises `CorruptRecord`."""
-    if not row:
-        return
-    try:
-        fields: Any = decode(row)
-        stamp, fenced, done, is_ready, total, records, size, *_newer = fields
-        if tuple(stamp) != gained.stamp:
-            return
-        gained.fenced = {NodeId(node): (int(one), int(other)) for node, one, other in fenced}
-        gained.done = [NodeId(node) for node in done]
-        gained.records = int(total)
-        gained.figures.records, gained.figures.bytes = int(records), int(size)
-        gained.state = READY if is_ready else COPYING
-    except (ProtocolError, TypeError, ValueError) as exc:
-        raise CorruptRecord(f"the row of a transfer is damaged: {exc}") from exc
