@@ -162,6 +162,7 @@ class Request(Operation):
     __slots__ = ("aim",)
 
     aim: Aim  # by the ring that was there when it began, or was aimed again
+    aims_again = True  # when the ring gives its partition another stamp
 
     def start(self, now: float) -> None:
         """It is in the table: the first step."""
@@ -318,7 +319,7 @@ class Coordinator:
 
     def _is_stale(self, operation: Operation, ring: Ring) -> bool:
         """Is it a client's request, not answered yet, whose partition has another stamp there?"""
-        if not isinstance(operation, Request) or operation.answered:
+        if not isinstance(operation, Request) or operation.answered or not operation.aims_again:
             return False
         return operation.aim.stamp != ring.stamps[operation.aim.partition]
 

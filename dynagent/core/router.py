@@ -27,6 +27,8 @@ class ForwardOperation(Request):
 
     __slots__ = ("candidates", "message", "target")
 
+    aims_again = False  # whoever runs it does that
+
     def __init__(
         self,
         coordinator: Coordinator,
