@@ -842,4 +842,34 @@ MUTANTS = (
         ),
         seeds=(34,),
     ),
+    _mutant(
+        "W1",
+        "who joins is nobody to the detector: it is never used",
+        (
+            "core/detector.py",
+            "        for node in sorted(names.keys() - self.peers):\n",
+            "        for node in sorted(names.keys() - names.keys()):\n",
+        ),
+        seeds=(3, 4),
+    ),
+    _mutant(
+        "W2",
+        "facts of members that have left stay, and so do their digests",
+        (
+            "core/gossip.py",
+            "        for node in self.facts.keys() - members:\n",
+            "        for node in self.facts.keys() - self.facts.keys():\n",
+        ),
+        seeds=(1,),
+    ),
+    _mutant(
+        "W3",
+        "a copy is our own, or another's, by the ring that this node has started with",
+        (
+            "core/hints.py",
+            "        self._own(batch, owned, set(self.owned - owned))\n",
+            "        pass\n",
+        ),
+        seeds=(1,),
+    ),
 )
