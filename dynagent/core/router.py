@@ -109,7 +109,8 @@ class ForwardOperation(Request):
         self.finish()
 
     def on_deadline(self, now: float) -> None:
-        self.coordinator.peers[self.target].expect(now)
+        if (peer := self.coordinator.peers.get(self.target)) is not None:  # still a member
+            peer.expect(now)
         if self.trace is not None:
             self.tell(now, self.coordinator.node_id, "has no more time")
         self._give_up(f"{self.coordinator.names([self.target])} did not answer in time")
