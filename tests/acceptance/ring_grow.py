@@ -45,7 +45,9 @@ def run(share: float, say: Say) -> dict[str, object]:
                 time.sleep(calm_s)
             leaving = [cluster.agents[place] for place in (0, 2, 4, 6)]
             words = ("leave", *(agent.name for agent in leaving))
-            figures["8 to 4"] = _leave(cluster, load, words, leaving, kills, dice, say)
+            figures["8 to 4"] = _change(cluster, load, words, [], kills, dice, say, leaving)
+            for agent in leaving:
+                hold(agent.stop() == 0, f"{agent.name}, which has left, does not stop cleanly")
             time.sleep(calm_s)
         figures["all"] = _judge(cluster, load, kills, say)
     return figures
@@ -59,8 +61,9 @@ def _change(
     kills: list[float],
     dice: Random,
     say: Say,
+    leaving: Sequence[RealAgent] = (),
 ) -> dict[str, object]:
-    """A verb, with a kill in the middle; whoever joins may be the victim."""
+    """A verb, with a kill in the middle; whoever joins or leaves may be the victim."""
     transition = Transition(cluster, *words)
     try:
         wait_under_way(cluster, transition)
@@ -75,6 +78,8 @@ def _change(
         seconds = transition.wait()
     finally:
         transition.end()
+    cluster.agents = [agent for agent in cluster.agents if agent not in leaving]
+    wait_members(cluster)
     cluster.wait_ready()
     samples = load.between(transition.began, transition.began + seconds)
     figures: dict[str, object] = {
@@ -86,23 +91,6 @@ def _change(
         "p99_ms": percentile_ms(samples, 99),
     }
     say(f"{' '.join(words)}: {figures}")
-    return figures
-
-
-def _leave(
-    cluster: RealCluster,
-    load: Load,
-    words: Sequence[str],
-    leaving: list[RealAgent],
-    kills: list[float],
-    dice: Random,
-    say: Say,
-) -> dict[str, object]:
-    figures = _change(cluster, load, words, [], kills, dice, say)
-    cluster.agents = [agent for agent in cluster.agents if agent not in leaving]
-    wait_members(cluster)
-    for agent in leaving:
-        hold(agent.stop() == 0, f"{agent.name}, which has left, does not stop cleanly")
     return figures
 
 

@@ -13,13 +13,9 @@ import argparse
 import sys
 from collections import Counter
 
-from tests.mutants.heal import HEAL_MUTANTS
-from tests.mutants.identity import IDENTITY_MUTANTS
-from tests.mutants.level2 import LEVEL_2_MUTANTS
-from tests.mutants.ringlog import RINGLOG_MUTANTS
+from tests.mutants.everything import ALL
 from tests.mutants.runner import PatchFailed, patched, simulate
-from tests.mutants.table import MUTANTS, Mutant
-from tests.mutants.trees import TREE_MUTANTS
+from tests.mutants.table import Mutant
 
 BUDGET_SEEDS = 1_500  # general seeds, after the known ones
 BUDGET_CPU_S = 60.0  # per mutant: all of them must fit in five CPU-minutes when most die at once
@@ -30,10 +26,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--rate", type=int, metavar="SEEDS", help="count the seeds that kill")
     arguments = parser.parse_args()
-    known = (
-        MUTANTS + TREE_MUTANTS + HEAL_MUTANTS + IDENTITY_MUTANTS + RINGLOG_MUTANTS + LEVEL_2_MUTANTS
-    )
-    chosen = [m for m in known if not arguments.names or m.name in arguments.names]
+    chosen = [m for m in ALL if not arguments.names or m.name in arguments.names]
     survivors = 0
     for mutant in chosen:
         try:

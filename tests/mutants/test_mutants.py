@@ -7,15 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutants.heal import HEAL_MUTANTS
-from tests.mutants.identity import IDENTITY_MUTANTS
-from tests.mutants.level2 import LEVEL_2_MUTANTS
-from tests.mutants.ringlog import RINGLOG_MUTANTS
+from tests.mutants.everything import ALL
 from tests.mutants.runner import PatchFailed, patched, simulate
-from tests.mutants.table import MUTANTS, Mutant, Patch
-from tests.mutants.trees import TREE_MUTANTS
-
-ALL = MUTANTS + TREE_MUTANTS + HEAL_MUTANTS + IDENTITY_MUTANTS + RINGLOG_MUTANTS + LEVEL_2_MUTANTS
+from tests.mutants.table import Mutant, Patch
 
 
 @pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
