@@ -40,7 +40,8 @@ class Newcomer:
 
     def on_ring(self, now: float, ring: Ring) -> None:
         self.due = now
-        self.on_tick(now)  # at once: what it is asked to keep meanwhile it refuses
+        if self._coordinator.node_id in self._coordinator.up:  # its start is registered
+            self.on_tick(now)  # at once: what it is asked to keep meanwhile it refuses
 
     def on_tick(self, now: float) -> None:
         if now < self.due:
