@@ -37,6 +37,7 @@ NAMES = (
     "epoch_grows",
     "kept_as_planned",
     "newcomers_wait",
+    "one_of_a_kind",
     "one_ring",
     "ack_is_durable",
     "acks_stand_apart",

@@ -385,7 +385,7 @@ def test_a_node_counts_more_for_others_than_it_keeps() -> None:
     simulation = calm()
     batch = Batch(1)
     batch.hints.append((Y, token_of(KEY), KEY, True))
-    batch.meta.append((ROW, encode([100, 1, []])))
+    batch.meta.append((ROW, encode([100, 1, [], b"", []])))
     disk = simulation.nodes[0].disk
     disk.store.write(batch)
     disk.debts.on_landed(disk.store, batch, simulation.ring)
