@@ -65,8 +65,8 @@ FAULTS = {
     "retry": 30_000,
     "impatience": 14_000,
     # Puts that the bound on siblings refuses; two agents that lose their power together.
-    "crowded": 3_500,
-    "power_cut_machine": 300,
+    "crowded": 2_800,
+    "power_cut_machine": 230,
     # In a third of the seeds: tombstones that are dropped at an owner, Merges that arrive once more
     # and much later, nodes that are away for weeks.
     "purge": 2_000,
@@ -140,7 +140,7 @@ EVALUATIONS = {
     "heals": 3_600,
     "nothing_left": 3_600,
     "up_again": 5_400,
-    "hints_come_home": 9_000,
+    "hints_come_home": 7_500,
     # Once for each node and key, and for each row that was lost and its owners.
     "rot_is_healed": 8_000,
     "lost_rows_return": 1_000,
