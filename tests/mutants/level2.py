@@ -173,11 +173,11 @@ LEVEL_2_MUTANTS = (
         "M16",
         "a failed fsync is tried again",
         "testing/level2/logstore.py",
-        "        self._disk.fsync(self._file)\n\n    def snapshot",
+        "        self._disk.fsync(self._file)\n\n    def fold_log",
         "        try:\n"
         "            self._disk.fsync(self._file)\n"
         "        except OSError:\n"
-        "            self._disk.fsync(self._file)\n\n    def snapshot",
+        "            self._disk.fsync(self._file)\n\n    def fold_log",
         2,
     ),
     _mutant(

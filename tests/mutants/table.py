@@ -356,8 +356,8 @@ MUTANTS = (
         "a stand-in drops a copy that it still owes to somebody else",
         (
             "core/delivery.py",
-            "and not hints.owed(token, key)",
-            "and True",
+            " or hints.owed(token, key):\n                continue\n",
+            ":\n                continue\n",
         ),
         seeds=(8, 0),
     ),
@@ -366,7 +366,7 @@ MUTANTS = (
         "a stand-in acknowledges without keeping a hint",
         (
             "core/copies.py",
-            "owed = replica.owe([NodeId(message.hint_for)], key, token_of(key))",
+            "owed = replica.owe([NodeId(message.hint_for)], key, token)",
             "owed = 0",
         ),
         seeds=(8, 0),
@@ -409,8 +409,8 @@ MUTANTS = (
         "a dirty partition is cleared when its walk begins, not when it has ended",
         (
             "core/delivery.py",
-            "            self._send(now, walk.target, target, [], entries, barriers)\n",
-            "            self._send(now, walk.target, target, [], entries, barriers)\n"
+            "            self._send(now, walk.target, target, [], entries, barriers, stamp)\n",
+            "            self._send(now, walk.target, target, [], entries, barriers, stamp)\n"
             "            walk.finish()\n",
         ),
         seeds=(1261, 41, 81),
@@ -528,7 +528,7 @@ MUTANTS = (
         "a get that shall repair first answers first, and repairs behind its answer",
         (
             "core/readback.py",
-            "        if not merged.value.clock or len(owners) >= w:\n",
+            "        if not merged.value.clock or min(in_each) >= w:\n",
             "        if True:\n",
         ),
         seeds=(1, 8, 6),
@@ -538,8 +538,8 @@ MUTANTS = (
         "a get that repairs first counts its own copy before it is fsynced",
         (
             "core/readback.py",
-            "not replica.when_durable(number, (None, self.number))",
-            "(replica.when_durable(number, (None, self.number)) or True)",
+            "own in self.held.waiting and not replica.when_durable(number, (None, self.number))",
+            "own in self.held.waiting and (replica.when_durable(number, (None, self.number)) or True)",
         ),
         seeds=(2, 6),
     ),
@@ -548,8 +548,8 @@ MUTANTS = (
         "a get that repairs first takes the owners that it could not ask for equal",
         (
             "core/readback.py",
-            "owners = [node for node in self.tally.holders(merged) if node in self.owners]",
-            "owners = list(self.tally.counted)",
+            "holders = [node for node in self.tally.holders(merged) if node in self.owners]",
+            "holders = list(self.tally.counted)",
         ),
         seeds=(1, 8, 6),
     ),
@@ -558,13 +558,8 @@ MUTANTS = (
         "a stand-in counts although it shares a machine with an owner that counts",
         (
             "core/preference.py",
-            "(n for n in waiting if (may_share or host_of[n] not in used) and is_up(n))",
-            "(n for n in waiting if is_up(n))",
-        ),
-        (
-            "core/preference.py",
-            "if node not in asked and (may_share or host_of[node] not in used) and is_up(node):",
-            "if node not in asked and is_up(node):",
+            "            may_share or host not in used or owner not in list_\n",
+            "            True\n",
         ),
         seeds=(33, 48, 62),
     ),
@@ -583,12 +578,12 @@ MUTANTS = (
         "a merge over the bound on siblings is refused: copies stay apart",
         (
             "core/copies.py",
-            "            number = replica.merge(entries, barrier=",
+            "            number = replica.merge(\n",
             "            for key, record in entries:\n"
             "                both = replica.newest(key, token_of(key)).value.merge(record.value)\n"
             "                if len(both.siblings) > self.coordinator.siblings_max:\n"
             '                    raise Refused("too many siblings")\n'
-            "            number = replica.merge(entries, barrier=",
+            "            number = replica.merge(\n",
         ),
         seeds=(10, 26, 44),
     ),
