@@ -538,8 +538,8 @@ MUTANTS = (
         "a get that repairs first counts its own copy before it is fsynced",
         (
             "core/readback.py",
-            "own in self.held.waiting and not replica.when_durable(number, (None, self.number))",
-            "own in self.held.waiting and (replica.when_durable(number, (None, self.number)) or True)",
+            "own in self.held.waiting and not replica.when_durable(number, ",
+            "own in self.held.waiting and 1 | replica.when_durable(number, ",
         ),
         seeds=(2, 6),
     ),
