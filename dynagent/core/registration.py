@@ -124,8 +124,10 @@ class Registration:
             self._ask(now, node)
 
     def on_ring(self, now: float, ring: Ring) -> None:
-        """Other voters get to know of this start too; before, it was the old ones that did."""
+        """Other voters get to know of this start too; before, it was the old ones that did. Who is
+        asked no more keeps nobody waiting."""
         self._ring = ring
+        self._held_by.intersection_update(self._others())
         if ring.member(self._node_id) is None or self._node_id in ring.removed:
             self._refuse(StartRefused(REMOVED, 0, "", ring.epoch))
             return
