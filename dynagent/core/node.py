@@ -422,13 +422,15 @@ class Node:
 
     def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
         """A peer's answer; one that comes after its operation has ended is dropped."""
-        if self.coordinator is None or self.detector is None:
+        if self.coordinator is None:
             return
         self.coordinator.now = now
         if self.is_removed:
             if (operation := self.coordinator.operations.get(request_id)) is not None:
                 operation.on_reply(now, source, message)
                 self._hang_up()
+            return
+        if self.detector is None:
             return
         if type(message) is RingIs and self.ringlog is not None:
             self.ringlog.on_ring_is(now, source, message.epoch)

@@ -84,4 +84,14 @@ RING_MUTANTS = (
         ),
         seed=19,
     ),
+    _mutant(
+        "W4",
+        "a removed node hears no answer any more to what it has passed on for clients",
+        (
+            "core/node.py",
+            "                operation.on_reply(now, source, message)\n                self._hang_up()\n",
+            "                self._hang_up()\n",
+        ),
+        seeds=(784,),
+    ),
 )
