@@ -87,11 +87,11 @@ RING_MUTANTS = (
     _mutant(
         "W4",
         "a removed node hears no answer any more to what it has passed on for clients",
+        "core/node.py",
         (
-            "core/node.py",
-            "                operation.on_reply(now, source, message)\n                self._hang_up()\n",
-            "                self._hang_up()\n",
+            "                operation.on_reply(now, source, message)\n                self._hang",
+            "                self._hang",
         ),
-        seeds=(784,),
+        seed=784,
     ),
 )
