@@ -44,7 +44,11 @@ class ForwardOperation(Request):
         if not message.strict:
             stand_ins = coordinator.stand_ins(aim, owners)
             self.candidates += [node for node in stand_ins if node != coordinator.node_id]
-        if not self.candidates or message.hops >= limits.HOPS_MAX:
+        if message.hops >= limits.HOPS_MAX:
+            raise NotReady("this agent is no owner of this key by its ring; it may be changing")
+        if not self.candidates:
+            if not any(peer.heard_at for peer in coordinator.peers.values()):
+                raise NotReady("this agent has met no other member yet")
             raise QuorumNotMet(f"no owner of this key is up ({coordinator.names(owners)})")
         message.hops += 1
         gate, size = coordinator.admission.gets, 0

@@ -26,7 +26,7 @@ from dynagent.core.messages import (
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.core.ring import Ring
 from dynagent.core.version import Version
-from dynagent.errors import BY_CODE
+from dynagent.errors import BY_CODE, NotReady
 from dynagent.testing.history import (
     DELETE,
     FAILED,
@@ -263,6 +263,7 @@ class SimClient(LoopClient):
             return
         if isinstance(message, Error):
             operation.attempts[-1].is_refused = BY_CODE[message.error].definite
+            operation.attempts[-1].is_elsewhere = message.error == NotReady.code
             self._again()
             return
         self._network.hang_up(link)

@@ -32,6 +32,7 @@ class Attempt:
     sent: float
     dead_by: float
     is_refused: bool = False  # with a definite error: it has done nothing
+    is_elsewhere: bool = False  # with NotReady: clients ask another agent then
 
 
 @dataclass(slots=True, kw_only=True)

@@ -365,16 +365,12 @@ class Simulation:
     def _check_available(self) -> None:
         """Nothing has gone wrong: no request was refused, or late, for the ring's changes."""
         for operation in self.history.operations.values():
-            # Who learns, while it has a request, that it has not become a member after all, or is
-            # none any more, says so; every client asks the next one then.
-            given_up = [
-                attempt
-                for attempt in operation.attempts
-                if not (attempt.is_refused and self.ring.member(attempt.agent) is None)
-            ]
+            # Who has only just become a member, or learns while it has a request that it is none,
+            # says so; every client asks the next one then.
+            asked = [attempt for attempt in operation.attempts if not attempt.is_elsewhere]
             self.world.verdicts.check(
                 "available",
-                operation.is_ok and len(given_up) == 1,
+                len(asked) == operation.is_ok,
                 f"{operation.kind} {operation.number} is {operation.outcome} after",
                 f"{len(operation.attempts)} attempts",
             )
