@@ -43,13 +43,20 @@ def patched(mutant: Mutant) -> Iterator[Path]:
 
 
 def simulate(
-    directory: Path, seeds: str, *, level: int = 1, stop_at_first: bool, cpu_seconds: float
+    directory: Path,
+    seeds: str,
+    *,
+    level: int = 1,
+    rings: str = "",
+    stop_at_first: bool,
+    cpu_seconds: float,
 ) -> dict[int, str]:
     """Runs `tests.sim` with the package in `directory`; returns the first checker of each seed
     with a violation. Raises `RuntimeError` if the simulation itself did not run."""
     command = [sys.executable, "-m", "tests.sim", "--level", str(level), "--seeds", seeds]
     command += ["--cpu-seconds", str(cpu_seconds)]
     command += ["--stop-at-first"] if stop_at_first else []
+    command += ["--rings", rings] if rings else []
     done = subprocess.run(
         command,
         cwd=directory,

@@ -3,6 +3,7 @@
     python -m tests.sim --seed 17 --trace            one seed, event by event
     python -m tests.sim --seeds 0:2000 --jobs 2      many seeds; exit status 1 on a violation
     python -m tests.sim --seeds 0:99999 --cpu-seconds 360
+    python -m tests.sim --rings changing --seeds 0:500   those in which the ring changes; or settled
     python -m tests.sim --level 2 …                  real agents, on simulated wires and disks
     python -m tests.sim --level 2 --pairs 20         each of 20 seeds in two processes: same trace?
 
@@ -45,6 +46,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
     parser.add_argument("--shrink", action="store_true", help="with --seed: make the failure small")
     parser.add_argument("--keep", metavar="NAME", help="with --shrink: keep it as a scenario")
+    parser.add_argument("--rings", choices=("settled", "changing"), default="", help="only these")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--cpu-seconds", type=float, help="start no more seeds after that much")
     parser.add_argument(
@@ -81,7 +83,10 @@ def _shrink(level: int, seed: int, name: str | None) -> int:
 def _run_many(arguments: argparse.Namespace) -> int:
     first, _, end = arguments.seeds.partition(":")
     chunks = [
-        (arguments.level, start, min(start + CHUNK, int(end)), arguments.stop_at_first)
+        (
+            *(arguments.level, start, min(start + CHUNK, int(end))),
+            *(arguments.stop_at_first, arguments.rings),
+        )
         for start in range(int(first), int(end), CHUNK)
     ]
     totals = LEVELS[arguments.level]()[1]()
@@ -96,7 +101,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
         if arguments.cpu_seconds is not None and totals.cpu_s >= arguments.cpu_seconds:
             break
     print(totals.line())
-    below = totals.below_floors()
+    below = totals.below_floors(arguments.rings)
     for line in below:
         print(f"BELOW ITS FLOOR {line}")
     return 1 if totals.violations or (below and not arguments.stop_at_first) else 0

@@ -104,7 +104,7 @@ class Level2Totals(Totals):
         points = (f"{name}:{self.struck[name]}/{self.passed[name]}" for name in POINTS)
         return f"{super().line()} points=[{' '.join(points)}]"
 
-    def below_floors(self) -> list[str]:
+    def below_floors(self, rings: str = "") -> list[str]:
         if self.seeds < SEEDS_MIN:
             return []
         figures = [

@@ -103,6 +103,14 @@ FAULTS = {
     "refused": 10,
 }
 
+# What only a ring that changes brings about.
+OF_CHANGES = {
+    *("change_join", "change_leave", "change_replace", "change_remove", "change_set"),
+    *("phase_1", "settled", "abort", "retire", "voters", "policy", "proposal_refused"),
+    *("gone", "put_back", "refused", "refused_rightly", "changes_end", "available"),
+    *("handed_over_first", "fences_grow", "fences_follow", "ack_is_joint", "epoch_grows"),
+}
+
 # Not to be expected of some tens of seeds.
 RARE = {"power_cut_machine", "put_back", "refused", "refused_rightly"}
 
@@ -243,8 +251,10 @@ class Totals:
             f"faults=[{faults}] evaluations=[{looks}] violations={len(self.violations)}"
         )
 
-    def below_floors(self) -> list[str]:
-        """One line for each figure that is 0 or below its floor; empty for a small run."""
+    def below_floors(self, rings: str = "") -> list[str]:
+        """One line for each figure that is 0 or below its floor; empty for a small run. Where only
+        seeds with changing rings were run, or only those without (`rings`), just what these are
+        for is judged, or all else."""
         if self.seeds < SEEDS_MIN:
             return []
         figures = [
@@ -256,5 +266,6 @@ class Totals:
         return [
             f"{name}: {count}, must be {floor * self.seeds / 1000:.0f}"
             for name, count, floor in figures
+            if not rings or (name in OF_CHANGES) == (rings == "changing")
             if not count or count < floor * self.seeds / 1000
         ]
