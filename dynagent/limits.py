@@ -60,7 +60,7 @@ STARTS_KEPT = 128
 ADDRESS_REST_S = 5.0
 ENTER_REST_S = 2.0  # before who has lost its store asks again to take its own place
 REGISTRATION_ANSWER_S = 0.9  # until a voter without an answer counts as silent
-REGISTRATION_HELD_S = 0.1  # before one is asked again that has a link to a start before this one
+REGISTRATION_HELD_S = 0.1  # before one is asked again that has said no, and why
 REGISTRATION_RETRY_S = 1.0  # before a voter that has not recorded the start is asked again
 # For the voters beyond the majority: two that start at once are then told apart. Who lives answers
 # within a round trip; a dead one costs a restart this much.

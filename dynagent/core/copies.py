@@ -12,7 +12,6 @@ from dynagent.core.messages import (
     STATE_PRESENT,
     STATE_UNREADABLE,
     WANT_VALUE,
-    Error,
     Merge,
     MergeAck,
     Message,
@@ -24,7 +23,7 @@ from dynagent.core.ports import Effects, LinkId, NodeId, PartitionId, Token
 from dynagent.core.put import op_state
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, Stamp, token_of
-from dynagent.errors import BadRequest, DynagentError, NotReady, NotYetOwner
+from dynagent.errors import BadRequest, NotReady, NotYetOwner
 
 
 class Copies:
@@ -53,29 +52,25 @@ class Copies:
         """Acknowledged when durable; for the ids in `also` at once with it."""
         assert isinstance(message, Merge)
         replica = self._replica
-        try:
-            if self.coordinator is None:
-                raise NotReady("this agent belongs to no cluster yet")
-            replica.check_room(now)
-            entries = [decode_entry(entry) for entry in message.entries]
-            if message.barriers and len(message.barriers) != len(entries):
-                raise BadRequest("a Merge whose entries and barriers differ in number")
-            tokens = [token_of(key) for key, _ in entries]
-            if not self._takes(self.coordinator.ring, message, tokens):
-                self._refer(link, request_id, message.also)
-                return
-            if message.hint_for:
-                replica.check_hint_room(entries)
-            number = replica.merge(
-                entries, barrier=message.barrier, barriers=message.barriers, tokens=tokens
-            )
-            if message.hint_for:
-                for (key, _), token in zip(entries, tokens, strict=True):
-                    owed = replica.owe([NodeId(message.hint_for)], key, token)
-                    number = max(number, owed)
-        except DynagentError as refusal:
-            self._refuse(link, message.also, refusal)
-            raise
+        if self.coordinator is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        replica.check_room(now)
+        entries = [decode_entry(entry) for entry in message.entries]
+        if message.barriers and len(message.barriers) != len(entries):
+            raise BadRequest("a Merge whose entries and barriers differ in number")
+        tokens = [token_of(key) for key, _ in entries]
+        if not self._takes(self.coordinator.ring, message, tokens):
+            self._refer(link, request_id, message.also)
+            return
+        if message.hint_for:
+            replica.check_hint_room(entries)
+        number = replica.merge(
+            entries, barrier=message.barrier, barriers=message.barriers, tokens=tokens
+        )
+        if message.hint_for:
+            for (key, _), token in zip(entries, tokens, strict=True):
+                owed = replica.owe([NodeId(message.hint_for)], key, token)
+                number = max(number, owed)
         if replica.when_durable(number, (link, request_id)):
             for also in message.also:
                 replica.when_durable(number, (link, also))
@@ -88,14 +83,10 @@ class Copies:
         """One answer for `key`, and one for each of `keys` under its id in `also`."""
         assert isinstance(message, Read)
         answer = self._effects.answer
-        try:
-            if self.coordinator is None:
-                raise NotReady("this agent belongs to no cluster yet")
-            if len(message.also) != len(message.keys):
-                raise BadRequest("a Read whose further ids and keys differ in number")
-        except DynagentError as refusal:
-            self._refuse(link, message.also, refusal)
-            raise
+        if self.coordinator is None:
+            raise NotReady("this agent belongs to no cluster yet")
+        if len(message.also) != len(message.keys):
+            raise BadRequest("a Read whose further ids and keys differ in number")
         ring = self.coordinator.ring
         answer(link, request_id, self._reply(ring, message, message.key))
         for also, key in zip(message.also, message.keys, strict=True):
@@ -156,11 +147,6 @@ class Copies:
         assert self._ring is not None
         for id_ in (request_id, *also):
             self._effects.answer(link, id_, RingIs(self._ring.epoch))
-
-    def _refuse(self, link: LinkId, also: list[int], refusal: DynagentError) -> None:
-        """The same refusal for the other requests of a frame; the node answers the first."""
-        for request_id in also:
-            self._effects.answer(link, request_id, Error(refusal.code, refusal.message))
 
     def _reply(self, ring: Ring, read: Read, key: bytes) -> ReadReply | RingIs:
         token = token_of(key)

@@ -403,7 +403,14 @@ class Node:
             handler(now, link, request_id, budget_ms, message)
         except DynagentError as error:
             self.count_error(error)
-            self.effects.answer(link, request_id, Error(error.code, error.message))
+            self._answer_all(link, request_id, message, Error(error.code, error.message))
+
+    def _answer_all(self, link: LinkId, request_id: int, message: Message, reply: Message) -> None:
+        """The same answer to every request of a frame (`Merge`, `Read`)."""
+        self.effects.answer(link, request_id, reply)
+        if isinstance(message, Merge | Read):
+            for also in message.also:
+                self.effects.answer(link, also, reply)
 
     def is_stranger(self, node: str) -> bool:
         """Whether a peer of that id is no member, as far as this node's ring goes."""
@@ -418,7 +425,7 @@ class Node:
         if type(message) in _OF_ANYBODY:
             self.on_message(now, link, request_id, budget_ms, message)
             return
-        self.effects.answer(link, request_id, RingIs(self.ring.epoch))
+        self._answer_all(link, request_id, message, RingIs(self.ring.epoch))
 
     def on_reply(self, now: float, source: NodeId, request_id: int, message: Message) -> None:
         """A peer's answer; one that comes after its operation has ended is dropped."""

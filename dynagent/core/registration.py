@@ -184,8 +184,10 @@ class Registration:
                 self._refuse(answer)
             case RingIs():
                 self._reasons[node] = f"its ring is of epoch {answer.epoch}, not {self._ring.epoch}"
-            case Error():
+            case Error():  # the bootstrap has not come to it yet, or its disk is full
                 self._reasons[node] = answer.text
+                if self.state == STARTING:
+                    self.due = min(self.due, now + limits.REGISTRATION_HELD_S)
             case _:
                 self._reasons[node] = "no answer in time"
 

@@ -376,11 +376,11 @@ MUTANTS = (
         "a stand-in at its bound acknowledges what it does not keep",
         (
             "core/copies.py",
-            "                replica.check_hint_room(entries)\n",
-            "                try:\n"
-            "                    replica.check_hint_room(entries)\n"
-            "                except DynagentError:\n"
-            "                    entries = []\n",
+            "            replica.check_hint_room(entries)\n",
+            "            try:\n"
+            "                replica.check_hint_room(entries)\n"
+            "            except Exception:\n"
+            "                entries = []\n",
         ),
         seeds=(69,),
     ),
@@ -578,12 +578,12 @@ MUTANTS = (
         "a merge over the bound on siblings is refused: copies stay apart",
         (
             "core/copies.py",
-            "            number = replica.merge(\n",
-            "            for key, record in entries:\n"
-            "                both = replica.newest(key, token_of(key)).value.merge(record.value)\n"
-            "                if len(both.siblings) > self.coordinator.siblings_max:\n"
-            '                    raise Refused("too many siblings")\n'
-            "            number = replica.merge(\n",
+            "        number = replica.merge(\n",
+            "        for key, record in entries:\n"
+            "            both = replica.newest(key, token_of(key)).value.merge(record.value)\n"
+            "            if len(both.siblings) > self.coordinator.siblings_max:\n"
+            '                raise BadRequest("too many siblings")\n'
+            "        number = replica.merge(\n",
         ),
         seeds=(10, 26, 44),
     ),

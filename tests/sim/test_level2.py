@@ -131,7 +131,7 @@ def _checkers(report: Report) -> set[str]:
 
 def test_a_disk_that_does_not_sync_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SimDisk, "fsync", lambda _disk, _name: None)
-    found = {name for s in range(4) for name in _checkers(run(s, profile=only(power_cut=1.0)))}
+    found = {name for s in range(8) for name in _checkers(run(s, profile=only(power_cut=1.0)))}
     assert "copies_grow" in found
 
 
