@@ -64,7 +64,7 @@ HEAL_MUTANTS: tuple[Mutant, ...] = (
             "            self._meet(key, token, exc)\n            return UNREADABLE\n",
             "            return UNREADABLE\n",
         ),
-        seeds=(334, 12),
+        seeds=(12, 334),
     ),
     _mutant(
         "R7",

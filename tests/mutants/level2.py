@@ -42,7 +42,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "identity.clean_from_run if identity.clean_stop else run",
         "identity.clean_from_run",
-        6,
+        8,
     ),
     _mutant(
         "B5",
@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        82,
+        25,
     ),
     _mutant(
         "B7",
@@ -159,7 +159,7 @@ LEVEL_2_MUTANTS = (
         "core/entry.py",
         '    if crc32(stored[4:], crc32(cluster_id + key)).to_bytes(4, "big") != stored[:4]:',
         "    if not stored:",
-        16,
+        14,
     ),
     _mutant(
         "M15",
@@ -196,7 +196,7 @@ LEVEL_2_MUTANTS = (
         "        self._session = Session(peers.hello(), dialled=True)\n",
         "        self._session = peers.__dict__.setdefault(\n"
         "            member.id, Session(peers.hello(), dialled=True)\n        )\n",
-        1,
+        4,
     ),
     _mutant(
         "M24",

@@ -93,7 +93,7 @@ MUTANTS = (
             "self.tally = GetQuorum([own], r, others)",
             "self.tally = GetQuorum([own], max(1, r - 1), others)",
         ),
-        seeds=(1, 4, 2),
+        seeds=(0, 1, 4),
     ),
     _mutant(
         "M4",
@@ -137,7 +137,7 @@ MUTANTS = (
         "M7",
         "a record that cannot be read is taken for absent",
         ("core/entry.py", "UNREADABLE = Record(EMPTY, unknown=True)", "UNREADABLE = ABSENT"),
-        seeds=(1, 3),
+        seeds=(0, 1, 3),
     ),
     _mutant(
         "M12",
@@ -196,7 +196,7 @@ MUTANTS = (
             "self.context = join(self.context, self.look.clock)",
             "self.context = dict(self.context)",
         ),
-        seeds=(40, 29, 4),
+        seeds=(0, 40, 29),
     ),
     _mutant(
         "A6",
@@ -216,7 +216,7 @@ MUTANTS = (
             "                if sibling.counter > other.clock.get(sibling.actor, 0):\n",
             "                if True:\n",
         ),
-        seeds=(1, 3, 4),
+        seeds=(0, 1, 3),
     ),
     _mutant(
         "A8",
@@ -298,7 +298,7 @@ MUTANTS = (
             "        return Siblings(join(self.clock, context), tuple(self._unseen(context)))\n",
             "        return Siblings(self.clock, tuple(self._unseen(context)))\n",
         ),
-        seeds=(84, 31, 63),
+        seeds=(5, 84, 31),
     ),
     _mutant(
         "A13",
@@ -318,7 +318,7 @@ MUTANTS = (
             "        if isinstance(self.message, Get) and self._try_next(now):\n",
             "        if self._try_next(now):\n",
         ),
-        seeds=(252, 330, 16),
+        seeds=(199, 252, 330),
     ),
     _mutant(
         "A15",
@@ -328,7 +328,7 @@ MUTANTS = (
             "            self._complete_own(now)\n",
             "            self._complete(now)\n",
         ),
-        seeds=(550, 95, 884),
+        seeds=(238, 550, 95),
     ),
     _mutant(
         "M9",
@@ -339,7 +339,7 @@ MUTANTS = (
             "        target.operation = PageOperation(self, now, node, sent)\n"
             "        self._settle(node, sent)\n",
         ),
-        seeds=(1, 0),
+        seeds=(0, 1),
     ),
     _mutant(
         "H1",
@@ -349,7 +349,7 @@ MUTANTS = (
             "if record.unknown or now_there != digest:",
             "if record.unknown:",
         ),
-        seeds=(10, 11, 15),
+        seeds=(16, 10, 11),
     ),
     _mutant(
         "H2",
@@ -449,7 +449,7 @@ MUTANTS = (
         "L1",
         "a listing trusts one owner only",
         ("client/listing.py", "    return max(r, n - w + 1)\n", "    return 1\n"),
-        seeds=(0, 4, 5),
+        seeds=(5, 0, 4),
     ),
     _mutant(
         "L2",
@@ -469,7 +469,7 @@ MUTANTS = (
             "        dots = [d for d in dots if d in theirs or d[1] > their_clock.get(d[0], 0)]\n",
             "        dots = list(dots)\n",
         ),
-        seeds=(11, 4, 6),
+        seeds=(6, 11, 4),
     ),
     _mutant(
         "L4",
@@ -479,7 +479,7 @@ MUTANTS = (
             "_Stream(self.decided)",
             "_Stream(max([self.decided, *(s.place for s in self._streams.values())]))",
         ),
-        seeds=(37, 21),
+        seeds=(16, 37, 21),
     ),
     _mutant(
         "M24-detector",
@@ -531,7 +531,7 @@ MUTANTS = (
             "        if not merged.value.clock or min(in_each) >= w:\n",
             "        if True:\n",
         ),
-        seeds=(1, 8, 6),
+        seeds=(16, 1, 8),
     ),
     _mutant(
         "M23-fsync",
@@ -551,7 +551,7 @@ MUTANTS = (
             "holders = [node for node in self.tally.holders(merged) if node in self.owners]",
             "holders = list(self.tally.counted)",
         ),
-        seeds=(1, 8, 6),
+        seeds=(16, 1, 8),
     ),
     _mutant(
         "M27",
@@ -561,7 +561,7 @@ MUTANTS = (
             "            may_share or host not in used or owner not in list_\n",
             "            True\n",
         ),
-        seeds=(33, 48, 62),
+        seeds=(48, 33, 62),
     ),
     _mutant(
         "C1",
@@ -571,7 +571,7 @@ MUTANTS = (
             "    if len(kept) < siblings_max and size <= bytes_max:\n",
             "    if size <= bytes_max:\n",
         ),
-        seeds=(1, 7, 13),
+        seeds=(6, 1, 7),
     ),
     _mutant(
         "C2",
@@ -595,7 +595,7 @@ MUTANTS = (
             "kept = [s for s in siblings if s.counter > context.get(s.actor, 0)]",
             "kept = list(siblings)",
         ),
-        seeds=(1, 4, 5),
+        seeds=(5, 1, 4),
     ),
     _mutant(
         "G1",
@@ -627,13 +627,13 @@ MUTANTS = (
         "G3",
         "gossip only pushes: nobody asks for what it lacks",
         ("core/gossip.py", "Facts(_page(news), wanted)", "Facts(_page(news), [])"),
-        seeds=(0, 5),
+        seeds=(5, 0),
     ),
     _mutant(
         "G4",
         "gossip only pulls: nobody tells what it knows",
         ("core/gossip.py", "Facts(_page(news), wanted)", "Facts([], wanted)"),
-        seeds=(0, 2),
+        seeds=(2, 0),
     ),
     _mutant(
         "G5",
@@ -643,7 +643,7 @@ MUTANTS = (
             "            while self._order:\n                peer = self._order.pop()\n",
             "            for peer in self._order:\n",
         ),
-        seeds=(24,),
+        seeds=(10, 24),
     ),
     _mutant(
         "G6",
@@ -678,7 +678,7 @@ MUTANTS = (
             "self._progress.open(partition, ARITY - 1)",
             "self._progress.open(partition, ARITY - 2)",
         ),
-        seeds=(4, 2, 5),
+        seeds=(8, 4, 2),
     ),
     _mutant(
         "E2",
@@ -714,7 +714,7 @@ MUTANTS = (
             "(ours, theirs[0]) != (suspect.ours, suspect.theirs) or ours == theirs[0]",
             "False",
         ),
-        seeds=(19,),
+        seeds=(15, 19),
     ),
     _mutant(
         "E6",
@@ -745,7 +745,7 @@ MUTANTS = (
             "                    ask.suspects = []\n"
             "                return ask\n",
         ),
-        seeds=(97,),
+        seeds=(109, 97),
     ),
     _mutant(
         "E8",
@@ -782,7 +782,7 @@ MUTANTS = (
             "        members.update(dict.fromkeys(fallbacks(ring, partition)))\n",
             "",
         ),
-        seeds=(2,),
+        seeds=(8, 2),
     ),
     _mutant(
         "T4",
@@ -814,7 +814,7 @@ MUTANTS = (
         "T7",
         "a stand-in that has moved takes hints that are older",
         ("core/tombstones.py", "    return least if owns else to\n", "    return least\n"),
-        seeds=(2,),
+        seeds=(8, 2),
     ),
     _mutant(
         "T8",
@@ -835,7 +835,7 @@ MUTANTS = (
             "                if standing != _NOWHERE:\n",
             "                if False:\n",
         ),
-        seeds=(34,),
+        seeds=(117, 34),
     ),
     _mutant(
         "W1",
