@@ -241,7 +241,7 @@ class Peers:
             with trio.move_on_after(limits.HELLO_S_MAX):
                 await link.greeted.wait()
         except trio.Cancelled:
-            link.connection.close("the ring has changed")
+            link.connection.close("it is wanted no more")
             raise
         if not link.greeted.is_set():
             link.connection.close(link.reason or "no Hello in time")

@@ -50,7 +50,7 @@ from dynagent.wire.codec import Frame, decode_frame, unpack
 PING_S_MAX = 4.0  # of a ping or gossip under way, for an agent that finds itself slow
 LATE_S = 0.01  # a timer fires up to that late, see clock.py
 # Why an agent may close a connection although nothing bad came: it never said Hello.
-_INNOCENT = "no Hello in time"
+_INNOCENT = ("no Hello in time", "it is wanted no more")
 _FIRST, _LAST = Token(bytes(16)), Token(b"\xff" * 16)
 
 
@@ -192,7 +192,7 @@ class Watch:
             self.world.log(f"{end.owner.place} closes #{end.line.number}: {reason}")
             self.world.verdicts.check(
                 "bad_frame_costs_one",
-                end.line.is_hostile or reason == _INNOCENT,
+                end.line.is_hostile or reason in _INNOCENT,
                 f"{end.owner.place} closes #{end.line.number} to {end.remote}: {reason}",
             )
 
