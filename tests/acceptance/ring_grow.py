@@ -79,8 +79,8 @@ def _change(
     finally:
         transition.end()
     cluster.agents = [agent for agent in cluster.agents if agent not in leaving]
+    cluster.wait_ready()  # the victim too, which is asked who it is
     wait_members(cluster)
-    cluster.wait_ready()
     samples = load.between(transition.began, transition.began + seconds)
     figures: dict[str, object] = {
         "seconds": round(seconds, 1),

@@ -54,7 +54,7 @@ LEVEL_2_MUTANTS = (
         "        file = self.data_dir.identity_file\n"
         "        file.write(replace(file.value, cluster_id=ring.cluster_id))\n"
         "        self.data_dir.store.write(batch)",
-        2,
+        6,
     ),
     _mutant(
         "B6",
@@ -135,7 +135,7 @@ LEVEL_2_MUTANTS = (
         "client/routing.py",
         "            self.attempt += 1\n",
         "            pass\n",
-        19,
+        32,
     ),
     _mutant(
         "B17",
@@ -151,7 +151,7 @@ LEVEL_2_MUTANTS = (
         "core/copies.py",
         "                replica.when_durable(number, (link, also))\n",
         "                self._effects.answer(link, also, MergeAck([]))\n",
-        20,
+        31,
     ),
     _mutant(
         "M14",

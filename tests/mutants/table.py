@@ -157,7 +157,7 @@ MUTANTS = (
             "found = [node for node in states if states[node] in (OP_PRESENT, OP_SUPERSEDED)]",
             "found: list[NodeId] = []",
         ),
-        seeds=(6, 16),
+        seeds=(688, 6, 16),
     ),
     _mutant(
         "A2",
@@ -258,7 +258,7 @@ MUTANTS = (
             "since, old.unknown, content)",
             "since, False, content)",
         ),
-        seeds=(330, 21, 127),
+        seeds=(633, 330, 21),
     ),
     _mutant(
         "A11b",
@@ -402,7 +402,7 @@ MUTANTS = (
             "self._marking[place] = self._changed_in = batch.number",
             "self._marking[place] = DURABLE",
         ),
-        seeds=(103, 42, 15),
+        seeds=(654, 103, 42),
     ),
     _mutant(
         "H7",
@@ -413,7 +413,7 @@ MUTANTS = (
             "            self._send(now, walk.target, target, [], entries, barriers, stamp)\n"
             "            walk.finish()\n",
         ),
-        seeds=(1261, 41, 81),
+        seeds=(654, 1261, 41),
     ),
     _mutant(
         "H8",
@@ -808,7 +808,7 @@ MUTANTS = (
         "T6",
         "an owner refuses what is older as soon as it has moved",
         ("core/tombstones.py", "    return least if owns else to\n", "    return to\n"),
-        seeds=(98,),
+        seeds=(109, 98),
     ),
     _mutant(
         "T7",
@@ -825,7 +825,7 @@ MUTANTS = (
             "        is_level, to = True, max(standings) + 1\n",
         ),
         ("core/tombstones.py", "    return min(standings) >= barrier\n", "    return True\n"),
-        seeds=(98,),
+        seeds=(43, 98),
     ),
     _mutant(
         "T12",
