@@ -37,13 +37,13 @@ def brief(message: Message) -> str:
     match message:
         case Get():
             repair = " repair" if message.repair else ""
-            return f"Get {message.key.decode(errors='backslashreplace')} r={message.r}{repair}"
+            return f"Get {_shown(message.key)} r={message.r}{repair}"
         case GetReply():
             return f"GetReply {_siblings(message.siblings)} answered={message.answered}"
         case Put():
             what = "Delete" if message.value is None else "Put"
             return (
-                f"{what} {message.key.decode(errors='backslashreplace')} op={int.from_bytes(message.op_id, 'big')}"
+                f"{what} {_shown(message.key)} op={int.from_bytes(message.op_id, 'big')}"
                 f".{message.attempt} {_MODES[message.mode]} w={message.w}"
             )
         case PutReply():
@@ -53,7 +53,7 @@ def brief(message: Message) -> str:
         case Merge():
             return "Merge " + " ".join(_entry(entry) for entry in message.entries)
         case Read():
-            return f"Read {message.key.decode(errors='backslashreplace')} {('digest', 'value')[message.want]}"
+            return f"Read {_shown(message.key)} {('digest', 'value')[message.want]}"
         case ReadReply():
             return f"ReadReply {_state(message)}{_OPS[message.op]}"
         case GossipReply():
@@ -83,7 +83,7 @@ def _entry(entry: list[object]) -> str:
     key, record = decode_entry(entry)
     value = record.value
     datas = [sibling.data for sibling in value.siblings]
-    return f"{key.decode(errors='backslashreplace')} {_clock(encode_clock(value.clock))} {_siblings(datas)}"
+    return f"{_shown(key)} {_clock(encode_clock(value.clock))} {_siblings(datas)}"
 
 
 def _clock(numbers: object) -> str:
@@ -102,3 +102,8 @@ def _siblings(datas: list[bytes]) -> str:
         for version in versions
     )
     return "[" + " ".join(names) + "]"
+
+
+def _shown(key: bytes) -> str:
+    """Hostile clients ask for keys that are no text."""
+    return key.decode(errors="backslashreplace")
