@@ -206,6 +206,6 @@ LEVEL_2_MUTANTS = (
         "        self.config = config\n"
         "        wall_ms = env.wall_ms\n"
         "        self.env = env = replace(env, monotonic=lambda: wall_ms() / 1000)\n",
-        21,
+        98,
     ),
 )

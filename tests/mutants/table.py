@@ -308,7 +308,7 @@ MUTANTS = (
             "return OP_FORGOTTEN if len(record.op_ids) >= limits.OP_IDS_KEPT else OP_UNKNOWN",
             "return OP_UNKNOWN",
         ),
-        seeds=(481, 173, 178),
+        seeds=(3499, 481, 173),
     ),
     _mutant(
         "A14",
