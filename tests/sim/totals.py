@@ -130,7 +130,7 @@ EVALUATIONS = {
     # Once for each get and write that it compares, or for each get.
     "superseded_stays_away": 62_000,
     # Once for each strict get after a get that repaired first; once for each of these.
-    "monotonic": 18_000,
+    "monotonic": 14_000,
     "repair_is_durable": 5_600,
     "fresh": 50_000,
     "context_is_honest": 22_000,
