@@ -42,7 +42,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "identity.clean_from_run if identity.clean_stop else run",
         "identity.clean_from_run",
-        8,
+        2,
     ),
     _mutant(
         "B5",
@@ -62,7 +62,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "for index in (self._first_slot, 1 - self._first_slot):",
         "for index in (0,):",
-        25,
+        39,
     ),
     _mutant(
         "B7",
@@ -159,7 +159,7 @@ LEVEL_2_MUTANTS = (
         "core/entry.py",
         '    if crc32(stored[4:], crc32(cluster_id + key)).to_bytes(4, "big") != stored[:4]:',
         "    if not stored:",
-        14,
+        18,
     ),
     _mutant(
         "M15",
