@@ -264,8 +264,8 @@ BACKGROUND_SHARE_FACTOR = 1 / 2  # from 1 to the floor in 12 s
 BACKGROUND_SHARE_STEP = 1 / 32  # of 2 s, back in a minute: after a rise it feels its way
 BACKGROUND_BURST_S = 0.1  # what was not used is kept no longer: it would be moved in one go
 BACKGROUND_GRANT_BYTES_MIN = 64 * KIB  # smaller ones would cost more in frames than they move
-# What a smaller record costs in CPU: 6,553 of them a second are all that a node moves. With less the
-# clients' p99 was 200 to 460 ms while 16 partitions were refilled; with this 30 to 41.
+# What a smaller record costs in CPU: 6,553 of them a second are all that a node moves. With less
+# the clients' p99 was 200 to 460 ms while 16 partitions were refilled; with this 30 to 43.
 BACKGROUND_RECORD_BYTES = 5 * KIB
 
 # --- Merkle trees --------------------------------------------------------------------------------
