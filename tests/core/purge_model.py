@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from dynagent.core import tombstones
+from tests.core import exhaustive
 
 Value = TypeVar("Value")
 
@@ -66,42 +66,15 @@ class State(NamedTuple):
 Step = tuple[str, State]
 
 
-@dataclass(slots=True, kw_only=True)
-class Outcome:
-    states: int
-    violation: str = ""
-    way: list[str] = field(default_factory=list)
-
-
 def search(
     *,
     owners: int = 2,
     barriers: int = 2,
     rules: Rules = Rules(),
-) -> Outcome:
+) -> exhaustive.Outcome:
     """Visits every state; stops at the first violation."""
     model = Model(owners, barriers, rules)
-    first = model.first()
-    before: dict[State, tuple[State, str] | None] = {first: None}
-    todo = deque([first])
-    while todo:
-        state = todo.popleft()
-        for what, after in model.steps(state):
-            if after in before:
-                continue
-            before[after] = (state, what)
-            if violation := model.violation(after):
-                return Outcome(states=len(before), violation=violation, way=_way(before, after))
-            todo.append(after)
-    return Outcome(states=len(before))
-
-
-def _way(before: dict[State, tuple[State, str] | None], state: State) -> list[str]:
-    way: list[str] = []
-    while (step := before[state]) is not None:
-        state, what = step
-        way.append(what)
-    return way[::-1]
+    return exhaustive.search(model.first(), model.steps, model.violation)
 
 
 class Model:

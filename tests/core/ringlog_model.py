@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple, TypeVar
 
 from dynagent.core import acceptor
 from dynagent.core.acceptor import Number, Standing
+from tests.core import exhaustive
 
 Item = TypeVar("Item")
 
@@ -69,39 +69,12 @@ class State(NamedTuple):
 Step = tuple[str, State]
 
 
-@dataclass(slots=True, kw_only=True)
-class Outcome:
-    states: int
-    violation: str = ""
-    way: list[str] = field(default_factory=list)
-
-
 def search(
     *, ballots: tuple[int, int] = (1, 1), misfortune: str = "", rules: Rules = Rules()
-) -> Outcome:
+) -> exhaustive.Outcome:
     """Visits every state; stops at the first fork. `misfortune`: "", "crash" or "wipe"."""
     model = Model(ballots, misfortune, rules)
-    first = model.first()
-    before: dict[State, tuple[State, str] | None] = {first: None}
-    todo = deque([first])
-    while todo:
-        state = todo.popleft()
-        for what, after in model.steps(state):
-            if after in before:
-                continue
-            before[after] = (state, what)
-            if model.is_forked(after):
-                return Outcome(states=len(before), violation="fork", way=_way(before, after))
-            todo.append(after)
-    return Outcome(states=len(before))
-
-
-def _way(before: dict[State, tuple[State, str] | None], state: State) -> list[str]:
-    way: list[str] = []
-    while (step := before[state]) is not None:
-        state, what = step
-        way.append(what)
-    return way[::-1]
+    return exhaustive.search(model.first(), model.steps, model.violation)
 
 
 class Model:
@@ -122,12 +95,12 @@ class Model:
             is_voter=(True,) * len(VOTERS),
         )
 
-    def is_forked(self, state: State) -> bool:
+    def violation(self, state: State) -> str:
         decided = set()
         for number, entry in {(number, entry) for _, number, entry, _ in state.votes if entry}:
             if len(self._granted(state, number, entry)) >= self._rules.majority:
                 decided.add(entry)
-        return len(decided) > 1
+        return "fork" if len(decided) > 1 else ""
 
     def _granted(self, state: State, number: Number, entry: bytes) -> dict[int, list[Standing]]:
         """Which voters have answered that ballot with yes, and how: a wiped one more than once."""

@@ -13,7 +13,6 @@ The search must be able to fail: with each clause of the rule taken away it find
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -33,6 +32,7 @@ from dynagent.core.messages import MODE_BLIND, Put
 from dynagent.core.replica import Replica
 from dynagent.core.ring import token_of
 from dynagent.core.siblings import Clock, Dot, Sibling, Siblings
+from tests.core import exhaustive
 from tests.core.harness import CLUSTER_ID, Disk
 
 T = TypeVar("T")
@@ -320,27 +320,10 @@ class Model:
 
 def search(model: Model, *is_bad: Callable[[State], bool]) -> tuple[int, list[str]]:
     """(states, the shortest way to a bad one): breadth first, every state once."""
-    start = State()
-    came_from: dict[State, tuple[State, str] | None] = {start: None}
-    todo = deque([start])
-    while todo:
-        state = todo.popleft()
-        for name, after in model.steps(state):
-            if after in came_from:
-                continue
-            came_from[after] = (state, name)
-            if any(bad(after) for bad in is_bad):
-                return len(came_from), way_to(came_from, after)
-            todo.append(after)
-    return len(came_from), []
-
-
-def way_to(came_from: dict[State, tuple[State, str] | None], state: State) -> list[str]:
-    way = []
-    while (step := came_from[state]) is not None:
-        state, name = step
-        way.append(name)
-    return way[::-1]
+    found = exhaustive.search(
+        State(), model.steps, lambda state: "bad" if any(bad(state) for bad in is_bad) else ""
+    )
+    return found.states, found.way
 
 
 A, F = 0, 3
