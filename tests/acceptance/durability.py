@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.acceptance.points import Say
 from tests.mutants.runner import patched
 from tests.mutants.table import MUTANTS
 from tests.real import killloop
@@ -21,8 +22,6 @@ KILL_RUNS_MAX = 5  # of the loop that must lose
 POWER_CUTS = 200  # of each engine
 POWER_CUTS_WITHOUT_FSYNC = 20
 ENGINES = ("sqlite", "rocksdb")
-
-Say = Callable[[str], None]
 
 
 class Failed(AssertionError):

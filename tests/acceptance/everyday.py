@@ -16,6 +16,7 @@ from dynagent import limits
 from dynctl.views.base import Base64, text_of
 from dynctl.views.siblings import GetRecord, PutRecord
 from tests.acceptance.corpus import Corpus
+from tests.acceptance.points import Say
 from tests.real.cluster import RealCluster
 from tests.real.command import Usage, run_dynctl
 
@@ -27,7 +28,6 @@ EVEN_RECORDS = 50_000
 # are: dynctl itself, and the window's bytes as line, value, frame and record.
 PEAK_KIB_MAX = 64 * limits.KIB + 4 * limits.BULK_BYTES_MAX // limits.KIB
 
-Say = Callable[[str], None]
 _Record = TypeVar("_Record", PutRecord, GetRecord)
 
 

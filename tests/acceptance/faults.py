@@ -6,14 +6,10 @@ Every part runs, whatever became of the others; the first failure of each is tol
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from dynagent.errors import DynagentError
 from tests.acceptance import faults_away, faults_carts, faults_cuts, faults_down, faults_overload
-from tests.acceptance.points import Failed
+from tests.acceptance.points import Parts, Say, run_parts
 
-Say = Callable[[str], None]
-PARTS: dict[str, Callable[[float, Say], dict[str, object]]] = {
+PARTS: Parts = {
     "down": faults_down.run,
     "cuts": faults_cuts.run,
     "away": faults_away.run,
@@ -24,14 +20,4 @@ PARTS: dict[str, Callable[[float, Say], dict[str, object]]] = {
 
 def run(share: float, say: Say, parts: tuple[str, ...] = tuple(PARTS)) -> dict[str, object]:
     """The figures of these parts; raises `Failed` with all that do not hold."""
-    figures: dict[str, object] = {}
-    failures: list[str] = []
-    for name in parts:
-        try:
-            figures[name] = PARTS[name](share, say)
-        except (AssertionError, TimeoutError, ConnectionError, DynagentError) as exc:
-            failures.append(f"{name}: {exc}")
-            say(f"FAILED: {failures[-1]}")
-    if failures:
-        raise Failed("; ".join(failures))
-    return figures
+    return run_parts(PARTS, parts, share, say)

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from dynagent.errors import DynagentError
-from tests.acceptance.points import Failed, hold
+from tests.acceptance.points import Failed, Say, hold
 from tests.real.cluster import RealAgent, RealCluster, wait_for
 from tests.real.load import OK, Load, percentile_ms
 from tests.real.replicas import hints_left, hints_of, missing, unequal
@@ -17,8 +16,6 @@ from tests.real.replicas import hints_left, hints_of, missing, unequal
 SECONDS = 600.0  # that the agent is away
 RATE = 500  # writes per second meanwhile
 ROUNDS_MAX = 3  # in which the keeper must be caught in the middle once
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say) -> dict[str, object]:

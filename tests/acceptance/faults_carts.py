@@ -12,12 +12,11 @@ import random
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from dynagent.client.blocking import Client
 from dynagent.client.requests import Result
-from tests.acceptance.points import hold
+from tests.acceptance.points import Say, hold
 from tests.real.cluster import RealCluster
 
 SECONDS = 600.0
@@ -26,8 +25,6 @@ CARTS = 50_000
 SKEW = 0.5  # cart number k is chosen in proportion to k^-SKEW
 STALE_SHARE = 1 / 10_000  # of the puts
 ONE_VERSION_MIN = 0.9994
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say) -> dict[str, object]:

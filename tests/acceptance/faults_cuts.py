@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from dynagent.client.blocking import Client
 from dynagent.core.ring import token_of
 from dynagent.errors import DynagentError, QuorumNotMet
 from tests.acceptance.faults_sets import GrowingSets
-from tests.acceptance.points import Failed
+from tests.acceptance.points import Failed, Say
 from tests.real.cluster import RealAgent, RealCluster, wait_for
 from tests.real.load import OK, Load
 from tests.real.namespaces import Network, namespace_cluster, why_not
@@ -32,8 +32,6 @@ HEALED_S_MAX = 60.0
 WRITEABLE_MIN = 0.99  # of the puts on a side that can reach W agents, after the cut was noticed
 STRICT_KEYS = 20  # per agent
 W = 2
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say) -> dict[str, object]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from tests.acceptance.points import hold
+from tests.acceptance.points import Say, hold
 from tests.real.cluster import RealAgent, RealCluster, wait_for
 from tests.real.load import OK, Load, Sample, percentile_ms
 from tests.real.replicas import missing, node_id, sees
@@ -20,8 +19,6 @@ ANSWERED_MIN = 0.9999
 P99_RATIO_MAX = 1.5
 DEAD_S_MAX, HUNG_S_MAX = 3.0, 5.0
 _SETTLED_S = 5.0  # after the kill: the steady state
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say) -> dict[str, object]:

@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from dynagent import limits
@@ -17,7 +17,7 @@ from dynagent.errors import ConnectionLost
 from dynctl.load.bench import owners_in
 from dynctl.load.driver import Answer, Driver
 from dynctl.load.wires import Request
-from tests.acceptance.points import hold
+from tests.acceptance.points import Say, hold
 from tests.real.cluster import RealCluster
 from tests.real.hostile import peak_kib
 from tests.real.load import OK, Load, percentile_ms
@@ -32,8 +32,6 @@ _LIGHT_RATE = 100
 _VALUE = b"v" * 1_024
 # All that limits.py lets requests, outboxes and the cache of an agent take, and the process itself.
 PEAK_KIB_MAX = (limits.REQUEST_BYTES_IN_FLIGHT_MAX + 256 * limits.MIB) // limits.KIB
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say) -> dict[str, object]:

@@ -4,20 +4,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 from benchmarks.figure8 import DRAWING, OUR_SIZES, SIZES, Curves, curves, draw
 from benchmarks.strategies import bound, efficiency
 from dynagent.core.claim import Plan, certify, plan
 from dynagent.core.ring import Member
-from tests.acceptance.points import hold
+from tests.acceptance.points import Say, hold
 from tests.core.placements import Lists, changed, company, expected_company, member, random_members
 
 CHANGES = 5_000
 JOINS = 100
 TOLERANCE = 0.02
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say) -> dict[str, object]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from dynctl import together
 from dynctl.observe import observe
 from dynctl.views.jobs import JobDocument
 from tests.acceptance.filling import fill, records
-from tests.acceptance.points import hold
+from tests.acceptance.points import Say, hold
 from tests.real.cluster import RealAgent, RealCluster, wait_for
 from tests.real.load import Load, percentile_ms
 
@@ -40,8 +40,6 @@ SMALL_RATE_MIN, LARGE_RATE_MIN = 6_000, 20e6 / LARGE_BYTES  # records a second
 LOAD_RATE = 100  # requests a second, half of them puts
 PARTITIONS = 256
 PARTS = ("differ", "rebuild")
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say, parts: Sequence[str] = PARTS) -> dict[str, object]:

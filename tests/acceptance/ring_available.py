@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from tests.acceptance.points import hold
+from tests.acceptance.points import Say, hold
 from tests.acceptance.ring_verbs import Transition, fresh_agents, wait_members
 from tests.real.cluster import RealCluster
 from tests.real.load import OK, Load, percentile_ms
@@ -17,8 +16,6 @@ from tests.real.replicas import missing
 RATE = 200  # requests a second, half of them puts
 CALM_S = 20.0  # between two changes
 IN_TIME_S = 5.0  # the default of clients
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say) -> dict[str, object]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from tests.acceptance.points import hold
+from tests.acceptance.points import Say, hold
 from tests.acceptance.ring_verbs import Transition, fresh_agents, wait_members, wait_under_way
 from tests.real.cluster import RealAgent, RealCluster, wait_for
 from tests.real.load import OK, Load, Sample, percentile_ms
@@ -18,8 +18,6 @@ RATE = 300  # requests a second, half of them puts
 CALM_S = 30.0  # before each change, and behind the last
 DOWN_S = 5.0  # that the killed agent is away
 DETECTED_S = 3.0  # in which requests may fail for the kill, and only for that
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say) -> dict[str, object]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dynagent import limits
 from dynagent.core.entry import Record
 from dynagent.core.ring import Ring, token_of
 from tests.acceptance.filling import fill, records
-from tests.acceptance.points import hold
+from tests.acceptance.points import Say, hold
 from tests.acceptance.ring_verbs import Transition, fresh_agents, wait_under_way
 from tests.real.cluster import RealAgent, RealCluster, wait_for
 from tests.real.load import OK, Load, percentile_ms
@@ -28,8 +28,6 @@ MOVED_MAX = 1.05  # times the bytes of its share
 ABORT_S_MAX = 15.0
 LOAD_RATE = 100  # requests a second, half of them puts
 PARTITIONS = 256
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say) -> dict[str, object]:

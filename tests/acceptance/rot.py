@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from dynagent.client.blocking import Client
@@ -31,7 +30,7 @@ from dynagent.core.salvage import Gap, salvage
 from dynagent.errors import ConnectionLost, DataDirError, DynagentError, NotReady, Unreachable
 from dynagent.store.datadir import DataDir
 from dynagent.store.drill import files_of, flip_anywhere
-from tests.acceptance.points import hold
+from tests.acceptance.points import Say, hold
 from tests.real.cluster import ROOT, RealAgent, RealCluster, wait_for
 
 FLIPS = 200
@@ -40,8 +39,6 @@ KEYS = 1_000
 PARTITIONS = 64
 _HEAL_S = 120.0
 _REBUILDS_MAX = 4  # of one agent in one round: each write may meet another damaged page
-
-Say = Callable[[str], None]
 
 
 def run(share: float, say: Say) -> dict[str, object]:

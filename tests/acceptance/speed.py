@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import msgspec
 from dynctl.load.bench import Settings, measure
 from dynctl.load.report import document
 from dynctl.load.workload import Shape, Workload
+from tests.acceptance.points import Say
 from tests.real.cluster import RealCluster
 from tests.real.command import run_dynctl
 
@@ -33,7 +33,6 @@ STARTS = 20
 TARGETS = {"put context": 300.0, "get": 150.0}  # CPU µs of all agents
 BULK_TARGETS = {"sqlite": (7_000, 10_000), "rocksdb": (10_000, 10_000)}  # records/s: mput, mget
 
-Say = Callable[[str], None]
 _OPERATIONS = {
     "put context": Shape(read_share=0.0),
     "put overwrite": Shape(read_share=0.0, mode="overwrite"),

@@ -1,8 +1,8 @@
 """Exhaustive search, shared by the models of the protocol's rules: every order of everything.
 
-A model is its first state, the steps that may follow a state, and what is wrong with one. States are
-values: equal ones are one. The search is breadth first, so the way to a violation that it returns is
-the shortest there is.
+A model is its first state, the steps that may follow a state, and what is wrong with one. States
+are values: equal ones are one. The search is breadth first, so the way to a violation that it
+returns is the shortest there is.
 """
 
 from __future__ import annotations

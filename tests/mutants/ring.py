@@ -6,20 +6,10 @@ partition that moves (design §6).
 
 from __future__ import annotations
 
-from tests.mutants.table import Mutant, Patch
-
-
-def _mutant(name: str, what: str, file: str, *patches: tuple[str, str], seed: int) -> Mutant:
-    return Mutant(
-        name=name,
-        what=what,
-        patches=tuple(Patch(file=file, old=old, new=new) for old, new in patches),
-        seeds=(seed,),
-    )
-
+from tests.mutants.table import of_one_file
 
 RING_MUTANTS = (
-    _mutant(
+    of_one_file(
         "M10",
         "a former owner drops its copies without asking whether the owners have them",
         "core/clearing.py",
@@ -30,7 +20,7 @@ RING_MUTANTS = (
         ),
         seed=12,
     ),
-    _mutant(
+    of_one_file(
         "M10-fsync",
         "an owner says that its tree has what is not yet on its disk",
         "core/sources.py",
@@ -40,7 +30,7 @@ RING_MUTANTS = (
         ),
         seed=12,
     ),
-    _mutant(
+    of_one_file(
         "M17",
         "a new owner copies from one old owner, not from a quorum",
         "core/fences.py",
@@ -50,7 +40,7 @@ RING_MUTANTS = (
         ),
         seed=12,
     ),
-    _mutant(
+    of_one_file(
         "M18",
         "what is written while a partition is copied does not go to its new owners",
         "core/aim.py",
@@ -64,7 +54,7 @@ RING_MUTANTS = (
         ),
         seed=1,
     ),
-    _mutant(
+    of_one_file(
         "M28",
         "a new owner is read while it copies",
         "core/ring.py",
@@ -74,7 +64,7 @@ RING_MUTANTS = (
         ),
         seed=1,
     ),
-    _mutant(
+    of_one_file(
         "J1",
         "W of the old owners are enough while a partition moves",
         "core/quorum.py",
@@ -84,7 +74,7 @@ RING_MUTANTS = (
         ),
         seed=19,
     ),
-    _mutant(
+    of_one_file(
         "W4",
         "a removed node hears no answer any more to what it has passed on for clients",
         "core/node.py",

@@ -39,6 +39,11 @@ def _mutant(name: str, what: str, *patches: tuple[str, str, str], seeds: tuple[i
     )
 
 
+def of_one_file(name: str, what: str, file: str, *patches: tuple[str, str], seed: int) -> Mutant:
+    """A mistake in one file, with the seed that is known to kill it."""
+    return _mutant(name, what, *((file, old, new) for old, new in patches), seeds=(seed,))
+
+
 MUTANTS = (
     _mutant(
         "M1",
