@@ -27,7 +27,7 @@ TREE_MUTANTS = (
         (
             "    return None if old is ABSENT else old.digest",
             "    told = b''.join(sibling.data for sibling in old.value.siblings)\n"
-            "    return None if old is ABSENT else Record(EMPTY, content=told).digest",
+            "    return None if old is ABSENT else Record(old.value, content=told).digest",
         ),
         seed=0,
     ),
