@@ -10,11 +10,10 @@ and `hangs.py` (hung_is_not_up, up_again); no_phantom is in three places.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 
 from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE
-from dynagent.core.ports import NodeId
 from dynagent.core.siblings import Clock, Dot
 from dynagent.testing.history import FAILED, PUT, History, Operation
 from dynagent.testing.ledger import Ledger, is_covered, name_dot
@@ -22,9 +21,6 @@ from dynagent.testing.listings import Verdict
 from dynagent.testing.reads import Reads
 from dynagent.testing.relation import Relation
 from dynagent.testing.world import Verdicts
-
-# One copy of a key, as its disk has it: its clock and its dots.
-Copy = tuple[Clock, frozenset[Dot]]
 
 NAMES = (
     "ack_is_joint",
@@ -86,16 +82,6 @@ NAMES = (
     "unreadable_is_unknown",
     "up_again",
 )
-
-
-def merge_copies(copies: Mapping[NodeId, Copy]) -> frozenset[Dot]:
-    """The dots that survive a merge of all copies: the rule of `core/siblings.py`, told again."""
-    held = frozenset(dot for _, dots in copies.values() for dot in dots)
-    return frozenset(
-        dot
-        for dot in held
-        if all(dot in dots or not is_covered(dot, clock) for clock, dots in copies.values())
-    )
 
 
 class Judge:

@@ -17,6 +17,7 @@ from dynagent.core.siblings import Clock, join
 from dynagent.core.tombstones import TOMBSTONES
 from dynagent.errors import CorruptRecord
 from dynagent.store.memory import MemoryStore
+from dynagent.testing.copies import NO_COPY, Copy
 from dynagent.testing.debts import Debts, owed_targets
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.rings import Rings
@@ -174,16 +175,16 @@ class Disk:
         batch.sums.append((0, b""))
         self.store.write(batch)
 
-    def clock_of(self, token: Token, key: bytes) -> Clock:
-        """All that a good copy here has seen; nothing if it is none, or flagged unknown."""
+    def copy_of(self, token: Token, key: bytes) -> Copy:
+        """What a good copy here holds; nothing if it is none, or flagged unknown."""
         stored = self.store.get(token, key)
         if stored is None:
-            return {}
+            return NO_COPY
         try:
             record = decode_stored(stored, cluster_id=self._cluster_id, key=key)
         except CorruptRecord:
-            return {}
-        return {} if record.unknown else record.value.clock
+            return NO_COPY
+        return NO_COPY if record.unknown else (record.value.clock, frozenset(record.value.dots()))
 
     def rot(self, token: Token, key: bytes) -> bool:
         """Flips one bit of a stored record; False if there is none."""

@@ -26,8 +26,9 @@ from dynagent.core.siblings import Dot
 from dynagent.core.unknown import ROW as UNKNOWN_ROW
 from dynagent.core.unknown import decode_row as decode_unknown
 from dynagent.errors import CorruptRecord
-from dynagent.testing.checkers import Copy, Judge, merge_copies
+from dynagent.testing.checkers import Judge
 from dynagent.testing.clients import SimClient
+from dynagent.testing.copies import Copy, merge_copies
 from dynagent.testing.debts import owed_targets
 from dynagent.testing.grapevine import TRIPS_S, Grapevine
 from dynagent.testing.hangs import Hangs
@@ -250,7 +251,7 @@ class Simulation:
         world.log("=== phase 2: audit")
         self._check_all_is_known()
         self._check_hints_are_home()
-        finals = {key: merge_copies(self._copies(key)) for key in self.keys}
+        finals = {key: merge_copies(self._copies(key).values())[1] for key in self.keys}
         for key, final in finals.items():
             Judge(
                 key=key,
@@ -428,7 +429,7 @@ class Simulation:
             self.network.release(*late)
         world.run(until=world.now + 1)
         for key in keys:
-            back = merge_copies(self._copies(key))
+            back = merge_copies(self._copies(key).values())[1]
             what = f"{', '.join(map(name_dot, sorted(back)))} of {key!r} is back at the very end"
             world.verdicts.check("no_resurrection", not back, what)
 

@@ -2,7 +2,8 @@
 
 **The fault budget.** The product promises nothing once more is broken for good than W−1 copies of a
 key, and a checker could then decide nothing. So what is permanent is rationed: of a key one copy
-may be rotten at a time, and once one has been, another rots only if others hold all that it holds.
+may be rotten at a time, and once one has been, another rots only if others hold all that it holds,
+what it knows to be superseded included.
 One node may be gone for good, which is the same for all that it holds.
 (Healing asks owners; of a write that a stand-in keeps for one of them its copy may be the last.)
 Everything else here comes back: power cuts lose only what was never durable.
@@ -15,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dynagent.core.messages import HINTS_PAUSE, HINTS_RESUME, Message, Put
 from dynagent.core.ports import Token
 from dynagent.core.ring import token_of
-from dynagent.core.siblings import Clock, join
+from dynagent.testing.copies import adds_to
 from dynagent.testing.history import History
-from dynagent.testing.ledger import Ledger, covers
+from dynagent.testing.ledger import Ledger
 from dynagent.testing.network import Network, Pair, both_ways
 from dynagent.testing.profile import Profile
 from dynagent.testing.rings import Rings
@@ -278,8 +279,11 @@ class Nemesis:
     def _is_spare(self, node: SimNode, key: bytes) -> bool:
         if key not in self._ledger.ever_rotten:
             return True
-        own = node.disk.clock_of(token_of(key), key)
-        return all(covers(self._held(key, others), own) for others in self._others(node, key))
+        own = node.disk.copy_of(token_of(key), key)
+        return not any(
+            adds_to(own, [other.disk.copy_of(token_of(key), key) for other in others])
+            for others in self._others(node, key)
+        )
 
     def _others(self, node: SimNode, key: bytes) -> list[list[SimNode]]:
         """Those whose copies count beside that of `node`. While a partition moves each list stands
@@ -290,12 +294,6 @@ class Nemesis:
             return [there]
         mine = [owners for owners in lists if node.id in owners]
         return [[other for other in there if other.id in owners] for owners in mine]
-
-    def _held(self, key: bytes, nodes: Sequence[SimNode]) -> Clock:
-        held: Clock = {}
-        for node in nodes:
-            held = join(held, node.disk.clock_of(token_of(key), key))
-        return held
 
     def may_lose(self, node: SimNode) -> bool:
         """A node breaks for good, and all that it holds is lost, if the fault budget allows it."""

@@ -24,7 +24,8 @@ from dynagent.core.ports import NodeId
 from dynagent.core.ring import Ring
 from dynagent.core.siblings import Dot
 from dynagent.errors import CorruptRecord
-from dynagent.testing.checkers import Copy, Judge, merge_copies
+from dynagent.testing.checkers import Judge
+from dynagent.testing.copies import Copy, merge_copies
 from dynagent.testing.history import GET, PUT, History, Operation
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.level2.bootstrap import N, W, bootstrap, until
@@ -243,7 +244,7 @@ class Simulation:
             for key in self.keys if host.is_lost else ():
                 self.ledger.on_rot(NodeId(host.place), key)
             self._heals(host.life is not None or host.is_lost, f"{host.place} does not run")
-        finals = {key: merge_copies(self._copies(key)) for key in self.keys}
+        finals = {key: merge_copies(self._copies(key).values())[1] for key in self.keys}
         for key, final in finals.items():
             Judge(
                 key=key,
