@@ -16,7 +16,7 @@ from math import inf
 from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE
 from dynagent.core.siblings import Clock, Dot
 from dynagent.testing.history import FAILED, PUT, History, Operation
-from dynagent.testing.ledger import Ledger, is_covered, name_dot
+from dynagent.testing.ledger import Ledger, Lists, is_covered, name_dot
 from dynagent.testing.listings import Verdict
 from dynagent.testing.reads import Reads
 from dynagent.testing.relation import Relation
@@ -99,9 +99,11 @@ class Judge:
         final: frozenset[Dot],
         listings: Sequence[Verdict] = (),
         least: tuple[int, int] = (1, 1),
+        lists: Sequence[tuple[float, Lists]] = (),
     ) -> None:
         """`least`: from which R and W on a read sees a write, if they are over N together: those
-        of the ring if it has changed meanwhile (design §6)."""
+        of the ring if it has changed meanwhile (design §6). `lists`: in each list of which owners a
+        put needs W by the newest ring, and since when; empty: W disks will do."""
         self._key = key
         self._ledger = ledger
         self._verdicts = verdicts
@@ -110,6 +112,7 @@ class Judge:
         self._w = w  # of the ring: where a repairing get leaves what it returns
         self._final = final
         self._listings = listings
+        self._lists = lists
         self._is_rotten = key in ledger.ever_rotten
         self._relation = Relation(key, history, ledger)
         self._reads = Reads(key, self._relation, ledger, verdicts)
@@ -191,12 +194,11 @@ class Judge:
         """What reached W is not minted again by an attempt that began later (design §3).
 
         An attempt mints one dot at most. So there are no more dots than attempts that began before
-        W disks knew the op-id, those that were refused not counted.
+        it had reached W, those that were refused not counted.
         """
         for put in self._relation.puts:
             if put.strict and self._meet(put.r, put.w):
-                known = sorted(self._ledger.known.get(put.number, {}).values())
-                settled = known[put.w - 1] if len(known) >= put.w else inf
+                settled = self._reached(put)
                 # A tombstone takes the op-ids with it: who comes after that finds none.
                 purged = self._ledger.first_purged(self._key)
                 able = [
@@ -212,6 +214,22 @@ class Judge:
                     f"put {put.number} was minted as {', '.join(name_dot(s.dot) for s in dots)},",
                     f"but only {len(able)} attempts began before it had reached W",
                 )
+
+    def _reached(self, put: Operation) -> float:
+        """When it had reached W: a coordinator said so, or W disks of its owners knew its op-id.
+
+        While the partition moves that means W of each of its two lists (design §6). A write that
+        W disks know, but fewer in one list, can be missed by a retry that reads from that list.
+        """
+        known = self._ledger.known.get(put.number, {})
+        reached = [self._ledger.acknowledged.get(put.number, inf)]
+        tenures = self._lists or [(0.0, [tuple(known)])]
+        ends = [*(since for since, _ in tenures[1:]), inf]
+        for (since, lists), end in zip(tenures, ends, strict=True):
+            when = max(since, *(_nth(put.w, known, owners) for owners in lists))
+            if when < end:
+                reached.append(when)
+        return min(reached)
 
     # --- siblings --------------------------------------------------------------------------------
 
@@ -290,3 +308,9 @@ class Judge:
             f"the context of {operation.kind} {operation.number} claims {hidden},",
             f"but it came with {sorted(values)}",
         )
+
+
+def _nth(w: int, known: Mapping[NodeId, float], owners: Sequence[NodeId]) -> float:
+    """When W of these owners knew it."""
+    times = sorted(known[owner] for owner in owners if owner in known)
+    return times[w - 1] if len(times) >= w else inf

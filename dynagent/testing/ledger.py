@@ -84,6 +84,7 @@ class Ledger:
         self.minted: dict[int, list[Sighting]] = {}  # by operation, in order of sight
         self.applied: dict[int, int] = {}  # deletes that a record tells of → when (order)
         self.known: dict[int, dict[NodeId, float]] = {}  # by operation: disks with its op-id
+        self.acknowledged: dict[int, float] = {}  # by operation: when first
         self.rotten: dict[tuple[NodeId, bytes], int] = {}  # → since when (order)
         self.ever_rotten: set[bytes] = set()  # keys of which a copy has rotted, or was lost
         self.spoiled: dict[tuple[NodeId, bytes], int] = {}  # rotten or lost, when last (order)
@@ -362,6 +363,7 @@ class Ledger:
         """`node` is about to tell somebody that W copies are durable: are they, now? `lists`: in
         each list of one of these there must be W of them."""
         number = int.from_bytes(put.op_id, "big")
+        self.acknowledged.setdefault(number, self._world.now)
         claims = [reply_clock] if reply_clock else []
         if reply.dot:
             dot = (int.from_bytes(reply.dot[:8], "big"), int.from_bytes(reply.dot[8:], "big"))

@@ -31,6 +31,7 @@ from dynagent.core.ringentry import (
     RetireEntry,
     decode_log_entry,
 )
+from dynagent.testing.ledger import Lists
 from dynagent.testing.world import World
 
 STAMPS_ROW, PARTITIONS_IN_ROW = "stamps/", 64  # of core/stamps.py
@@ -55,6 +56,7 @@ class Rings:
         self._world = world
         self._seen: dict[tuple[int, int], bytes] = {}  # by lineage and epoch
         self._entries: dict[int, bytes] = {}  # of the log, by index
+        self.tenures: list[tuple[float, Ring]] = []  # since when which was the newest
         self.retired: set[NodeId] = set()  # leavers that are members no longer
         self._minimums: dict[tuple[NodeId, int], tuple[int, int]] = {}  # on the disks
         # Of each node: the rings that it has had, each with when it was first seen (order).
@@ -84,6 +86,11 @@ class Rings:
     def owners_of(self, key: bytes) -> Owners:
         """By the newest ring."""
         return self.present.lists[self.partition_of(key)]
+
+    def lists_of(self, key: bytes) -> list[tuple[float, Lists]]:
+        """Where a put of it needs W by the newest ring, and since when that is so."""
+        partition = self.partition_of(key)
+        return [(since, ring.write_lists(partition)) for since, ring in self.tenures]
 
     def look(self, host: Host) -> None:
         """Something has happened at a node that may have changed its ring."""
@@ -180,6 +187,7 @@ class Rings:
 
     def _note(self, ring: Ring) -> None:
         self._seen.setdefault(_age(ring), encode_ring(ring))
+        self.tenures.append((self._world.now, ring))
         for number in range(ring.partitions):
             partition = PartitionId(number)
             owners = ring.all_owners(partition)

@@ -620,12 +620,18 @@ class SimNode:
         )
 
     def check_trees(self, *, is_quiet: bool) -> None:
-        """The trees say what the disk holds; no batch is under way."""
+        """The trees say what the disk holds; no batch is under way.
+
+        Who has no ring has no trees: it owns nothing. The others' ring may name it all the same, if
+        its store is put back from a backup of before it joined.
+        """
         assert self.node is not None
+        if self.node.ring is None:
+            return
         forest, verdicts = self.node.replica.forest, self._world.verdicts
         lost = [token_of(key) for node, key in self._ledger.lost if node == self.id]
         check_trees(
-            verdicts, forest, self.disk.store, self._served(), self.id, is_quiet=is_quiet, lost=lost
+            verdicts, forest, self.disk.store, self.node.ring, self.id, is_quiet=is_quiet, lost=lost
         )
 
     def order_hints(self, action: int) -> bool:

@@ -263,6 +263,7 @@ class Simulation:
                 final=final,
                 listings=[verdict for verdict in self.lister.verdicts if verdict.key == key],
                 least=(R, W) if self.rings.epochs > 1 else (1, 1),
+                lists=self.rings.lists_of(key),
             ).judge()
         if self.profile.tombstone_rest_s:
             for node in self.nodes:

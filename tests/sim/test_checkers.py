@@ -55,7 +55,7 @@ from dynagent.testing.history import (
     Operation,
     encode_value,
 )
-from dynagent.testing.ledger import Ledger
+from dynagent.testing.ledger import Ledger, Lists
 from dynagent.testing.listings import Verdict
 from dynagent.testing.profile import Profile
 from dynagent.testing.simulation import Simulation
@@ -133,7 +133,12 @@ class Story:
             ended_order=self.world.order(),
         )
 
-    def verdict(self, *final: Dot, listings: Sequence[Verdict] = ()) -> set[str]:
+    def verdict(
+        self,
+        *final: Dot,
+        listings: Sequence[Verdict] = (),
+        lists: Sequence[tuple[float, Lists]] = (),
+    ) -> set[str]:
         """The checkers that object."""
         Judge(
             key=KEY,
@@ -144,6 +149,7 @@ class Story:
             w=2,
             final=frozenset(final),
             listings=listings,
+            lists=lists,
         ).judge()
         return objections(self.world)
 

@@ -18,7 +18,7 @@ from dynagent.testing.history import PUT, UNKNOWN, encode_value
 from dynagent.testing.rings import Rings
 from dynagent.testing.simulation import make_ring
 from dynagent.testing.world import World
-from tests.sim.test_checkers import A1, KEY, Story, calm, objections
+from tests.sim.test_checkers import A1, B1, KEY, Story, calm, objections
 
 RING = make_ring(5)
 A, B, C, D, E = (member.id for member in RING.members)
@@ -150,6 +150,40 @@ def test_an_acknowledgement_lacks_w_of_the_new_owners(
     lists = [((A, B, C), (*new, E))]
     story.ledger.on_put_reply(A, message, reply, w=2, reply_clock=None, lists=lists)
     assert objections(story.world) == objects
+
+
+@pytest.mark.parametrize(
+    ("holders", "objects"), [((A, D), set()), ((A, C), set()), ((A, B), {"retried_once"})]
+)
+def test_what_has_reached_w_of_both_lists_is_written_again(
+    holders: tuple[NodeId, ...], objects: set[str]
+) -> None:
+    story = Story()
+    rings = Rings(story.world, RING)
+    rings.look(Host(A, moving(JOINT_NEW)))
+    put = story.begin(PUT)
+    sibling = story.mint(put, A1, {1: 1})
+    for node in holders:
+        story.ledger.on_durable(node, KEY, Record(Siblings({1: 1}, (sibling,))))
+    story.retry(put)
+    story.mint(put, B1, {2: 1})
+    story.end(put, dot=B1)
+    lists = [(since, ring.write_lists(PartitionId(0))) for since, ring in rings.tenures]
+    assert story.verdict(A1, B1, lists=lists) == objects
+
+
+def test_what_was_acknowledged_is_written_again() -> None:
+    for acknowledges, objects in ((False, set[str]()), (True, {"retried_once"})):
+        story = Story()
+        put = story.begin(PUT)
+        sibling = story.mint(put, A1, {1: 1})
+        story.ledger.on_durable(A, KEY, Record(Siblings({1: 1}, (sibling,))))
+        if acknowledges:  # by the ring before, where one of the disks had an owner's place
+            story.ledger.acknowledged[put.number] = story.world.now
+        story.retry(put)
+        story.mint(put, B1, {2: 1})
+        story.end(put, dot=B1)
+        assert story.verdict(A1, B1) == objects
 
 
 def test_a_request_fails_in_a_quiet_world() -> None:
