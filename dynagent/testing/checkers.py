@@ -10,10 +10,11 @@ and `hangs.py` (hung_is_not_up, up_again); no_phantom is in three places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 
 from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE
+from dynagent.core.ports import NodeId
 from dynagent.core.siblings import Clock, Dot
 from dynagent.testing.history import FAILED, PUT, History, Operation
 from dynagent.testing.ledger import Ledger, Lists, is_covered, name_dot
