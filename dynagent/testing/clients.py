@@ -229,6 +229,11 @@ class SimClient(LoopClient):
         dead_by = now + profile.budget_ms / 1000 + profile.longest_delay_s
         attempt = Attempt(number=number, agent=self._agent, sent=now, dead_by=dead_by)
         operation.attempts.append(attempt)
+        if profile.is_quiet:
+            # What was refused for certain goes on as it is, as by every client (client/routing.py).
+            # Elsewhere it is called a retry too, which does no harm but on a key that has forgotten
+            # op-ids: there nobody can know that it is none (decision 0002).
+            number -= sum(attempt.is_refused for attempt in operation.attempts)
         message = make_message(operation, number)
         self._link = self._network.call(self, self._agent, profile.budget_ms, message)
         patience_s = profile.budget_ms / 1000 * profile.patience + 0.05
