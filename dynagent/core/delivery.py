@@ -182,9 +182,18 @@ class Delivery:
         else:  # at the end: what has been left is tried again, but not at once
             target.after = b""
             target.due = now + limits.HINT_REST_S
-            if dirty := self._hints.dirty.get(node):
-                target.walk = Walk(self.coordinator.replica, node, min(dirty))
-                target.due = now
+            self._begin_walk(now, node, target)
+
+    def _begin_walk(self, now: float, node: NodeId, target: _Target) -> None:
+        """Through the first partition that is dirty for it. Not through one that it does not own
+        (any more, as a put under an older ring may have marked it): it would refuse every page."""
+        ring, dirty = self.coordinator.ring, self._hints.dirty.get(node, set())
+        its_own = [partition for partition in dirty if ring.owns(node, partition)]
+        if its_own:
+            target.walk = Walk(self.coordinator.replica, node, min(its_own))
+            target.due = now
+        if len(its_own) < len(dirty):
+            self.on_misaimed(node)
 
     def _send_partition(self, now: float, target: _Target, walk: Walk, room: int) -> None:
         entries, barriers = walk.page(self.coordinator.ring.partitions, room)

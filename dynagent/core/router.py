@@ -23,7 +23,8 @@ from dynagent.errors import NotReady, Overloaded, ProtocolError, QuorumNotMet, W
 
 
 class ForwardOperation(Request):
-    """One request under way to an owner; raises `QuorumNotMet` on creation if none is up."""
+    """One request under way to an owner. Raises on creation `QuorumNotMet` if none is up; if none
+    has been met since this agent started, `NotReady`: others may have met them."""
 
     __slots__ = ("candidates", "message", "target")
 
@@ -47,9 +48,11 @@ class ForwardOperation(Request):
         if message.hops >= limits.HOPS_MAX:
             raise NotReady("this agent is no owner of this key by its ring; it may be changing")
         if not self.candidates:
-            if not any(peer.heard_at for peer in coordinator.peers.values()):
-                raise NotReady("this agent has met no other member yet")
-            raise QuorumNotMet(f"no owner of this key is up ({coordinator.names(owners)})")
+            names = coordinator.names(owners)
+            peers = [peer for node, peer in coordinator.peers.items() if node in owners]
+            if not any(peer.heard_at for peer in peers):
+                raise NotReady(f"this agent has not met an owner of this key yet ({names})")
+            raise QuorumNotMet(f"no owner of this key is up ({names})")
         message.hops += 1
         gate, size = coordinator.admission.gets, 0
         if isinstance(message, Put):

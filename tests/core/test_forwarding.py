@@ -69,6 +69,21 @@ def test_a_forwarded_get_whose_owners_all_fail_is_definite() -> None:
     assert operations(c, D) == []
 
 
+def test_who_has_not_met_an_owner_yet_sends_clients_on() -> None:
+    """It has joined, or started, a moment ago: others may well have met them (seed 1058)."""
+    c = cluster(others=1)
+    c.now = 1.0
+    assert isinstance(c.ask(D, Get(KEY)), GetReply)
+    for owner in (A, B, C):
+        c.nodes[D].on_peer_down(c.now, owner)
+    assert is_error(at_once(c, D, Get(KEY, strict=True)), QuorumNotMet)
+    detector = c.nodes[D].detector
+    assert detector is not None
+    for peer in detector.peers.values():
+        peer.heard_at = 0.0  # as if it had only just started
+    assert is_error(at_once(c, D, Get(KEY, strict=True)), NotReady)
+
+
 def test_a_forwarded_put_whose_owner_fails_is_indefinite_and_not_repeated() -> None:
     c = cluster(others=1)
     forwarded(c, put(b"v"))

@@ -199,6 +199,21 @@ def test_a_copy_that_cannot_be_read_is_owed_on_by_itself_when_its_partition_is_c
     assert world.disks[A].markers.has(C, token_of(KEY), KEY)
 
 
+def test_a_partition_is_not_handed_to_who_does_not_own_it() -> None:
+    """A put under an older ring may still mark it for a former owner, which refuses every page of
+    it: the walk would never end, nor any hint come to that node meanwhile (seed 2828)."""
+    world = cluster(others=1, owner_hints_max=0)
+    world.ask(A, put(b"one"))
+    node = world.nodes[A]
+    node.replica.owe([D], KEY, token_of(KEY))
+    assert dirty(node) == {D: 1}
+    while world.now < 5:
+        world.tick(world.now + 0.25)
+        assert not [p for p in world.wire if p.target == D and isinstance(p.message, Merge)]
+        world.settle()
+    assert dirty(node) == {}
+
+
 def test_up_to_its_bound_an_owner_notes_keys() -> None:
     world = cluster(owner_hints_max=1)
     lose(world, C)

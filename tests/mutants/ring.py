@@ -84,4 +84,14 @@ RING_MUTANTS = (
         ),
         seed=784,
     ),
+    of_one_file(
+        "W5",
+        "all of a partition is handed over to who does not own it, for ever",
+        "core/delivery.py",
+        (
+            "        its_own = [partition for partition in dirty if ring.owns(node, partition)]\n",
+            "        its_own = list(dirty)\n",
+        ),
+        seed=2828,
+    ),
 )
