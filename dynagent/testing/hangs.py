@@ -115,6 +115,10 @@ class Hangs:
         since = max(hang.since, peer.since) if peer.is_alive else hang.since
         if hang.kind == "gray" and peer.is_alive:
             since = max(since, peer.hang_at)
+        elif hang.kind != "gray":
+            # What was asked before may be answered seconds later, by a slow disk. An answer shows
+            # that the way there is open, as far as anybody can know: the observer begins anew.
+            since = max(since, self._network.answered_at.get((observer.id, target), since))
         if allowed_s is not None and self._world.now - since > allowed_s:
             self._check(
                 "hung_is_not_up",

@@ -114,6 +114,7 @@ class Network:
         self._wanted: dict[NodeId, frozenset[NodeId]] = {}  # whom a host keeps a connection to
         self.cuts: set[Pair] = set()
         self.mutes: set[Pair] = set()  # the same, but nobody's link breaks of it
+        self.answered_at: dict[Pair, float] = {}  # when the first one last had one of the second's
         self.loss = profile.loss
         self.duplication = profile.duplication
         self.held = profile.held
@@ -343,6 +344,7 @@ class Network:
             caller.on_answer(connection.link, message)
         elif way == 1 and self.hosts[connection.dialer].life == connection.dialer_life:
             self._log(connection, way, request_id, message)
+            self.answered_at[connection.dialer, connection.target] = self._world.now
             self.hosts[connection.dialer].on_reply(connection.target, request_id, message)
         else:
             self._log_lost(connection, way, request_id, message, "nobody there")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dynagent.core.messages import HINTS_PAUSE, HINTS_RESUME, Message, Put
-from dynagent.core.ports import Token
+from dynagent.core.ports import NodeId, PartitionId, Token
 from dynagent.core.ring import token_of
 from dynagent.testing.copies import adds_to
 from dynagent.testing.history import History
@@ -337,12 +337,19 @@ class Nemesis:
         return any(rotten == key for _, rotten in self._ledger.rotten)
 
     def lose_rows(self) -> None:
-        """At the end: rows vanish, or move elsewhere, while nothing else is wrong with the key."""
+        """At the end: rows vanish, or move elsewhere, while nothing else is wrong with the key.
+
+        Of each partition at one owner only. The loss of one row makes that node unsure of every key
+        that it has no record of there, as if each of them had lost a copy (decision 0014). Two
+        owners that are unsure of the same keys wait for each other, and for a person (seed 2346).
+        """
         dice = self._world.stream("lost rows")
         keys = [key for key in self._keys if not self._is_rotten(key)]
+        losers: dict[PartitionId, NodeId] = {}
         for key in dice.sample(keys, min(len(keys), self._profile.lost_rows)):
             token = token_of(key)
-            owner = dice.choice(self._rings.owners_of(key))
+            partition = self._rings.partition_of(key)
+            owner = losers.setdefault(partition, dice.choice(self._rings.owners_of(key)))
             node = next(node for node in self._nodes if node.id == owner)
             elsewhere = Token(bytes([token[0] ^ dice.choice((0x80, 0x40, 0x01))]) + token[1:])
             if dice.random() < 0.5:

@@ -43,6 +43,7 @@ from dynagent.core.verdict import FIGURES
 from dynagent.errors import TooManySiblings
 from dynagent.testing.checkers import NAMES, Judge
 from dynagent.testing.grapevine import Grapevine
+from dynagent.testing.hangs import Hang
 from dynagent.testing.history import (
     DELETE,
     FAILED,
@@ -468,6 +469,28 @@ def test_a_node_goes_on_using_one_that_hangs(monkeypatch: pytest.MonkeyPatch) ->
     assert objections(simulation.world) == {"hung_is_not_up"}
 
 
+def test_an_answer_that_comes_late_gives_a_node_its_time_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Asked before its requests began to be lost, answered by a slow disk seconds later."""
+    monkeypatch.setattr(Detector, "_go_down", lambda self, now, peer, state, why="": None)
+    simulation = calm()
+    world = simulation.world
+    one, other, _ = simulation.nodes
+    for node in simulation.nodes:
+        node.start()
+    world.run(until=1.0)
+    hang = Hang("one_way", one, other, world.now)
+    simulation.network.mutes.add((one.id, other.id))
+    world.run(until=8.0)
+    simulation.network.answered_at[one.id, other.id] = 6.0
+    simulation.hangs._look_at(hang, one, other.id)
+    assert objections(world) == set()
+    world.run(until=12.0)
+    simulation.hangs._look_at(hang, one, other.id)
+    assert objections(world) == {"hung_is_not_up"}
+
+
 def test_a_node_does_not_use_again_one_that_has_hung(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Detector, "_needed", lambda self, now, peer: 1_000)
     simulation = hanging()
@@ -544,6 +567,19 @@ def test_what_was_spoiled_may_have_been_nowhere_else(monkeypatch: pytest.MonkeyP
     simulation.repairs._start(JobRequest(JOB_START, "", "repair"))  # sound again when it begins
     simulation.world.run(until=simulation.world.now + 1)
     assert objections(simulation.world) == {"repaired_is_equal"}
+
+
+def test_of_a_partition_only_one_owner_loses_rows() -> None:
+    """Two that are unsure of the same keys would wait for each other."""
+    simulation = Simulation(3, profile=Profile(operations=120, keys=16, lost_rows=16))
+    simulation.run()
+    assert objections(simulation.world) == set()
+    simulation.nemesis.lose_rows()
+    losers: dict[int, set[NodeId]] = {}
+    for node, key in simulation.ledger.lost:
+        losers.setdefault(simulation.ring.partition_of(token_of(key)), set()).add(node)
+    assert len(simulation.ledger.lost) > len(losers) > 2
+    assert {len(nodes) for nodes in losers.values()} == {1}
 
 
 def test_a_vanished_row_excuses_its_leaf_until_it_is_found() -> None:
