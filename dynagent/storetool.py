@@ -3,6 +3,7 @@
     check     what is wrong with it: one finding a line; exit status 12 if there is any
     damage    damages it on purpose, for drills and tests
     rebuild   makes a new one of what can be read; the other owners heal the rest
+    accept    declares lost what the other owners cannot heal either
 
 Findings and deeds are records: JSON Lines with `-o jsonl`, else lines for people. Words go to
 stderr. A directory that an agent uses is refused (exit status 10).
@@ -21,6 +22,7 @@ from typing import Any
 
 from dynagent.errors import BadRequest, Refused
 from dynagent.store import drill
+from dynagent.store.accept import Accepted, accept
 from dynagent.store.datadir import DataDir, lock_stopped
 from dynagent.store.drill import KINDS, Damage, Drill
 from dynagent.store.examine import Examined, Finding, examine
@@ -56,7 +58,18 @@ def add_commands(commands: Any) -> None:
         metavar="HOST:PORT",
         help="another agent of the cluster, for a store that has lost the ring itself",
     )
-    for verb in (check, damage, anew):
+    given_up = verbs.add_parser(
+        "accept",
+        help="declare lost what this store has lost, where no other owner can say what it was:"
+        " what is left counts again, and acknowledged writes that only stood here are gone",
+        epilog="example: dynagent store accept /var/lib/dynagent --partition 7 --yes",
+    )
+    given_up.add_argument("--key", action="append", default=[], help="only of this one; repeatable")
+    given_up.add_argument(
+        "--partition", type=int, action="append", default=[], help="only of this one; repeatable"
+    )
+    given_up.add_argument("--yes", action="store_true", help="really do it")
+    for verb in (check, damage, anew, given_up):
         verb.add_argument("dir", type=Path, metavar="DIR", help="the agent's data directory")
         verb.add_argument("-o", dest="form", choices=("plain", "jsonl"), default="plain",
                           help="lines for people, or JSON Lines")  # fmt: skip
@@ -85,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
         return _check(options)
     if options.verb == "rebuild":
         return _rebuild(options)
+    if options.verb == "accept":
+        return _accept(options)
     return _damage(options)
 
 
@@ -111,6 +126,30 @@ def _rebuild(options: argparse.Namespace) -> int:
             ring = client.ring()
     _print(rebuild(options.dir, dice=random.SystemRandom(), ring=ring), options.form)
     return 0
+
+
+def _accept(options: argparse.Namespace) -> int:
+    if not options.yes:
+        raise Refused(
+            f"this declares lost what {options.dir} has lost, if no other owner holds it; "
+            f"say --yes if you want that"
+        )
+    done = 0
+    for accepted in accept(
+        options.dir,
+        keys=_keys(options),
+        partitions=options.partition,
+        dice=random.SystemRandom(),
+    ):
+        done += 1
+        _print(accepted, options.form)
+    if not done:
+        print("dynagent: store accept: nothing there is unknown", file=sys.stderr)
+    return 0
+
+
+def _keys(options: argparse.Namespace) -> list[bytes]:
+    return [key.encode("utf-8", "surrogateescape") for key in options.key]
 
 
 def _damage(options: argparse.Namespace) -> int:
@@ -160,8 +199,7 @@ def _deeds(options: argparse.Namespace, dice: random.Random) -> Iterator[Damage]
     data_dir = DataDir.open_stopped(options.dir, dice=random.SystemRandom())
     try:
         work = Drill(data_dir, dice)
-        keys = [key.encode("utf-8", "surrogateescape") for key in options.key]
-        places = work.choose(keys=keys, partitions=options.partition, count=options.count)
+        places = work.choose(keys=_keys(options), partitions=options.partition, count=options.count)
         yield from work.do(options.kind, places)
     finally:
         data_dir.close(clean=False)
@@ -170,7 +208,7 @@ def _deeds(options: argparse.Namespace, dice: random.Random) -> Iterator[Damage]
 # --- records -------------------------------------------------------------------------------------
 
 
-def _print(record: Finding | Damage | Rebuilt, form: str) -> None:
+def _print(record: Finding | Damage | Rebuilt | Accepted, form: str) -> None:
     fields = {
         name: _plain(value)
         for name, value in record._asdict().items()

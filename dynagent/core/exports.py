@@ -20,11 +20,7 @@ from dynagent.errors import CorruptRecord, Unhealthy
 def export_page(replica: Replica, ring: Ring, node_id: NodeId, request: Export) -> ExportReply:
     """The next page. Raises as `list_page`; `Unhealthy` also while records are missing there."""
     first, last = partition_start(ring, node_id, request.partition, request.after)
-    if request.partition in replica.unknown.hollow:
-        raise Unhealthy(
-            f"records of partition {request.partition} are missing on this agent, and being healed "
-            f"from the other owners; see: dynctl doctor"
-        )
+    replica.unknown.check_whole(request.partition)
     entries: list[list[object]] = []
     unreadable: list[bytes] = []
     size = looked_at = 0

@@ -13,7 +13,7 @@ read must hear, so that none of the writes that this copy may have lost is misse
 
 A hollow partition is listed at those others first: whatever they hold of which this node has no
 copy, or only an old one, waits like any other key. When all of that is healed, what is not there
-was never there, and the partition is whole.
+was never there, and the partition is whole. While too few can list one, the next has its turn.
 
 What holds:
 
@@ -25,6 +25,8 @@ What holds:
   others that are left suffice. Else its removal, which waits for this copy, would never end.
 - With N=1, or W=1, there are too few others for any proof: it stays unknown, and the status, the
   log and `dynctl doctor` say so.
+- Nor is there any where more than W−2 of the others do not know either: they wait for each other
+  (**stuck**). What they have lost is for a person to declare lost: `dynagent store accept`.
 
 All of it is background work (design §8), a bounded number of keys at once. When the ring changes,
 all that is under way begins anew: others are the owners to be asked.
@@ -37,19 +39,18 @@ from math import inf
 from dynagent import limits
 from dynagent.core.admission import Gate
 from dynagent.core.coordinator import Coordinator, Operation
-from dynagent.core.entry import Record, decode_entry, unflatten
+from dynagent.core.entry import Record, decode_entry
+from dynagent.core.filling import Filling
 from dynagent.core.messages import (
     STATE_ABSENT,
     STATE_UNREADABLE,
     WANT_VALUE,
-    List,
-    ListReply,
     Message,
     Read,
     ReadReply,
 )
 from dynagent.core.ports import LinkId, NodeId, PartitionId, Token
-from dynagent.core.ring import Ring, token_of
+from dynagent.core.ring import Ring
 from dynagent.core.siblings import EMPTY
 from dynagent.errors import Overloaded, ProtocolError, StaleBarrier
 
@@ -66,13 +67,18 @@ class Healer:
         self._unknown = coordinator.replica.unknown
         self._under_way: dict[bytes, HealOperation] = {}
         self._failed: dict[bytes, None] = {}  # in this round
+        self.stuck_keys: set[bytes] = set()  # too many of the others do not know either
+        self.stuck: set[PartitionId] = set()  # likewise, of the hollow ones
         self._filling: Filling | None = None
+        self._begun: dict[PartitionId, Filling] = {}  # others: how far each has come
+        self._tried: set[PartitionId] = set()  # in this round
         self._due = 0.0
         self._pause_s = 0.0
 
     def wake(self, now: float) -> None:
         """A peer has come up: what has failed may succeed."""
         self._failed.clear()
+        self._tried.clear()
         self._pause_s = 0.0
         self._due = now
 
@@ -80,9 +86,12 @@ class Healer:
         for operation in list(self._under_way.values()):
             operation.finish()
         self._under_way.clear()
+        self.stuck_keys.clear()
+        self.stuck.clear()
         if self._filling is not None:
             self._filling.stop()
-            self._filling = None
+        self._filling = None
+        self._begun.clear()
         self.wake(now)
 
     @property
@@ -115,6 +124,8 @@ class Healer:
             self._begin(now, key, token)
         if self._failed and not self._under_way:
             self.pause(now)
+            if self._filling is not None and self._filling.is_listed:
+                self.set_aside(now, self._filling)  # its keys are among those
         self._fill(now)
 
     def _begin(self, now: float, key: bytes, token: Token) -> None:
@@ -180,6 +191,7 @@ class Healer:
     def _end(self, now: float, operation: HealOperation) -> None:
         operation.finish()
         self._under_way.pop(operation.key, None)
+        self.stuck_keys.discard(operation.key)
         self.coordinator.replica.on_healed(operation.key)
         self._pause_s = 0.0
         self.go_on(now)
@@ -188,6 +200,11 @@ class Healer:
         operation.finish()
         self._under_way.pop(operation.key, None)
         self._fail(operation.key)
+        others, needed = self.quorum(self.coordinator.aim_of(operation.token).readers)
+        if len(others) - operation.unsure < needed <= len(others):
+            self.stuck_keys.add(operation.key)
+        else:
+            self.stuck_keys.discard(operation.key)
         self._due = min(self._due, now)
 
     def _fail(self, key: bytes) -> None:
@@ -204,36 +221,59 @@ class Healer:
     # --- hollow partitions -----------------------------------------------------------------------
 
     def _fill(self, now: float) -> None:
-        """Goes on with the hollow partition that is being filled, or begins with the next."""
+        """Goes on with the hollow partition that is being filled, or with the next."""
         if self._filling is None and self._unknown.hollow:
-            partition = min(self._unknown.hollow)
+            left = self._unknown.hollow - self._tried
+            if not left:
+                self._tried.clear()
+                self.pause(now)
+                return
+            partition = min(left)
             if not self.coordinator.ring.owns(self.coordinator.node_id, partition):
                 self.on_filled(now, partition)  # what it kept for others there is for them to miss
                 return
-            self._filling = Filling(self, partition)
+            self._filling = self._begun.pop(partition, None) or Filling(self, partition)
         if self._filling is not None:
             self._filling.on_tick(now)
 
+    def set_aside(self, now: float, filling: Filling) -> None:
+        """Nobody is left to be asked for it now: the next one has its turn."""
+        partition = filling.partition
+        self._filling = None
+        self._begun[partition] = filling
+        self._tried.add(partition)
+        if filling.is_stuck:
+            self.stuck.add(partition)
+        else:
+            self.stuck.discard(partition)
+        self._due = now
+
     def on_filled(self, now: float, partition: PartitionId) -> None:
         self._filling = None
+        self.stuck.discard(partition)
         self.coordinator.replica.on_filled(partition)
         self.coordinator.effects.note("partition.healed", partition=partition)
         self._due = now
 
     def document(self) -> dict[str, object]:
         """For the status of this node."""
+        unknown = self._unknown
         return {
-            **self._unknown.document(),
+            **unknown.document(),
             "under_way": len(self._under_way),
             "failures": self.failures,
             "provable": self.coordinator.ring.w > 1,
+            "stuck_keys": sorted(self.stuck_keys & unknown.keys.keys())[: limits.HEAL_KEYS_TOLD],
+            "stuck_partitions": sorted(self.stuck & unknown.hollow)[: limits.HEAL_KEYS_TOLD],
         }
 
 
 class HealOperation(Operation):
     """The other owners' copies of one key; it stands in the table so that answers find it."""
 
-    __slots__ = ("barrier", "counted", "found", "healer", "key", "needed", "token", "waiting")
+    __slots__ = (
+        *("barrier", "counted", "found", "healer", "key", "needed", "token", "unsure", "waiting"),
+    )
 
     def __init__(
         self,
@@ -252,6 +292,7 @@ class HealOperation(Operation):
         self.needed = needed
         self.waiting = set(asked)
         self.counted: list[NodeId] = []
+        self.unsure = 0  # who have answered that they do not know either
         self.found: list[Record] = []  # what those hold who hold anything
         self.barrier = 1 << 62  # the least under which any of it was read
 
@@ -265,6 +306,7 @@ class HealOperation(Operation):
         if source not in self.waiting or len(self.counted) >= self.needed:
             return
         if not isinstance(message, ReadReply) or message.state == STATE_UNREADABLE:
+            self.unsure += isinstance(message, ReadReply)
             self.on_failure(now, source)
             return
         if message.state != STATE_ABSENT:
@@ -299,108 +341,3 @@ class HealOperation(Operation):
 
     def on_deadline(self, now: float) -> None:
         self.healer.on_failure(now, self)
-
-
-class Filling:
-    """One pass through a hollow partition at as many other owners as a healed copy takes."""
-
-    def __init__(self, healer: Healer, partition: PartitionId) -> None:
-        self.partition = partition
-        self._healer = healer
-        self._coordinator = healer.coordinator
-        self._unknown = healer.coordinator.replica.unknown
-        owners = healer.coordinator.ring.read_list(partition)
-        self._others, self._needed = healer.quorum(owners)
-        self._listed: list[NodeId] = []  # who has been listed to the end
-        self._refused: set[NodeId] = set()  # in this round
-        self._after = b""
-        self._operation: ListOperation | None = None
-
-    @property
-    def can_go_on(self) -> bool:
-        """There is something to do now."""
-        if self._operation is not None:
-            return False
-        if len(self._listed) >= self._needed:
-            return not self._unknown.waiting_in(self.partition)
-        return len(self._unknown.keys) < limits.HEAL_KEYS_MAX // 2
-
-    def on_tick(self, now: float) -> None:
-        if not self.can_go_on:
-            return
-        if len(self._listed) >= self._needed:
-            self._healer.on_filled(now, self.partition)
-            return
-        up = [
-            node
-            for node in self._others
-            if node in self._coordinator.up
-            and node not in self._listed
-            and node not in self._refused
-        ]
-        if not up:
-            self._refused.clear()
-            self._healer.pause(now)
-            return
-        self._operation = ListOperation(self, now, up[0])
-        message = List(self.partition, self._after)
-        budget_ms = self._operation.budget_ms(now)
-        self._coordinator.send(now, [up[0]], self._operation.number, budget_ms, message)
-
-    def stop(self) -> None:
-        """The page under way finds nobody."""
-        if self._operation is not None:
-            self._operation.finish()
-
-    def on_page(self, now: float, source: NodeId, page: ListReply) -> None:
-        if page.unreadable:  # it may hold keys that it cannot name
-            self.on_failure(now, source)
-            return
-        self._operation = None
-        replica = self._coordinator.replica
-        self._coordinator.budget.spend(now, 0, page.looked_at)
-        for key, clock, _dots in page.rows:
-            assert isinstance(key, bytes)
-            own = replica.newest(key, token_of(key))
-            its = dict(unflatten(clock))
-            if own.unknown or any(n > own.value.clock.get(actor, 0) for actor, n in its.items()):
-                replica.wants(key)
-        self._after = page.position
-        if not page.position:
-            self._listed.append(source)
-        self._healer.go_on(now)
-
-    def on_failure(self, now: float, source: NodeId) -> None:
-        self._operation = None
-        self._refused.add(source)
-        self._after = b""
-
-
-class ListOperation(Operation):
-    """One page of one owner's keys under way."""
-
-    __slots__ = ("filling", "source")
-
-    def __init__(self, filling: Filling, now: float, source: NodeId) -> None:
-        coordinator = filling._coordinator
-        super().__init__(coordinator, _NO_LINK, 0, now + limits.HEAL_READ_S, gate=Gate())
-        self.answered = True  # no client waits, and no gate counts it
-        self.filling = filling
-        self.source = source
-
-    def on_reply(self, now: float, source: NodeId, message: Message) -> None:
-        if source != self.source:
-            return
-        self.finish()
-        if isinstance(message, ListReply):
-            self.filling.on_page(now, source, message)
-        else:
-            self.filling.on_failure(now, source)
-
-    def on_failure(self, now: float, source: NodeId) -> None:
-        if source == self.source:
-            self.finish()
-            self.filling.on_failure(now, source)
-
-    def on_deadline(self, now: float) -> None:
-        self.filling.on_failure(now, self.source)

@@ -58,8 +58,10 @@ trees                  partitions (that this node owns), leaves (of each tree), 
 unknown                copies that this node does not know any more (core.unknown): waiting (to be
                        healed), met and healed since the start, suspect and hollow (partitions),
                        keys (the first of them), under_way, failures (attempts), provable (False:
-                       W=1, so no other owner can prove what was lost); and of dots that had two
-                       values: clashes, clashed (the last keys)
+                       W=1, so no other owner can prove what was lost), stuck_keys and
+                       stuck_partitions (the first of those of which too many of the other owners
+                       do not know either); and of dots that had two values: clashes, clashed (the
+                       last keys)
 disk_full              whether changes are refused for that
 scrub                  of core.scrub: interval_s, done and of (partitions of this pass), under_way,
                        damaged (partitions of which ranges cannot be read); and since the start:

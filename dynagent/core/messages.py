@@ -226,8 +226,9 @@ class PutReply(Message, code=13):
 
 
 class List(Message, code=14):
-    """Which keys does this owner hold in a partition? Answered by ListReply, an Error, or by RingIs
-    if the stamp is not that of your ring (see Merge; 0, 0: any will do).
+    """Which keys does this owner hold in a partition? Answered by ListReply; by RingIs if the stamp
+    is not that of your ring (see Merge; 0, 0: any will do); or by an Error: Unhealthy if records of
+    it may be missing, or cannot be read.
 
     A place is a token (16 bytes) and its key: the order in which an owner keeps its records. Ask N
     owners less W, and one more, and merge what they hold of each key as siblings are merged: then

@@ -618,6 +618,7 @@ class Node:
         if is_restamped(ring, message):
             self.effects.answer(link, request_id, RingIs(ring.epoch))
             return
+        self.replica.unknown.check_whole(message.partition)
         page = list_page(self.reader, ring, self.node_id, message)
         for key, clock, _dots in page.rows:
             if not clock and isinstance(key, bytes):

@@ -234,8 +234,7 @@ class Sources:
     ) -> None:
         partition = PartitionId(pull.partition)
         replica = self._replica
-        if partition in replica.unknown.hollow:
-            raise Unhealthy(f"records of partition {partition} are missing on this agent")
+        replica.unknown.check_whole(partition)
         try:
             if pull.want == PULL_ROWS:
                 reply, size, records = self._rows(partition, pull)

@@ -26,7 +26,7 @@ from dynagent.core.encoding import decode, encode
 from dynagent.core.hints import bitmap, partitions_of
 from dynagent.core.ports import Batch, PartitionId, Reader, Token
 from dynagent.core.ring import Ring
-from dynagent.errors import CorruptRecord, ProtocolError
+from dynagent.errors import CorruptRecord, ProtocolError, Unhealthy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +64,15 @@ class Unknown:
     def is_hollow(self, token: Token) -> bool:
         """Might a record that is not there have been lost?"""
         return self.partition_of(token) in self.hollow
+
+    def check_whole(self, partition: int) -> None:
+        """Raises `Unhealthy` if records of it may be missing here: a page of what is left would
+        pass for all that this node has acknowledged."""
+        if partition in self.hollow:
+            raise Unhealthy(
+                f"records of partition {partition} are missing on this agent, and being healed "
+                f"from the other owners; see: dynctl doctor"
+            )
 
     @property
     def is_empty(self) -> bool:

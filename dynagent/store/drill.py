@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from dynagent.core.listing import partition_range
-from dynagent.core.ports import Batch, NodeId, PartitionId, Token
+from dynagent.core.ports import Batch, PartitionId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import token_of
 from dynagent.core.salvage import FIRST, LAST
-from dynagent.errors import BadRequest, ConfigError
+from dynagent.errors import BadRequest
 from dynagent.store import identity
 from dynagent.store.datadir import ENGINES, DataDir
+from dynagent.store.door import commit, open_replica
 from dynagent.store.examine import read_ring
 
 KINDS = ("flip", "lose", "misplace", "miss")
@@ -128,7 +129,7 @@ class Drill:
     def do(self, kind: str, places: list[Place]) -> Iterator[Damage]:
         """Damages these records, and says so of each when it is on the disk."""
         chunk_rows = _CHUNK if kind in ("lose", "miss") else 1
-        replica = self._replica() if kind == "miss" else None
+        replica = open_replica(self._data_dir, self._dice) if kind == "miss" else None
         for start in range(0, len(places), chunk_rows):
             chunk = places[start : start + chunk_rows]
             done = [Damage(kind, key=key, partition=self._partition(token)) for token, key in chunk]
@@ -159,27 +160,7 @@ class Drill:
     def _miss(self, replica: Replica, places: list[Place]) -> None:
         for token, key in places:
             replica.drop(key, token)
-        batch = replica.take_batch()
-        assert batch is not None
-        self._store.write(batch)
-        replica.on_committed(batch)
-
-    def _replica(self) -> Replica:
-        """The one door of this store. Raises `ConfigError` if it has never been in a cluster."""
-        if self._ring is None:
-            raise ConfigError(f"{self._data_dir.path} has no ring: it has never been in a cluster")
-        value = self._data_dir.identity_file.value
-        replica = Replica(
-            reader=self._store,
-            effects=_NoEffects(),  # type: ignore[arg-type]
-            dice=self._dice,
-            cluster_id=self._ring.cluster_id,
-            run=value.run,
-            clean_from_run=value.clean_from_run,
-            cache_bytes=0,
-        )
-        replica.serve(self._ring, NodeId(value.node_id))
-        return replica
+        commit(replica, self._store)
 
     def _places(self, partitions: Sequence[int]) -> Iterator[Place]:
         ranges = [self._range(partition) for partition in sorted(set(partitions))]
@@ -201,10 +182,3 @@ class Drill:
         batch = Batch(1)
         batch.records.extend(records)
         self._store.write(batch)
-
-
-class _NoEffects:
-    """A replica that answers nobody."""
-
-    def note(self, event: str, **fields: object) -> None:
-        pass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -158,20 +159,16 @@ def _of_start(seen: Observation, one: Seen, status: dict[str, Any]) -> Finding |
 
 def _of_copies(name: str, status: dict[str, Any]) -> Iterator[Finding]:
     unknown: dict[str, Any] = status.get("unknown", {})
+    provable = unknown.get("provable", True)
+    no_proof = "with W=1 no other owner can prove what was lost"
     if waiting := unknown.get("waiting", 0):
         keys = [key.decode(errors="backslashreplace") for key in unknown["keys"][:_KEYS_NAMED]]
         more = ", …" if waiting > len(keys) else ""
         what = f"{waiting:,} copies are unreadable or unknown: {', '.join(keys)}{more}"
-        if unknown.get("provable", True):
+        if provable:
             yield _wait("unreadable", name, what, "nothing: they are healed from the other owners")
         else:
-            yield _act(
-                "unprovable",
-                name,
-                f"{what}; with W=1 no other owner can prove what was lost",
-                "stop it, declare the copies lost, start it: "
-                "dynagent store damage DIR miss --key KEY --yes",
-            )
+            yield _act("unprovable", name, f"{what}; {no_proof}", _accept(name))
     if damaged := status.get("scrub", {}).get("damaged"):
         yield _act(
             "store_damaged",
@@ -181,7 +178,22 @@ def _of_copies(name: str, status: dict[str, Any]) -> Iterator[Finding]:
         )
     if hollow := unknown.get("hollow", 0):
         what = f"records of {hollow:,} partitions are missing"
-        yield _wait("hollow", name, what, "nothing: they come back from the other owners")
+        if provable:
+            yield _wait("hollow", name, what, "nothing: they come back from the other owners")
+        else:
+            yield _act("unprovable", name, f"{what}; {no_proof}", _accept(name))
+    keys, partitions = unknown.get("stuck_keys", []), unknown.get("stuck_partitions", [])
+    if keys or partitions:
+        told = [f"key {key.decode(errors='backslashreplace')}" for key in keys[:_KEYS_NAMED]]
+        told += [f"partition {partition}" for partition in partitions[:_KEYS_NAMED]]
+        more = ", …" if len(told) < len(keys) + len(partitions) else ""
+        yield _act(
+            "unprovable",
+            name,
+            f"too many of the other owners do not know either what they held of: "
+            f"{', '.join(told)}{more}; so all of them wait for each other",
+            f"on one of them: {_accept(name, keys, partitions)}",
+        )
     if clashes := unknown.get("clashes", 0):
         keys = [key.decode(errors="backslashreplace") for key in unknown["clashed"][:_KEYS_NAMED]]
         yield _act(
@@ -190,6 +202,23 @@ def _of_copies(name: str, status: dict[str, Any]) -> Iterator[Finding]:
             f"{clashes:,} dots had two values (a cloned store?); both were kept: {', '.join(keys)}",
             f"stop the clone; then dynctl resolve {keys[0] if keys else 'KEY'}",
         )
+
+
+def _accept(name: str, keys: Sequence[bytes] = (), partitions: Sequence[int] = ()) -> str:
+    """How to declare lost what nobody can prove: of these, or of all if it is too much to name."""
+    words = [f"--key {shlex.quote(key.decode())}" for key in keys if _is_text(key)]
+    words += [f"--partition {partition}" for partition in partitions]
+    if len(words) > _KEYS_NAMED or len(words) < len(keys) + len(partitions):
+        words = []
+    command = " ".join(["dynagent store accept DIR", *words, "--yes"])
+    return f"stop {name}; declare what is lost to be lost: {command}; start it"
+
+
+def _is_text(key: bytes) -> bool:
+    try:
+        return key.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 def _of_comparing(name: str, status: dict[str, Any]) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from dynagent.core.entry import Record, encode_sibling
 from dynagent.core.ring import token_of
 from dynagent.core.siblings import EMPTY
 from dynagent.store.datadir import DataDir
-from dynagent.store.drill import Drill
+from dynagent.store.door import open_replica
 from tests.real.cluster import RealCluster
 
 _CHUNK = 2_000
@@ -44,7 +44,7 @@ def fill(cluster: RealCluster, made: Iterator[tuple[bytes, Record]]) -> None:
     all three stores."""
     dirs = [DataDir.open_stopped(agent.directory, dice=Random(1)) for agent in cluster.agents]
     try:
-        replica: Any = Drill(dirs[0], Random(1))._replica()
+        replica: Any = open_replica(dirs[0], Random(1))
         while chunk := list(islice(made, _CHUNK)):
             replica.merge(chunk, barrier=0)
             batch = replica.take_batch()

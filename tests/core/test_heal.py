@@ -10,7 +10,7 @@ from dynagent.core.messages import Get, List, ListReply, Merge, Put, PutReply, R
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import token_of
 from dynagent.core.unknown import ROW, decode_row, encode_row
-from dynagent.errors import QuorumNotMet
+from dynagent.errors import QuorumNotMet, Unhealthy
 from tests.core.harness import (
     IDS,
     KEY,
@@ -287,6 +287,53 @@ def test_a_page_with_rows_that_nobody_can_name_does_not_count() -> None:
     assert ("partition.healed", {"partition": PARTITION}) in c.notes
     lists = [asked.target]
     assert lists
+
+
+def test_who_misses_records_of_a_partition_does_not_list_it() -> None:
+    c = cluster()
+    c.ask(A, put(b"v", w=3))
+    hollow(c, A)
+    c.without_healer(A)
+    assert is_error(c.ask(A, List(PARTITION)), Unhealthy)
+    assert isinstance(c.ask(B, List(PARTITION)), ListReply)
+
+
+def test_two_owners_that_miss_records_of_a_partition_do_not_fill_it_from_each_other() -> None:
+    """What only those two had acknowledged may be gone from both."""
+    c = cluster()
+    c.ask(A, put(b"v", w=3))
+    other = next(PartitionId(at) for at in range(8) if at != PARTITION)
+    c.disks[A].meta[ROW] = encode_row(set(), {PARTITION, other})
+    c.disks[B].meta[ROW] = encode_row(set(), {PARTITION})
+    c.restart(A)
+    c.restart(B)
+    pass_time(c, 60)
+    assert c.nodes[A].replica.unknown.hollow == {PARTITION}  # the other one did not wait for it
+    assert c.nodes[B].replica.unknown.hollow == {PARTITION}
+    healer = c.nodes[A].healer
+    assert healer is not None
+    assert healer.document()["stuck_partitions"] == [PARTITION]
+    c.nodes[B].replica.on_filled(PARTITION)  # somebody has declared its losses lost
+    pass_time(c, 60)
+    assert c.nodes[A].replica.unknown.hollow == set()
+    assert healer.document()["stuck_partitions"] == []
+
+
+def test_a_key_that_keeps_one_partition_hollow_does_not_keep_the_next() -> None:
+    c = cluster()
+    c.ask(A, put(b"v", w=3))
+    del c.disks[A].rows[KEY]
+    damage(c, B)
+    other = next(PartitionId(at) for at in range(8) if at > PARTITION)
+    c.disks[A].meta[ROW] = encode_row(set(), {PARTITION, other})
+    c.restart(A)
+    meet(c, B)
+    pass_time(c, 60)
+    assert c.nodes[A].replica.unknown.hollow == {PARTITION}
+    for node in (A, B):
+        healer = c.nodes[node].healer
+        assert healer is not None
+        assert healer.document()["stuck_keys"] == [KEY]
 
 
 def test_the_row_keeps_partitions_of_any_number() -> None:

@@ -231,6 +231,24 @@ def test_doctor_knows_a_member_that_was_not_told() -> None:
     assert found == ("act", "n5", "dynctl join 10.0.0.5:7411")
 
 
+def test_doctor_names_what_no_other_owner_can_prove() -> None:
+    unknown = {"waiting": 1, "keys": [b"a b"], "hollow": 2, "provable": True}
+    found = findings(seen_by_all(RING, told={B: {"unknown": unknown}}))
+    assert (found["unreadable"][0], found["hollow"][0]) == ("wait", "wait")
+    assert "unprovable" not in found
+    stuck = {**unknown, "stuck_keys": [b"a b"], "stuck_partitions": [7]}
+    found = findings(seen_by_all(RING, told={B: {"unknown": stuck}}))
+    assert found["unprovable"][:2] == ("act", "n2")
+    assert "accept DIR --key 'a b' --partition 7 --yes; start" in found["unprovable"][2]
+    for keys in ([b"\xff"], [b"a", b"b", b"c", b"d"]):  # cannot be typed, or too many
+        stuck = {**unknown, "stuck_keys": keys}
+        found = findings(seen_by_all(RING, told={B: {"unknown": stuck}}))
+        assert "dynagent store accept DIR --yes" in found["unprovable"][2]
+    unknown["provable"] = False
+    found = findings(seen_by_all(RING, told={B: {"unknown": unknown}}))
+    assert set(found) == {"unprovable"}
+
+
 def with_problem(seen: Observation, **status: object) -> Observation:
     """The last member answers so, and that is no good."""
     *others, last = seen.members

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dynagent.core.entry import Record, encode_sibling, encode_stored
+from dynagent.core.entry import Record, decode_stored, encode_sibling, encode_stored
 from dynagent.core.logrows import RING_ROW
 from dynagent.core.ports import Batch, NodeId, PartitionId, Token
 from dynagent.core.ring import Member, Ring, token_of
 from dynagent.core.ringcodec import encode_ring
 from dynagent.core.salvage import FIRST, LAST, Gap, salvage
 from dynagent.core.siblings import Siblings
-from dynagent.core.unknown import ROW, decode_row
+from dynagent.core.unknown import ROW, decode_row, encode_row
 from dynagent.errors import CorruptRecord, DataDirError, StoreFailed
 from dynagent.main import main
 from dynagent.store.datadir import DataDir
@@ -321,6 +322,78 @@ def test_a_damaged_store_that_cannot_even_be_closed_is_rebuilt(
 
         monkeypatch.setattr(engine, "close", close)
     assert rebuilt(directory, capsys)["records"] == 200
+
+
+def test_what_is_declared_lost_counts_again(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(directory, capsys, "flip", "--key", "k007")
+    damage(directory, capsys, "flip", "--key", "k008")
+    forget(directory, {PartitionId(2)}, b"k009")
+    assert check(directory, capsys)[0] == 12
+    assert accepted(directory, capsys, "--key", "k008") == [("copy", "k008")]
+    assert sorted(accepted(directory, capsys)) == [
+        ("copy", "k007"),
+        ("copy", "k009"),
+        ("partition", 2),
+    ]
+    assert check(directory, capsys) == (0, [])
+    data_dir = DataDir.open_stopped(directory, dice=random.Random(2))
+    try:
+        assert decode_row(data_dir.store.get_meta(ROW)) == (set(), set())
+        assert data_dir.store.get(token_of(b"k007"), b"k007") is None
+        flagged = data_dir.store.get(token_of(b"k009"), b"k009")
+        assert flagged is not None
+        record = decode_stored(flagged, cluster_id=CLUSTER, key=b"k009")
+        assert (record.unknown, record.mark) == (False, (0, 0, 0))
+        assert record.value.siblings
+    finally:
+        data_dir.close(clean=False)
+
+
+def test_only_what_is_named_is_declared_lost(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hollow = {PartitionId(1), PartitionId(2)}
+    forget(directory, hollow, b"k009")
+    assert main(["store", "accept", str(directory)]) == 10
+    assert main(["store", "accept", str(directory), "--partition", "8", "--yes"]) == 2
+    assert "partition 8 is none of this store's 8" in capsys.readouterr().err
+    other = 1 if ring("0" * 16).partition_of(token_of(b"k009")) != 1 else 2
+    assert accepted(directory, capsys, "--partition", str(other)) == [("partition", other)]
+    data_dir = DataDir.open_stopped(directory, dice=random.Random(2))
+    try:
+        assert decode_row(data_dir.store.get_meta(ROW))[1] == hollow - {other}
+    finally:
+        data_dir.close(clean=False)
+    assert accepted(directory, capsys, "--key", "k100") == []
+    assert "nothing there is unknown" in capsys.readouterr().err
+
+
+def accepted(
+    directory: Path, capsys: pytest.CaptureFixture[str], *words: str
+) -> list[tuple[str, object]]:
+    assert main(["store", "accept", str(directory), *words, "--yes", "-o", "jsonl"]) == 0
+    out, err = capsys.readouterr()
+    print(err, file=sys.stderr)
+    rows = [json.loads(line) for line in out.splitlines()]
+    return [
+        (row["kind"], row["key"] if row["kind"] == "copy" else row["partition"]) for row in rows
+    ]
+
+
+def forget(directory: Path, hollow: set[PartitionId], flagged: bytes) -> None:
+    """From now on the store misses records of these partitions, and has one that lost its past."""
+    sound = decode_stored(stored(flagged), cluster_id=CLUSTER, key=flagged)
+    record = Record(sound.value, unknown=True)
+    batch = Batch(9)
+    batch.records.append(
+        (token_of(flagged), flagged, encode_stored(record, cluster_id=CLUSTER, key=flagged))
+    )
+    batch.meta.append((ROW, encode_row(set(), hollow)))
+    data_dir = DataDir.open_stopped(directory, dice=random.Random(2))
+    data_dir.store.write(batch)
+    data_dir.close(clean=False)
 
 
 def test_what_cannot_be_rebuilt_says_so(
