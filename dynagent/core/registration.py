@@ -167,6 +167,8 @@ class Registration:
         deadline = now + limits.REGISTRATION_ANSWER_S
         if ask(self._coordinator, now, node, register, self._on_answer, deadline=deadline):
             self._asked.add(node)
+        elif not self._is_linked(node):
+            self._held_by.discard(node)  # it cannot say what it sees now, as if it did not answer
 
     def _on_answer(self, now: float, node: NodeId, answer: Message | None) -> None:
         self._asked.discard(node)
@@ -247,7 +249,8 @@ class Registration:
         )
 
     def _reason(self, node: NodeId) -> str:
+        return self._reasons.get(node, "no answer yet") if self._is_linked(node) else "unreachable"
+
+    def _is_linked(self, node: NodeId) -> bool:
         peer = self._coordinator.peers.get(node)
-        if peer is None or not peer.is_linked:
-            return "unreachable"
-        return self._reasons.get(node, "no answer yet")
+        return peer is not None and peer.is_linked

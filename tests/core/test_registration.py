@@ -331,6 +331,20 @@ def test_a_start_waits_for_whoever_has_met_another_node_of_its_id() -> None:
     assert state(c, A) == REGISTERED
 
 
+def test_a_voter_that_is_gone_keeps_no_start_waiting_for_what_it_saw() -> None:
+    """Its link to the life before was still open when it was asked; then it went away for good."""
+    c = cluster(A, B, C)
+    c.nodes[B].registrar.boots[A] = b"a0000001"
+    c.restart(A)
+    c.settle()
+    c.tick(c.now + limits.REGISTRATION_HELD_S / 2)
+    c.nodes[A].on_peer_down(c.now, B)
+    for _ in range(3):
+        c.tick(c.now + limits.REGISTRATION_PATIENCE_S)
+        c.settle()
+    assert state(c, A) == REGISTERED
+
+
 def test_a_node_that_hears_of_a_later_run_of_its_own_asks_the_voters_again() -> None:
     c = cluster(A, B, C)
     for voter in (B, C):

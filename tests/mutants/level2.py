@@ -208,4 +208,12 @@ LEVEL_2_MUTANTS = (
         "        self.env = env = replace(env, monotonic=lambda: wall_ms() / 1000)\n",
         98,
     ),
+    _mutant(
+        "I4",
+        "a voter that had met another start of a store, and is gone, keeps this one waiting",
+        "core/registration.py",
+        "        elif not self._is_linked(node):\n",
+        "        elif False:\n",
+        368,
+    ),
 )
