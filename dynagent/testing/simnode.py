@@ -560,6 +560,7 @@ class SimNode:
             return
         if link == ORDERS:
             return
+        self._rings.look(self)  # the turn may have begun with another ring, by which this is said
         self.manners.on_answer(link, request_id, message)
         self._network.reply(link, request_id, message)
         if isinstance(message, MergeAck | PutReply):
