@@ -41,6 +41,7 @@ class PeerLink:
         "asked_at",
         "closed",
         "connection",
+        "decided",
         "greeted",
         "member",
         "reason",
@@ -54,6 +55,7 @@ class PeerLink:
         self._has_met = False
         self.greeted = trio.Event()  # it serves with a ring
         self.closed = trio.Event()
+        self.decided = trio.Event()  # one of the two
         self.reason = ""
         self.asked_at = 0.0  # the first frame that was sent since we heard from it; 0: none
         connection.write(self._session.hello())
@@ -98,6 +100,7 @@ class PeerLink:
         remote = self._session.remote
         assert remote is not None
         self.greeted.set()
+        self.decided.set()
         self._peers.on_up(self, remote.boot_id)
 
     def _invite(self, ring: Ring) -> None:
@@ -113,6 +116,7 @@ class PeerLink:
     def on_closed(self, reason: str) -> None:
         self.reason = reason
         self.closed.set()
+        self.decided.set()
         self._peers.on_down(self)
 
 
@@ -239,7 +243,7 @@ class Peers:
         link = made[0]
         try:
             with trio.move_on_after(limits.HELLO_S_MAX):
-                await link.greeted.wait()
+                await link.decided.wait()
         except trio.Cancelled:
             link.connection.close("it is wanted no more")
             raise

@@ -67,6 +67,7 @@ class Agent:
         self.up: list[NodeId] = []
         self.wires: list[Wire] = []
         self.silent: set[str] = set()
+        self.refuses: set[str] = set()
 
     def on_peer_up(self, now: float, node: NodeId) -> None:
         self.up.append(node)
@@ -83,7 +84,9 @@ class Agent:
         wire = Wire(address)
         self.wires.append(wire)
         wire.handler = accept(wire)
-        if address not in self.silent:
+        if address in self.refuses:
+            wire.close("not yet")
+        elif address not in self.silent:
             wire.greet(NodeId(address.removesuffix("-2")))
         return wire
 
@@ -168,3 +171,14 @@ async def test_a_link_that_has_not_been_greeted_ends_too() -> None:
         assert agent.open == [B, C]
         await turn_to(ring(others=0))
         assert agent.open == [B]
+
+
+@played
+async def test_a_link_that_is_closed_instead_of_greeted_is_dialled_again_at_once() -> None:
+    async with linked(ring(others=0)) as (agent, turn_to):
+        agent.refuses.add(C)
+        await turn_to(ring(others=1))
+        assert agent.up == [B]
+        agent.refuses.clear()
+        await trio.sleep(0.2)
+        assert agent.up == [B, C]
