@@ -51,13 +51,14 @@ def propose(
     """Has it decided as the entry after `epoch` (0: of any); returns the epoch of a ring that has
     it. `force`: of voters only, by that agent alone (core.ringlog).
 
-    Raises `Refused` if it does not fit the ring (any more), what the last agent answered if none
-    could try, `WriteOutcomeUnknown` if it may still be decided.
+    Raises `Refused` if it does not fit the ring (any more), what the last agent answered (none that
+    answered: why) if none could try, `WriteOutcomeUnknown` if it may still be decided.
     """
     entry = Entry(content=content, proposer=NOBODY, wall_ms=0)  # its proposer fills these in
     request = Propose(encode_log_entry(entry), epoch, force)
     deadline = time.monotonic() + timeout_s
     unknown: DynagentError | None = None
+    failure: DynagentError | None = None
     while True:
         for agent in agents:
             try:
@@ -65,7 +66,9 @@ def propose(
             except (WriteOutcomeUnknown, ConnectionLost) as exc:
                 unknown = exc
             except _ANOTHER_MAY as exc:
-                failure: DynagentError = exc
+                # Why who was there could not says more than that somebody else was not there.
+                if not isinstance(exc, Unreachable) or isinstance(failure, Unreachable | None):
+                    failure = exc
             else:
                 if not isinstance(reply, Proposed):
                     raise ProtocolError(f"{agent}: {type(reply).__name__} is no answer to that")
@@ -74,6 +77,7 @@ def propose(
                 break
         if time.monotonic() + _PAUSE_S >= deadline:
             if unknown is None:
+                assert failure is not None
                 raise failure
             id_ = getattr(content, "id", b"").hex()
             raise WriteOutcomeUnknown(

@@ -45,12 +45,27 @@ class Agents(Client):
         return answer
 
 
+class Clock:
+    """Time passes in pauses, and where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture(autouse=True)
-def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proposing, "_PAUSE_S", 0.001)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(proposing, "time", clock)
+    return clock
 
 
-def asked(agents: Agents, *, timeout_s: float = 0.05) -> int:
+def asked(agents: Agents, *, timeout_s: float = 2.0) -> int:
     return propose(agents, ["a", "b"], CONTENT, epoch=7, timeout_s=timeout_s)
 
 
@@ -80,6 +95,21 @@ def test_what_nobody_could_try_is_definite_and_what_somebody_tried_is_unknown_wi
     agents = Agents(a=[WriteOutcomeUnknown("1 of 3 voters")], b=[NotReady("behind")])
     with pytest.raises(WriteOutcomeUnknown, match=f"change {(b'p' * 16).hex()} may still be"):
         asked(agents)
+
+
+def test_what_an_agent_answered_is_told_rather_than_that_another_was_not_there(
+    clock: Clock,
+) -> None:
+    def refused_late(_: Message) -> Answer:
+        clock.now += 1.5
+        return Unreachable("a: refused")
+
+    agents = Agents(a=refused_late, b=[NotReady("behind")])
+    with pytest.raises(NotReady, match="behind"):
+        asked(agents)
+    assert [address for address, _ in agents.asked] == ["a", "b", "a"]  # no time left to ask b
+    with pytest.raises(Unreachable, match="b: no answer"):
+        asked(Agents(a=[Unreachable("a: refused")], b=[Unreachable("b: no answer")]))
 
 
 def test_the_history_is_read_page_by_page() -> None:
