@@ -98,6 +98,9 @@ HINT_REST_S = 1.0  # before a young hint, a second round, and after a first fail
 HINT_BYTES_DEFAULT_MAX = 8 * 1024 * MIB
 OWNER_HINTS_DEFAULT_MAX = 1_000_000  # some 100 MB of rows, counted at each start
 HINT_PAUSE_S_MAX = 30.0  # after failures; a target that comes up is tried at once
+# An owner to be takes nothing before its fences: a round trip as a rule, so what it is owed does
+# not wait much longer. Where fences wait for who is down, a page in so many seconds costs little.
+HINT_PUT_OFF_S_MAX = 4.0
 
 # --- Merkle exchange (core.exchange) -------------------------------------------------------------
 EXCHANGE_NODES_MAX = 1_024  # of one Compare: hashes and numbers take 40 KiB of a control frame

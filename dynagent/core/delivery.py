@@ -6,7 +6,8 @@ is still that one is settled, and a copy that nobody is owed any more goes, unle
 Then the next page follows.
 
     target up, hints ──▶ page read ──▶ Merge ──ack──▶ settled ──▶ next page … none left
-                              ▲          └─failure, refusal, no answer─▶ pause, doubled each time
+                              ▲          ├─failure, refusal, no answer─▶ pause, doubled each time
+                              │          └─not yet (decision 0020)─▶ pause, never a long one
                               └────────────────────────────────────────────┘
 
 What holds:
@@ -279,8 +280,18 @@ class Delivery:
         target.after = b""
         self._pause(now, target)
 
-    def _pause(self, now: float, target: _Target) -> None:
-        target.pause_s = min(2 * target.pause_s or limits.HINT_REST_S, limits.HINT_PAUSE_S_MAX)
+    def on_put_off(self, now: float, node: NodeId) -> None:
+        """It cannot take the page yet, and no more (decision 0020): it fences the old owners of
+        what it gains, or one of us lacks an entry of the ring log."""
+        target = self._targets[node]
+        target.operation = None
+        target.after = b""
+        self._pause(now, target, limits.HINT_PUT_OFF_S_MAX)
+
+    def _pause(
+        self, now: float, target: _Target, pause_s_max: float = limits.HINT_PAUSE_S_MAX
+    ) -> None:
+        target.pause_s = min(2 * target.pause_s or limits.HINT_REST_S, pause_s_max)
         target.due = now + target.pause_s
 
     def _settle(self, node: NodeId, sent: list[_Sent]) -> None:
@@ -321,6 +332,8 @@ class PageOperation(Operation):
         self.finish()
         if isinstance(message, MergeAck):
             self.delivery.on_ack(now, self.target, self.sent)
+        elif self.coordinator.is_put_off(source, message):
+            self.delivery.on_put_off(now, self.target)
         else:
             self.delivery.on_failure(now, self.target)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from dynagent import limits
 from dynagent.core.messages import (
     MODE_OVERWRITE,
     Error,
@@ -19,6 +20,7 @@ from dynagent.core.messages import (
     RingIs,
 )
 from dynagent.core.ports import NodeId
+from dynagent.core.ring import token_of
 from dynagent.errors import NotReady, NotYetOwner, QuorumNotMet, WriteOutcomeUnknown
 from tests.core.harness import (
     KEY,
@@ -230,6 +232,23 @@ def test_who_is_not_ready_costs_nothing_where_the_others_are_enough() -> None:
     later(c)
     assert not operations(c, A)  # D has said no, and is owed a hint
     assert c.nodes[A].replica.hints.counts == {D: 1}
+
+
+def test_what_an_owner_to_be_is_owed_comes_soon_after_its_fence_however_late_that_is() -> None:
+    w = moving(ready=False)
+    c = w.c
+    c.request(A, put(b"v", strict=True))
+    c.settle()
+    for _ in range(40):
+        later(c, 0.5)
+        c.settle()
+    hints = c.nodes[A].replica.hints
+    assert hints.counts == {D: 1}
+    w.ready(D)
+    later(c, limits.HINT_PUT_OFF_S_MAX)
+    c.settle()
+    assert c.nodes[D].replica.newest(KEY, token_of(KEY)).value.siblings
+    assert not hints.counts
 
 
 def test_a_merge_for_an_owner_to_be_says_so() -> None:
