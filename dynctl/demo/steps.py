@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -23,6 +23,7 @@ _WRITES = 150  # before a kill, and as many after it
 _HINTS_S = 30.0  # until all hints are delivered: usually one or two
 _LOST = 20  # records that vanish from a disk
 _HEALED_S = 30.0  # until they are back
+_HANDED_S = 30.0  # until a new owner has the last writes that went around it: usually none
 
 
 def _start(tour: Tour) -> str:
@@ -107,19 +108,25 @@ def _lose_records(tour: Tour) -> str:
     tour.dynctl("scrub", name, status=12)
     with tour.client() as client:
         own = tour.cluster().addresses[name]
-        end = time.monotonic() + _HEALED_S
-        while held := _not_held(client, own, tour.written):
-            tour.expect(time.monotonic() < end, f"all keys on {name} again", f"not {held}")
-            time.sleep(0.1)
+        missing = _await_held(client, own, tour.written, within_s=_HEALED_S)
+        tour.expect(not missing, f"all keys on {name} again", f"not {missing}")
         tour.check_written(client)
     tour.dynctl("verify")
     return f"{_LOST} lost records were found by scrub, and came back from the other owners"
 
 
-def _not_held(client: Client, address: str, keys: Iterable[bytes]) -> int:
+def _not_held(client: Client, address: str, keys: Collection[bytes]) -> int:
     """How many of the keys are not on the disk of that agent."""
     copies = [client.ask(address, Inspect(key)) for key in keys]
     return sum(not (isinstance(copy, InspectReply) and copy.dots) for copy in copies)
+
+
+def _await_held(client: Client, address: str, keys: Collection[bytes], *, within_s: float) -> int:
+    """Waits until that agent has all these keys on its disk; returns how many it still has not."""
+    end = time.monotonic() + within_s
+    while (missing := _not_held(client, address, keys)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return missing
 
 
 def _await_hints(tour: Tour, client: Client) -> int:
@@ -210,8 +217,11 @@ def _grow(tour: Tour) -> str:
         held = sum(name in _owners(ring, key) for key in tour.written)
         tour.expect(held > 0, f"{name} owns keys", f"it owns {held}")
         own = [key for key in tour.written if name in _owners(ring, key)]
-        lost = _not_held(client, address, own)
-        tour.expect(not lost, f"{name} holds its {held} keys itself", f"{lost} are missing")
+        # W others have every write that it could not take at once, before it had fenced the old
+        # owners, say. A hint brings it, which the end of the change does not wait for.
+        missing = _await_held(client, address, own, within_s=_HANDED_S)
+        seen = f"after {_HANDED_S:g} s hints still owe it {missing}"
+        tour.expect(not missing, f"{name} holds its {held} keys itself", seen)
         tour.check_written(client)
     return (
         f"{during} writes were acknowledged meanwhile and none refused; {name} holds its {held} of "
