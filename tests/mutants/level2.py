@@ -181,6 +181,14 @@ LEVEL_2_MUTANTS = (
         2,
     ),
     _mutant(
+        "M20",
+        "nobody looks to which cluster the other end belongs",
+        "wire/session.py",
+        "        if ours and theirs and ours != theirs:\n",
+        "        if False:\n",
+        3,
+    ),
+    _mutant(
         "M21",
         "cbor2 runs with its default options",
         "core/encoding.py",

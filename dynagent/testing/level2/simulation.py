@@ -36,6 +36,7 @@ from dynagent.testing.level2.hostile import HostileClient
 from dynagent.testing.level2.nemesis import Nemesis
 from dynagent.testing.level2.points import Points
 from dynagent.testing.level2.profile import Profile, draw
+from dynagent.testing.level2.stranger import Stranger
 from dynagent.testing.level2.tasks import AppClient, TaskClient
 from dynagent.testing.level2.watch import Watch
 from dynagent.testing.level2.wires import Wires
@@ -173,10 +174,12 @@ class Simulation:
         clients = [make(ring, number, profile) for number in range(1, profile.clients + 1)]
         self.nemesis.clients = clients
         hostile = HostileClient(world, self.wires, [host.address for host in self.hosts], profile)
+        stranger = Stranger(world, self.wires, [host.address for host in self.hosts])
         await trio.sleep(0.3)  # links come up
         for client in clients:
             client.think()
         hostile.begin()
+        stranger.begin()
         self.nemesis.rest()
         with trio.move_on_after(PHASE_1_S):
             await until(lambda: len(self.history.operations) >= profile.operations)
@@ -184,6 +187,7 @@ class Simulation:
         for client in clients:
             client.is_retired = True
         hostile.stop()
+        stranger.stop()
         self.nemesis.mend()
         await until(lambda: all(client.is_idle for client in clients))
         await trio.sleep(SETTLE_S)
