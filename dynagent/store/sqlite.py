@@ -93,9 +93,8 @@ _FROM = "WHERE id >= ?1 AND (id > ?1 OR key >= ?2)"
 # Without an upper bound: SQLite would take a row out of order for the end, see `_read_page`.
 _SCAN = f"SELECT id, key, value FROM record {_FROM} ORDER BY id LIMIT {_SCAN_ROWS}"
 _SCAN_CROWDED = (
-    f"SELECT id, key, value FROM record {_FROM} AND id <= ?3"
-    f" UNION ALL SELECT id, key, value FROM overflow {_FROM} AND id <= ?3"
-    f" ORDER BY 1, 2 LIMIT {_SCAN_ROWS}"
+    f"SELECT id, key, value FROM record {_FROM} UNION ALL SELECT id, key, value FROM overflow"
+    f" {_FROM} ORDER BY 1, 2 LIMIT {_SCAN_ROWS}"
 )
 _KEYLESS = "typeof(key) <> 'blob' OR length(key) < 9"
 _SUMS = "SELECT id, key, value FROM record WHERE id < 0"
@@ -402,28 +401,32 @@ class SqliteStore:
     ) -> list[_Row]:
         """Some rows from a place on, so many or of so many bytes at most. A flipped bit in a row's
         number may put it out of order: then what stands behind it is not found by its number, so
-        one row more is looked at, and the whole page is refused."""
+        one row more is looked at, and the whole page is refused. Nor is it always the rows from
+        that place on that SQLite finds there: what stands before it is damage too, for a scan that
+        took it would go around for ever."""
         page: list[_Row] = []
         left = size
-        before = -1
-        bounds = (id_, floor, last_id) if self._crowded else (id_, floor)
+        before, key_before = -1, b""
+        statement = _SCAN_CROWDED if self._crowded else _SCAN
         try:
-            cursor = self._reader.execute(_SCAN_CROWDED if self._crowded else _SCAN, bounds)
+            cursor = self._reader.execute(statement, (id_, floor))
             try:
                 for row in cursor:
-                    if row[0] <= before and not self._crowded:
+                    at = row[0]
+                    # A flipped bit in a row's header changes the type of a column.
+                    key = row[1] if type(row[1]) is bytes else b""
+                    is_next = at > before or (at == before and self._may_share(at, key_before, key))
+                    if at < id_ or not is_next:
                         raise CorruptRecord(
-                            f"{self._path}: row {row[0]} is out of order behind row {before}"
+                            f"{self._path}: row {at} is out of order behind row {max(id_, before)}"
                         )
                     if before > last_id:
                         break
-                    before = row[0]
-                    if before > last_id:
+                    before, key_before = at, key
+                    if at > last_id:
                         continue
-                    # A flipped bit in a row's header changes the type of a column.
-                    key = row[1] if type(row[1]) is bytes else b""
                     stored = row[2] if type(row[2]) is bytes else b""
-                    page.append((before, key, stored))
+                    page.append((at, key, stored))
                     left -= len(stored)
                     if left <= 0 or len(page) == rows:
                         break
@@ -434,6 +437,10 @@ class SqliteStore:
                 f"{self._path}: cannot read the records from row {id_} on: {exc}"
             ) from exc
         return page
+
+    def _may_share(self, id_: int, first: bytes, second: bytes) -> bool:
+        """May these keys have the same number, in this order?"""
+        return id_ in self._crowded and first < second
 
     def _count(self) -> int:
         pages = self._ask("PRAGMA page_count") - self._ask("PRAGMA freelist_count")

@@ -58,11 +58,17 @@ def write_hints(
 def read_hints(
     reader: sqlite3.Connection, target: NodeId, after: bytes, count: int
 ) -> list[tuple[Token, bytes]]:
+    """Raises `CorruptRecord` where a row is damaged, or out of order: who goes on behind such a one
+    might go around for ever."""
     rows = reader.execute(_READ, (target, after[:16], after[16:], count)).fetchall()
-    for token, key in rows:
+    before = (after[:16], after[16:])
+    for place in rows:
+        token, key = place
         # A flipped bit in a row's header changes the type of a column, not only its bytes.
-        if type(token) is not bytes or len(token) != 16 or type(key) is not bytes:
+        is_whole = type(token) is bytes and len(token) == 16 and type(key) is bytes
+        if not is_whole or place <= before:
             raise CorruptRecord(f"one behind {after.hex() or 'the start'} is damaged")
+        before = place
     return rows
 
 

@@ -5,12 +5,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from dynagent.core.ports import Batch
+from dynagent.core.ports import Batch, NodeId
 from dynagent.errors import CorruptRecord, DataDirError, DynagentError, StoreFailed
 from dynagent.store.markers import Hint
 from dynagent.store.sqlite import SqliteStore
@@ -356,6 +357,51 @@ def test_a_row_out_of_order_is_damage_and_not_the_end_of_a_scan(tmp_path: Path) 
         store = SqliteStore(path)
         with pytest.raises(CorruptRecord, match="out of order"):
             list(store.scan(first, token(21 << 40)))
+        store.close()
+
+
+@pytest.mark.parametrize("is_crowded", [False, True])
+def test_no_scan_goes_around_for_ever_whatever_number_a_row_has(
+    tmp_path: Path, is_crowded: bool
+) -> None:
+    path = tmp_path / "store"
+    store = SqliteStore(path)
+    numbers = range(16, 24)
+    write(store, *((token(number << 40), b"key %d" % number, b"x") for number in numbers))
+    if is_crowded:  # two keys with one number, somewhere else: pages are read by another statement
+        write(store, *((token(1 << 40, tail), b"key", b"x") for tail in (1, 2)))
+    store.close()
+    data = path.read_bytes()
+    right = _varint(19 << 40)
+    assert data.count(right) == 1
+    for wrong in range(12, 28):
+        path.write_bytes(data.replace(right, _varint(wrong << 40)))
+        store = SqliteStore(path)
+        for start in range(12, 28):
+            with suppress(CorruptRecord):
+                rows = list(islice(store.scan(token(start << 40), token(26 << 40)), 20))
+                places = [place for place, _, _ in rows]
+                assert places == sorted(set(places))
+                assert not places or places[0] >= token(start << 40)
+        store.close()
+
+
+def test_hints_out_of_order_are_damage(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store = SqliteStore(path)
+    batch = Batch(1)
+    target = NodeId("n1")
+    batch.hints += [(target, token(number << 40), b"key", True) for number in range(16, 24)]
+    store.write(batch)
+    store.close()
+    data = path.read_bytes()
+    right = token(19 << 40)
+    assert data.count(right) == 1
+    for wrong in (token(12 << 40), token(27 << 40)):
+        path.write_bytes(data.replace(right, wrong))
+        store = SqliteStore(path)
+        with pytest.raises(CorruptRecord, match="damaged"):
+            store.hints(target, b"", 10)
         store.close()
 
 
