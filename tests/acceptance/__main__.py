@@ -42,11 +42,14 @@ POINTS: dict[str, Callable[[float, Callable[[str], None]], dict[str, object]]] =
     "ring": ring.run,
     "speed": speed.run,
 }
+CONFIG = "defaults of dynagent run; N=3 R=2 W=2, 256 partitions, sqlite, fsync"
+CONFIGS = {"rot": "defaults of dynagent run but for the engine; N=3 R=2 W=2, 64 partitions, fsync"}
 # Of points that may be run part by part.
 PARTS: dict[str, tuple[Callable[..., dict[str, object]], Collection[str]]] = {
     "faults": (faults.run, faults.PARTS),
     "repair": (repair.run, repair.PARTS),
     "ring": (ring.run, ring.PARTS),
+    "rot": (rot.run, rot.PARTS),
 }
 
 
@@ -100,9 +103,7 @@ def _circumstances(points: str) -> dict[str, object]:
         },
     }
     if points != "placement":
-        circumstances["config"] = (
-            "defaults of dynagent run; N=3 R=2 W=2, 256 partitions, sqlite, fsync"
-        )
+        circumstances["config"] = CONFIGS.get(points, CONFIG)
     return circumstances
 
 

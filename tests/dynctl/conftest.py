@@ -41,7 +41,7 @@ class Dynctl:
             capture_output=True,
             env=self.environment,
             cwd=self.home,
-            timeout=60,
+            timeout=180,  # the whole tour of `demo` on a machine that does much else, too
             check=False,
         )
         assert status is None or done.returncode == status, (words, done)
