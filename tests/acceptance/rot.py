@@ -48,9 +48,9 @@ from tests.real.cluster import ROOT, WAIT_S_MAX, RealAgent, RealCluster, wait_fo
 
 PARTS = ("sqlite", "rocksdb")
 FLIPS = 200
-# Of the rounds, one after the other: many hit several layers of one store at once, and RocksDB, whose
-# files are small here, then has to be rebuilt; one or two leave it to reads, healing and scrub. An
-# odd number of them, so that each size meets stores with a log and without.
+# Of the rounds, one after the other: many hit several layers of one store at once, and RocksDB, the
+# files of which are small here, then has to be rebuilt; one or two leave it to reads, healing and
+# scrub. An odd number of them, so that each size meets stores with a log and without.
 FLIPS_A_ROUND = (25, 2, 25, 1, 5)
 KEYS = 1_000
 PARTITIONS = 64
