@@ -20,7 +20,7 @@ from dynagent.store.memory import MemoryStore
 from dynagent.testing.copies import NO_COPY, Copy
 from dynagent.testing.debts import Debts, owed_targets
 from dynagent.testing.ledger import Ledger
-from dynagent.testing.rings import Rings
+from dynagent.testing.rings import VOTE_ROW, Rings
 from dynagent.testing.world import Stream, World
 
 LANDS_AFTER_KILL = 0.7
@@ -35,6 +35,7 @@ class Disk:
         self, *, world: World, ledger: Ledger, node: NodeId, rings: Rings, batch_s: float
     ) -> None:
         self.on_job_row: Callable[[NodeId, bytes], None] = lambda node, row: None
+        self.on_vote_row: Callable[[bytes], None] = lambda row: None
         self.debts = Debts(world=world, ledger=ledger, node=node, ring=rings.present)
         self.store = MemoryStore()
         self.slowness = 1.0
@@ -126,6 +127,8 @@ class Disk:
             self._rings.on_row(self._node, name, row, ring)
             if name.startswith("job/"):
                 self.on_job_row(self._node, row)
+            elif name == VOTE_ROW:
+                self.on_vote_row(row)
 
     def _report(self, generation: int, batch: Batch, done: Callable[[Batch], None]) -> None:
         if generation == self._generation:

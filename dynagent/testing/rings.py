@@ -118,6 +118,10 @@ class Rings:
             self.present = ring
             self._note(ring)
 
+    def minimum(self, node: NodeId, partition: int) -> tuple[int, int]:
+        """The stamp below which its disk says that it refuses what concerns a partition."""
+        return self._minimums.get((node, partition), (0, 0))
+
     def on_row(self, node: NodeId, name: str, row: bytes, ring: Ring) -> None:
         """A named row has come to the disk of `node`, which had that ring when it made it."""
         if name.startswith(ENTRY_ROW) and name != VOTE_ROW:
@@ -132,7 +136,7 @@ class Rings:
         assert isinstance(phases, list)
         for number, minimum in enumerate(zip(changes, phases, strict=True), first):
             what = f"{node[:2]} refuses partition {number} below {minimum}"
-            before = self._minimums.get((node, number), (0, 0))
+            before = self.minimum(node, number)
             self._check("fences_grow", minimum >= before, f"{what}, and did so below {before}")
             stamp = ring.stamps[number]
             self._check("fences_follow", minimum <= stamp, f"{what}; its ring is at {stamp}")

@@ -62,6 +62,7 @@ from dynagent.testing.grapevine import Grapevine
 from dynagent.testing.ledger import Ledger
 from dynagent.testing.manners import LATE_S, Manners, key_of
 from dynagent.testing.network import Network
+from dynagent.testing.pledges import Pledges
 from dynagent.testing.profile import Profile
 from dynagent.testing.repairs import Repairs
 from dynagent.testing.rings import Rings
@@ -141,7 +142,9 @@ class SimNode:
             node=node_id,
             is_routed=self._is_routed,
         )
+        self.pledges = Pledges(world=world, rings=rings, node=node_id)
         self.disk.on_job_row = repairs.on_job_row
+        self.disk.on_vote_row = self.pledges.on_vote_row
         self._antientropy_s = profile.antientropy_s
         self._rings = rings
         self._gather_s = profile.gather_s
@@ -181,6 +184,7 @@ class SimNode:
         self._missed: list[Callable[[], None]] = []  # what has happened while it was paused
         self._is_polling = False
         self.manners.forget()
+        self.pledges.forget()
 
     # --- life and death --------------------------------------------------------------------------
 
@@ -345,6 +349,7 @@ class SimNode:
         self._run, self._clean_from_run, self._was_clean, self._starts = past
         self.disk.put_back(store)
         self._rings.forget(self.id)
+        self.pledges.put_back()
         self._begin()
         return True
 
@@ -409,6 +414,7 @@ class SimNode:
             return
         assert self.node is not None
         self.manners.on_request(link, request_id, budget_ms, message)
+        self.pledges.on_request(link, request_id, message)
         if isinstance(message, Put) and message.attempt > 1:
             self._on_moment(self, message)
         peer, node = self._network.peer_of(link), self.node
@@ -562,6 +568,7 @@ class SimNode:
             return
         self._rings.look(self)  # the turn may have begun with another ring, by which this is said
         self.manners.on_answer(link, request_id, message)
+        self.pledges.on_answer(link, request_id, message)
         self._network.reply(link, request_id, message)
         if isinstance(message, MergeAck | PutReply):
             self._on_moment(self, message)

@@ -109,6 +109,7 @@ OF_CHANGES = {
     *("phase_1", "settled", "abort", "retire", "voters", "policy", "proposal_refused"),
     *("gone", "put_back", "refused", "refused_rightly", "changes_end", "available"),
     *("handed_over_first", "fences_grow", "fences_follow", "ack_is_joint", "epoch_grows"),
+    *("fences_hold", "pledges_last", "votes_grow"),
 }
 
 # Not to be expected of some tens of seeds.
@@ -184,6 +185,11 @@ EVALUATIONS = {
     # quiet one.
     "fences_grow": 24_000,
     "fences_follow": 24_000,
+    # Once for each request that comes under too low a stamp; for each partition of a fence, and
+    # each vote, that is told; for each vote that comes to a disk after another for its entry.
+    "fences_hold": 250,
+    "pledges_last": 12_000,
+    "votes_grow": 4_500,
     "handed_over_first": 230,
     "refused_rightly": 10,
     "changes_end": 180,
