@@ -69,6 +69,7 @@ def vote_row(index: int, promised: tuple[int, int], accepted: tuple[int, int]) -
     ("row", "objects"),
     [
         (vote_row(2, (3, 7), (3, 7)), set()),
+        (vote_row(3, (1, 1), (0, 0)), set()),
         (vote_row(2, (3, 7), (0, 0)), {"pledges_last"}),
         (vote_row(1, (3, 7), (3, 7)), {"pledges_last"}),
     ],
