@@ -84,7 +84,8 @@ _GET_CROWDED = f"{_GET} UNION ALL SELECT value FROM overflow WHERE id = ? AND ke
 # Reading 16 records at once costs 7 µs each, one by one 12: after each commit every page must be
 # fetched anew, and one statement takes one lock.
 _AHEAD_MIN = 3
-_AHEAD_MAX = 64
+_AHEAD_MAX = 256  # a turn of bulk puts has as many
+_AHEAD_BYTES_MAX = 4 * limits.MIB  # of old values, kept until the turn ends
 _AHEAD = {
     1 << bits: f"SELECT id, key, value FROM record WHERE id IN ({','.join('?' * (1 << bits))})"
     for bits in range(_AHEAD_MAX.bit_length())
@@ -132,7 +133,7 @@ class SqliteStore:
         assert synchronous in {"FULL", "NORMAL", "OFF"}
         self._path = path
         self._connect = connect
-        self._ahead: dict[tuple[int, bytes], bytes] = {}
+        self._ahead: dict[tuple[int, bytes], bytes | None] = {}  # None: it is not there
         self._failed: str | None = None
         self._logged = 0  # rows since the log was folded
         self._logged_max = LOG_PAGES
@@ -157,26 +158,37 @@ class SqliteStore:
         self._ahead = {}
         if len(places) < _AHEAD_MIN:
             return
-        ids = {_id_of(token) for token, _ in places[:_AHEAD_MAX]} - self._crowded
+        wanted = [(_id_of(token), token[7:] + key) for token, key in places[:_AHEAD_MAX]]
+        ids = {id_ for id_, _ in wanted} - self._crowded
         padding = (1 << max(0, len(ids) - 1).bit_length()) - len(ids)
+        found: dict[tuple[int, bytes], bytes] = {}
+        left = _AHEAD_BYTES_MAX
         try:
             rows = self._reader.execute(_AHEAD[len(ids) + padding], (*ids, *[None] * padding))
-            # What is absent or of a wrong type is left to `get`, which knows what to say of it.
-            self._ahead = {(row[0], row[1]): row[2] for row in rows if type(row[2]) is bytes}
+            for id_, place, stored in rows:
+                ids.discard(id_)
+                if type(stored) is bytes:  # else `get` knows what to say of it
+                    found[id_, place] = stored
+                    left -= len(stored)
+                    if left < 0:
+                        rows.close()
+                        ids = set()  # what has not been read may be there
+                        break
         except sqlite3.Error:
             return  # `get` says which one cannot be read
+        # To find one by one that new keys are absent cost 12 µs of each bulk put.
+        self._ahead = {place: None for place in wanted if place[0] in ids} | found
 
     def get(self, token: Token, key: bytes) -> bytes | None:
-        id_ = int.from_bytes(token[:8], "big") >> 1
-        place = token[7:] + key
-        if (ahead := self._ahead.get((id_, place))) is not None:
-            return ahead
+        place = (int.from_bytes(token[:8], "big") >> 1, token[7:] + key)
+        if place in self._ahead:
+            return self._ahead[place]
         try:
-            row = self._reader.execute(_GET, (id_, place)).fetchone()
+            row = self._reader.execute(_GET, place).fetchone()
             if row is None:
-                if id_ not in self._crowded:
+                if place[0] not in self._crowded:
                     return None
-                row = self._reader.execute(_GET_CROWDED, (id_, place, id_, place)).fetchone()
+                row = self._reader.execute(_GET_CROWDED, (*place, *place)).fetchone()
         except sqlite3.Error as exc:
             raise CorruptRecord(f"{self._path}: cannot read key {key[:64]!r}: {exc}") from exc
         if row is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dynagent import limits
 from dynagent.core.ports import Batch, NodeId
 from dynagent.errors import CorruptRecord, DataDirError, DynagentError, StoreFailed
 from dynagent.store.markers import Hint
@@ -155,6 +156,30 @@ def test_a_batch_of_records_is_one_statement(tmp_path: Path) -> None:
         faults.arm(0, after=False)
         write(store, *((token(i), b"key", b"x" * 1024) for i in range(rows)))
         assert faults.done == 1
+    store.close()
+
+
+def test_what_is_absent_is_found_out_in_the_one_statement_that_reads_ahead(tmp_path: Path) -> None:
+    faults = Faults()
+    store = SqliteStore(tmp_path / "store", connect=faults.connect)
+    write(store, *((token(i), b"key", b"x" * 100) for i in range(0, 200, 2)))
+    places = [(token(i), b"key") for i in range(200)]
+    faults.arm(0, after=False)
+    store.read_ahead(places)
+    assert [i for i, place in enumerate(places) if store.get(*place)] == list(range(0, 200, 2))
+    assert faults.done == 1
+    assert store.get(token(0), b"another key of that number") is None
+    assert faults.done == 2
+    store.close()
+
+
+def test_what_was_not_read_ahead_for_its_size_is_not_taken_for_absent(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store")
+    places = [(token(i), b"key") for i in range(8)]
+    for place in places:
+        write(store, (*place, bytes(limits.MIB)))
+    store.read_ahead(places)
+    assert all(store.get(*place) for place in places)
     store.close()
 
 
