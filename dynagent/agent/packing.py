@@ -39,7 +39,7 @@ class Packer(Generic[End]):
         kind = _KINDS.get(type(message))
         if kind is None or (common := kind.common(message)) is None:
             return False
-        key = (kind, *common, *targets)
+        key = (type(message), *common, *targets)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _Group(kind, targets)

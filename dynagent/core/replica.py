@@ -212,14 +212,15 @@ class Replica:
     def _merge_one(self, key: bytes, token: Token, incoming: Record) -> int:
         old = self.newest(key, token)
         value = old.value.merge(incoming.value)
+        content: bytes | None = None
+        digest: bytes | None = None
         if value is incoming.value:  # the usual case: it has seen all that we have
-            content = incoming.content
+            content, digest = incoming.content, incoming.digest
             gone = [sibling.op_id for sibling in old.value.siblings]
             op_ids = with_superseded(old.op_ids, gone)
             if op_ids != incoming.op_ids:
                 op_ids = newest(old.op_ids, incoming.op_ids, gone)
         else:
-            content = None
             gone = superseded(value, old.value, incoming.value)
             op_ids = newest(old.op_ids, incoming.op_ids, gone)
             if clashes := old.value.clashes(incoming.value):
@@ -227,7 +228,7 @@ class Replica:
         if op_ids == old.op_ids and value == old.value:
             return self.batch_of(key)
         since = self.barriers.since(token) if self.barriers.has_moved else 0
-        new = Record(value, op_ids, old.mark, since, old.unknown, content)
+        new = Record(value, op_ids, old.mark, since, old.unknown, content, digest)
         return self._keep(key, token, old, new)
 
     def write(

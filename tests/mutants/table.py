@@ -260,8 +260,8 @@ MUTANTS = (
         "an unreadable copy is cured by the next Merge",
         (
             "core/replica.py",
-            "since, old.unknown, content)",
-            "since, False, content)",
+            "since, old.unknown, content, digest)",
+            "since, False, content, digest)",
         ),
         seeds=(633, 330, 21),
     ),
@@ -280,8 +280,8 @@ MUTANTS = (
         "a merge of two values passes on the bytes of one",
         (
             "core/replica.py",
-            "            content = None\n",
-            "            content = incoming.content\n",
+            "        content: bytes | None = None\n",
+            "        content: bytes | None = incoming.content\n",
         ),
         seeds=(0, 1, 2),
     ),
