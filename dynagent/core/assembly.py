@@ -17,7 +17,7 @@ from __future__ import annotations
 from dynagent.core.antientropy import AntiEntropy
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.delivery import Delivery
-from dynagent.core.detector import Detector, other_members
+from dynagent.core.detector import GRAY_KEY, Detector, other_members
 from dynagent.core.driver import Driver
 from dynagent.core.electors import Electors
 from dynagent.core.facts import Fact
@@ -32,7 +32,7 @@ from dynagent.core.purge import Purger
 from dynagent.core.reaim import Reaimer
 from dynagent.core.registration import REGISTERED, STARTING, Registration
 from dynagent.core.repair import Repair
-from dynagent.core.ring import Ring
+from dynagent.core.ring import Ring, token_of
 from dynagent.core.ringlog import RingLog
 from dynagent.core.scrub import Scrubber
 from dynagent.core.transfer import Transfers
@@ -116,6 +116,7 @@ def assemble(node: Node, ring: Ring) -> None:
         transfers.wake(now, peer)
         former.wake(now, peer)
 
+    gray_token = token_of(GRAY_KEY)
     node.detector = detector = Detector(
         node_id=node.node_id,
         names=other_members(ring, node.node_id),
@@ -123,6 +124,7 @@ def assemble(node: Node, ring: Ring) -> None:
         dice=node.probe_dice,
         timing=settings.timing,
         take_number=coordinator.take_number,
+        probe_stamp=lambda: coordinator.aim_of(gray_token).stamp,
         on_up=on_up,
         on_down=coordinator.on_peer_down,
     )

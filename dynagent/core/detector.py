@@ -55,11 +55,12 @@ from dynagent.core.messages import (
     Pong,
     Read,
     ReadReply,
+    RingIs,
 )
 from dynagent.core.peer import ALIVE, DEAD, GRAY, SUSPECT, Peer, Timing
 from dynagent.core.ports import Dice, Effects, LinkId, NodeId
 from dynagent.core.relays import Relays
-from dynagent.core.ring import Ring
+from dynagent.core.ring import Ring, Stamp
 from dynagent.core.shuffle import shuffled
 from dynagent.errors import Unreachable
 
@@ -85,10 +86,12 @@ class Detector:
         dice: Dice,
         timing: Timing,
         take_number: Callable[[], int],
+        probe_stamp: Callable[[], Stamp],
         on_up: Callable[[float, NodeId], None],
         on_down: Callable[[float, NodeId], None],
     ) -> None:
-        """`names` are the other members; `take_number` gives request ids that nobody else uses."""
+        """`names` are the other members; `take_number` gives request ids that nobody else uses;
+        `probe_stamp` the stamp under which `GRAY_KEY` is read now."""
         self.peers = {node: Peer(node) for node in sorted(names)}
         self.health = 0
         self.counts = {"probes": 0, "indirect_probes": 0, "suspicions": 0, "late_ticks": 0}
@@ -99,6 +102,7 @@ class Detector:
         self._dice = dice
         self._timing = timing
         self._take_number = take_number
+        self._probe_stamp = probe_stamp
         self._on_up = on_up
         self._on_down = on_down
         self._slot_s = self._slot_of(len(names))
@@ -190,7 +194,8 @@ class Detector:
             )
             if is_probe:
                 self.health = max(0, self.health - 1)
-            is_straggler = kind is not Pong and kind is not Error and not is_probe
+            # A refusal needs no disk: it is no sign that requests do not hang.
+            is_straggler = kind not in (Pong, Error, RingIs) and not is_probe
             self.on_answer(now, peer, is_data=is_straggler, is_probe=is_probe)
 
     def on_answer(self, now: float, peer: Peer, *, is_data: bool, is_probe: bool = False) -> None:
@@ -280,7 +285,7 @@ class Detector:
         peer.deadline = now + timeout_s / limits.PINGS_A_PHASE
         self.counts["probes"] += 1
         is_gray = peer.state == GRAY
-        probe = Read(0, 0, GRAY_KEY, WANT_DIGEST) if is_gray else Ping()
+        probe = Read(*self._probe_stamp(), GRAY_KEY, WANT_DIGEST) if is_gray else Ping()
         self._effects.send([peer.node], self._take_number(), int(timeout_s * 1000), probe)
 
     def _expire(self, now: float, peer: Peer) -> None:

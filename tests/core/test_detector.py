@@ -10,7 +10,17 @@ import pytest
 
 from dynagent import limits
 from dynagent.core.detector import Detector
-from dynagent.core.messages import Error, MergeAck, Message, Ping, PingFor, Pong, Read, ReadReply
+from dynagent.core.messages import (
+    Error,
+    MergeAck,
+    Message,
+    Ping,
+    PingFor,
+    Pong,
+    Read,
+    ReadReply,
+    RingIs,
+)
 from dynagent.core.peer import ALIVE, DEAD, GRAY, SUSPECT, Timing
 from dynagent.core.ports import LinkId, NodeId
 from dynagent.errors import Overloaded, Unreachable
@@ -42,6 +52,7 @@ class Bench:
             dice=Random(seed),
             timing=Timing(),
             take_number=self.take_number,
+            probe_stamp=lambda: (7, 1),
             on_up=self._on_up,
             on_down=self._on_down,
         )
@@ -453,6 +464,21 @@ def test_the_backoff_doubles_up_to_its_bound_until_a_request_is_answered() -> No
     bench.run(1)
     make_gray(bench)
     assert bench.detector.peers[B].backoff_s == 2
+
+
+def test_a_gray_peer_is_asked_under_the_stamp_of_now_and_a_refusal_does_not_make_it_usable() -> (
+    None
+):
+    bench = Bench()
+    make_gray(bench)
+    bench.sent.clear()
+    bench.fates[B] = lambda _node, message: RingIs(9) if isinstance(message, Read) else Pong()
+    bench.run(10)
+    stamps = {(m.stamp_change, m.stamp_phase) for _, m in bench.sent if isinstance(m, Read)}
+    assert stamps == {(7, 1)}
+    assert bench.state(B) == GRAY
+    bench.fates[B] = answers
+    assert bench.run(10, until=lambda: B in bench.up) <= 2.0
 
 
 def test_a_late_answer_to_a_request_ends_it_at_once() -> None:

@@ -94,4 +94,11 @@ RING_MUTANTS = (
         ),
         seed=2828,
     ),
+    of_one_file(
+        "W6",
+        "who is gray is tried by a Read without a stamp, which is refused once a fence has passed",
+        "core/detector.py",
+        ("probe = Read(*self._probe_stamp(), ", "probe = Read(0, 0, "),
+        seed=915,
+    ),
 )
