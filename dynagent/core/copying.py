@@ -125,8 +125,8 @@ class Pass:
         deadline = now + limits.TRANSFER_ANSWER_S
         if ask(self._coordinator, now, self.source, message, self._on_answer, deadline=deadline):
             self._is_asking = True
-        else:
-            self.due = now + limits.TRANSFER_RETRY_S
+        else:  # another source may do as well
+            self._end(now, "it is not linked")
 
     def _next(self) -> Message | None:
         at, forest = self.partition, self._replica.forest

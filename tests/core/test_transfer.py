@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from random import Random
 
 import pytest
@@ -402,3 +403,23 @@ def test_a_hint_for_one_that_owns_the_partition_no_longer_goes_to_all_owners() -
         delivery.wake(world.cluster.now, A)
         delivery.wake(world.cluster.now, B)
     world.run(lambda: all(key in world.keys_at(id_) for id_ in (A, B, D)))
+
+
+def test_a_pass_whose_source_goes_while_nothing_is_asked_of_it_ends() -> None:
+    """Between two pages it waits for the budget, and no failure of a message tells it."""
+    world = World()
+    records = world.fill(count=2_000)
+    world.change(dict.fromkeys(PARTITIONS, (A, B, D)))
+    node = world.cluster.nodes[D]
+    transfers = node.transfers
+    assert transfers is not None
+
+    def waits_for_c() -> bool:
+        node.budget.spend(world.cluster.now, 64 * limits.KIB)
+        passes = [gained.running for gained in transfers._gained.values() if gained.running]
+        return any(one.source == C and one.due < inf and one._is_all for one in passes)
+
+    world.run(waits_for_c)
+    world.take_down(C)
+    world.run(world.is_settled)
+    assert world.keys_at(D) == set(records)
