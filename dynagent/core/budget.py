@@ -9,6 +9,8 @@ clients took, with a threshold.
     the last minute at or under it, or     it grows, up to 1: by a step, or twofold until it shrinks
       nobody has asked anything of late      for the first time (as TCP starts)
     otherwise                              it stays: clients have just been served badly
+    no work has waited for a grant of late it is not known what clients would feel of it: what comes
+                                           next starts as after a start, and doubles again
 
 The newest answers are those of the sub-window that has just ended; where they are too few for a
 percentile, older ones are judged with them, but only if one of the new ones was slow: thus one slow
@@ -18,9 +20,9 @@ good minute. A request under way counts when it is answered, which is at its dea
 Within the share the allowance is a balance that fills up to a short burst. What was granted may be
 exceeded by the last record, which is then owed: a record is never cut.
 
-Example, 32 MiB/s and 50 ms: 1,000 requests a second begin to take 80 ms. Within 2 s the share is a
-half, 10 s later it is at the floor of a 64th. They take 10 ms again: when the minute is good, a
-minute later, it grows by 1 MiB/s every 2 s, and after one more it is whole.
+Example, 32 MiB/s and 50 ms: 1,000 requests a second begin to take 80 ms. Within a second the share
+is a half, 5 s later it is at the floor of a 64th. They take 10 ms again: when the minute is good, a
+minute later, it grows by 512 KiB/s every second, and after one more it is whole.
 
 Every method takes the time (`now`, monotonic): nothing here waits or reads a clock.
 """
@@ -35,6 +37,7 @@ from dynagent import limits
 
 _SUB_WINDOWS = round(limits.FOREGROUND_WINDOW_S / limits.FOREGROUND_SUB_WINDOW_S)
 _IDLE_SUB_WINDOWS = round(limits.FOREGROUND_IDLE_S / limits.FOREGROUND_SUB_WINDOW_S)
+_UNUSED_SUB_WINDOWS = round(limits.BACKGROUND_UNUSED_S / limits.FOREGROUND_SUB_WINDOW_S)
 # Bounds of the buckets: the threshold times 2^(place/4), each a fifth over the last. Of 50 ms these
 # are 0.2 ms to 6.4 s; the threshold is itself a bound, so what is over it is counted exactly.
 _PLACES = range(-32, 29)
@@ -63,6 +66,8 @@ class Budget:
         assert bytes_per_s_max > 0
         self.share = limits.BACKGROUND_SHARE_START
         self._has_shrunk = False
+        self._was_awaited = False  # in the open sub-window
+        self._unused = 0  # sub-windows since somebody waited for a grant
         self._threshold_s = threshold_s
         self._bytes_per_s_max = bytes_per_s_max
         self._bounds = [threshold_s * 2 ** (place / 4) for place in _PLACES]
@@ -101,6 +106,7 @@ class Budget:
     def next_grant_at(self, now: float) -> float:
         """When `grant` will have something, if the share does not shrink until then."""
         self._fill(now)
+        self._was_awaited = True
         lacking = limits.BACKGROUND_GRANT_BYTES_MIN - self._balance
         return now + max(0.0, lacking / self._bytes_per_s)
 
@@ -130,12 +136,12 @@ class Budget:
             self._ends_at, self._filled_at = now + length_s, now
             return
         ended = int((now - self._ends_at) / length_s) + 1
-        for _ in range(min(ended, _SUB_WINDOWS)):
+        end = self._ends_at
+        self._ends_at += ended * length_s
+        for number in range(min(ended, _SUB_WINDOWS)):  # those before them were as empty as these
             self._end_sub_window()
             self._judge()
-        # Those before them were as empty as these are now, and would have let it grow as well.
-        self._grow(max(0, ended - _SUB_WINDOWS))
-        self._ends_at += ended * length_s
+            self._forget_unused(end + number * length_s)
 
     def _end_sub_window(self) -> None:
         ended = self._open
@@ -163,13 +169,19 @@ class Budget:
         idle = not any(past[age].total for age in range(_IDLE_SUB_WINDOWS))
         slow, total = sum(window.slow for window in past), sum(window.total for window in past)
         if idle or not _is_p99_over(slow, total):
-            self._grow(1)
+            grown = self.share / limits.BACKGROUND_SHARE_FACTOR
+            if self._has_shrunk:
+                grown = self.share + limits.BACKGROUND_SHARE_STEP
+            self.share = min(1.0, grown)
 
-    def _grow(self, steps: int) -> None:
-        if self._has_shrunk:
-            self.share = min(1.0, self.share + steps * limits.BACKGROUND_SHARE_STEP)
-        elif steps:
-            self.share = min(1.0, self.share / limits.BACKGROUND_SHARE_FACTOR ** min(steps, 10))
+    def _forget_unused(self, end: float) -> None:
+        """A share that nobody has needed for a while is no measure of what clients can bear."""
+        is_owed = self._balance + (end - self._filled_at) * self._bytes_per_s < 0
+        self._unused = 0 if self._was_awaited or is_owed else self._unused + 1
+        self._was_awaited = False
+        if self._unused >= _UNUSED_SUB_WINDOWS:
+            self.share = min(self.share, limits.BACKGROUND_SHARE_START)
+            self._has_shrunk = False
 
     # --- the balance -----------------------------------------------------------------------------
 
