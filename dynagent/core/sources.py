@@ -208,6 +208,10 @@ class Sources:
                     self._due = coordinator.budget.next_grant_at(now)
                     return
                 self._resume(now, coordinator, waiting)
+            else:  # each request has an answer, though nobody waits for this one any more
+                late = Overloaded("this agent's background budget had nothing for it in time")
+                error = Error(late.code, late.message)
+                self._effects.answer(waiting.link, waiting.request_id, error)
             self._waiting.popleft()
         self._due = inf
 

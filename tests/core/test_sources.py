@@ -244,6 +244,19 @@ def test_a_pull_waits_until_the_budget_of_the_source_grants_it() -> None:
     assert isinstance(source.answer(), PullReply) == (due < 15.0)  # unless its time was over
 
 
+def test_a_pull_whose_time_has_passed_while_it_waited_has_an_answer_too() -> None:
+    source = Source()
+    source.fill(100)
+    source.node.budget.spend(source.cluster.now, 100 * limits.MIB)
+    assert source.ask(pull()) is None
+    source.cluster.now += 3_600.0
+    source.node.on_tick(source.cluster.now)
+    reply = source.answer()
+    assert isinstance(reply, Error)
+    assert reply.error == Overloaded.code
+    assert isinstance(source.ask(pull()), PullReply)
+
+
 def test_no_more_pulls_wait_than_may() -> None:
     source = Source()
     source.node.budget.spend(source.cluster.now, 100 * limits.MIB)
