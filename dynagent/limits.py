@@ -256,18 +256,19 @@ BACKGROUND_BYTES_PER_S_DEFAULT = 32 * MIB  # a quarter of a 1 Gbit/s link: 100 G
 BACKGROUND_BYTES_PER_S_MIN = 64 * KIB  # below this its floor is a record a second
 FOREGROUND_P99_MS_DEFAULT = 50  # the paper's example (Dynamo §6.5)
 FOREGROUND_WINDOW_S = 60.0  # the paper's "trailing 60 seconds"
-FOREGROUND_SUB_WINDOW_S = 1.0  # a sudden rise is met after one, and one holds enough to judge
+FOREGROUND_SUB_WINDOW_S = 2.0  # a sudden rise is met after one, and one holds enough to judge
 FOREGROUND_IDLE_S = 10.0  # without an answer for so long: nobody is there to be disturbed
 FOREGROUND_JUDGED_MIN = 100  # of fewer answers the slowest is the p99
 # 1/64 of the default is 512 KiB/s, or 512 small records: 2 % of a core, which no p99 can feel. And
 # it is 43 GiB a day, so that the work of a node that is always too slow ends nevertheless.
 BACKGROUND_SHARE_MIN = 1 / 64
-# Four keepers of hints that began with a quarter each held up clients for 5 s. It doubles every
-# second: what nobody feels is whole in four.
-BACKGROUND_SHARE_START = 1 / 16
-BACKGROUND_UNUSED_S = 10.0  # without work that waits for a grant: the next begins with that again
-BACKGROUND_SHARE_FACTOR = 1 / 2  # from 1 to the floor in 6 s
-BACKGROUND_SHARE_STEP = 1 / 64  # of a second, back in a minute: after a rise it feels its way
+BACKGROUND_SHARE_START = 1 / 4  # a new process has cold caches, and knows nothing of its clients
+BACKGROUND_SHARE_FACTOR = 1 / 2  # from 1 to the floor in 12 s
+BACKGROUND_SHARE_STEP = 1 / 32  # of 2 s, back in a minute: after a rise it feels its way
+# Where it has hardly been used for so long. Four keepers of hints that began with a third each held
+# up clients for 5 s; and what nobody feels is whole in 8.
+BACKGROUND_SHARE_UNUSED = 1 / 16
+BACKGROUND_UNUSED_S = 10.0
 BACKGROUND_BURST_S = 0.1  # what was not used is kept no longer: it would be moved in one go
 BACKGROUND_GRANT_BYTES_MIN = 64 * KIB  # smaller ones would cost more in frames than they move
 # What a smaller record costs in CPU: 6,553 of them a second are all that a node moves. With less

@@ -9,8 +9,8 @@ clients took, with a threshold.
     the last minute at or under it, or     it grows, up to 1: by a step, or twofold until it shrinks
       nobody has asked anything of late      for the first time (as TCP starts)
     otherwise                              it stays: clients have just been served badly
-    no work has waited for a grant of late it is not known what clients would feel of it: what comes
-                                           next starts as after a start, and doubles again
+    it has hardly been used of late        what clients would feel of it is not known: it falls to
+                                           a 16th, and doubles again
 
 The newest answers are those of the sub-window that has just ended; where they are too few for a
 percentile, older ones are judged with them, but only if one of the new ones was slow: thus one slow
@@ -20,9 +20,9 @@ good minute. A request under way counts when it is answered, which is at its dea
 Within the share the allowance is a balance that fills up to a short burst. What was granted may be
 exceeded by the last record, which is then owed: a record is never cut.
 
-Example, 32 MiB/s and 50 ms: 1,000 requests a second begin to take 80 ms. Within a second the share
-is a half, 5 s later it is at the floor of a 64th. They take 10 ms again: when the minute is good, a
-minute later, it grows by 512 KiB/s every second, and after one more it is whole.
+Example, 32 MiB/s and 50 ms: 1,000 requests a second begin to take 80 ms. Within 2 s the share is a
+half, 10 s later it is at the floor of a 64th. They take 10 ms again: when the minute is good, a
+minute later, it grows by 1 MiB/s every 2 s, and after one more it is whole.
 
 Every method takes the time (`now`, monotonic): nothing here waits or reads a clock.
 """
@@ -66,8 +66,8 @@ class Budget:
         assert bytes_per_s_max > 0
         self.share = limits.BACKGROUND_SHARE_START
         self._has_shrunk = False
-        self._was_awaited = False  # in the open sub-window
-        self._unused = 0  # sub-windows since somebody waited for a grant
+        self._spent = 0  # in the open sub-window
+        self._unused = 0  # sub-windows since much of it was spent
         self._threshold_s = threshold_s
         self._bytes_per_s_max = bytes_per_s_max
         self._bounds = [threshold_s * 2 ** (place / 4) for place in _PLACES]
@@ -99,14 +99,15 @@ class Budget:
         """So many bytes in so many records have been moved. Small ones cost CPU, not bytes: each
         counts as `limits.BACKGROUND_RECORD_BYTES` at least."""
         self._fill(now)
-        self._balance -= max(size, records * limits.BACKGROUND_RECORD_BYTES)
+        cost = max(size, records * limits.BACKGROUND_RECORD_BYTES)
+        self._balance -= cost
+        self._spent += cost
         self._moved_bytes += size
         self._moved_records += records
 
     def next_grant_at(self, now: float) -> float:
         """When `grant` will have something, if the share does not shrink until then."""
         self._fill(now)
-        self._was_awaited = True
         lacking = limits.BACKGROUND_GRANT_BYTES_MIN - self._balance
         return now + max(0.0, lacking / self._bytes_per_s)
 
@@ -138,10 +139,11 @@ class Budget:
         ended = int((now - self._ends_at) / length_s) + 1
         end = self._ends_at
         self._ends_at += ended * length_s
-        for number in range(min(ended, _SUB_WINDOWS)):  # those before them were as empty as these
+        for number in range(min(ended, _SUB_WINDOWS)):  # those behind them are as empty as these
+            self._accrue(end + number * length_s)
             self._end_sub_window()
             self._judge()
-            self._forget_unused(end + number * length_s)
+            self._forget_unused()
 
     def _end_sub_window(self) -> None:
         ended = self._open
@@ -174,13 +176,14 @@ class Budget:
                 grown = self.share + limits.BACKGROUND_SHARE_STEP
             self.share = min(1.0, grown)
 
-    def _forget_unused(self, end: float) -> None:
-        """A share that nobody has needed for a while is no measure of what clients can bear."""
-        is_owed = self._balance + (end - self._filled_at) * self._bytes_per_s < 0
-        self._unused = 0 if self._was_awaited or is_owed else self._unused + 1
-        self._was_awaited = False
+    def _forget_unused(self) -> None:
+        """A share that has not been used for a while is no measure of what clients can bear."""
+        share = min(self.share / 2, limits.BACKGROUND_SHARE_UNUSED)
+        is_used = self._spent > share * self._bytes_per_s_max * limits.FOREGROUND_SUB_WINDOW_S
+        self._unused = 0 if is_used or self._balance < 0 else self._unused + 1
+        self._spent = 0
         if self._unused >= _UNUSED_SUB_WINDOWS:
-            self.share = min(self.share, limits.BACKGROUND_SHARE_START)
+            self.share = min(self.share, limits.BACKGROUND_SHARE_UNUSED)
             self._has_shrunk = False
 
     # --- the balance -----------------------------------------------------------------------------
@@ -192,6 +195,9 @@ class Budget:
     def _fill(self, now: float) -> None:
         if now >= self._ends_at:
             self._end_sub_windows(now)
+        self._accrue(now)
+
+    def _accrue(self, now: float) -> None:
         rate = self._bytes_per_s
         burst = max(limits.BACKGROUND_GRANT_BYTES_MIN, limits.BACKGROUND_BURST_S * rate)
         gained = max(0.0, now - self._filled_at) * rate

@@ -20,7 +20,7 @@ QUANTUM = limits.BACKGROUND_GRANT_BYTES_MIN
 THRESHOLD_S = 0.05
 FAST_S, SLOW_S = 0.01, 0.08
 BURST = max(QUANTUM, limits.BACKGROUND_BURST_S * RATE)
-START_BURST = int(BURST * limits.BACKGROUND_SHARE_START)
+UNUSED_BURST = int(BURST * limits.BACKGROUND_SHARE_UNUSED)
 
 
 def new_budget(rate: int = RATE) -> Budget:
@@ -38,16 +38,17 @@ def serve(
     for number in range(round(lasted_s / every_s)):
         now = start + number * every_s
         budget.note_foreground(now, times[number % len(times)])
-        use(budget, now)
+        use(budget, now, every_s)
     budget.document(start + lasted_s)
     return start + lasted_s
 
 
-def use(budget: Budget, now: float) -> None:
-    """Takes all, and would take more."""
-    while granted := budget.grant(now, RATE):
-        budget.spend(now, granted)
-    budget.next_grant_at(now)
+def use(budget: Budget, start: float, lasted_s: float) -> None:
+    """Takes all that there is, and would take more."""
+    for tenth in range(max(1, round(lasted_s * 10))):
+        now = start + tenth / 10
+        while granted := budget.grant(now, RATE):
+            budget.spend(now, granted)
 
 
 # --- the controller ------------------------------------------------------------------------------
@@ -57,9 +58,9 @@ def test_under_a_slow_foreground_the_share_falls_to_the_floor_within_seconds() -
     budget = new_budget()
     now = serve(budget, 0.0, 70.0, [FAST_S])
     assert budget.share == 1
-    now = serve(budget, now, 1.0, [SLOW_S])
+    now = serve(budget, now, 2.0, [SLOW_S])
     assert budget.share == 1 / 2
-    now = serve(budget, now, 5.0, [SLOW_S])
+    now = serve(budget, now, 10.0, [SLOW_S])
     assert budget.share == limits.BACKGROUND_SHARE_MIN
     serve(budget, now, 300.0, [SLOW_S])
     assert budget.share == limits.BACKGROUND_SHARE_MIN
@@ -72,8 +73,8 @@ def test_a_fast_foreground_gives_the_share_back_when_the_minute_is_good() -> Non
     now = serve(budget, now, 40.0, [FAST_S])
     assert budget.share == limits.BACKGROUND_SHARE_MIN
     shares = []
-    for _ in range(84):
-        now = serve(budget, now, 1.0, [FAST_S])
+    for _ in range(60):
+        now = serve(budget, now, 2.0, [FAST_S])
         shares.append(budget.share)
     assert shares == sorted(shares)
     assert max(b - a for a, b in pairwise(shares)) == limits.BACKGROUND_SHARE_STEP
@@ -83,11 +84,11 @@ def test_a_fast_foreground_gives_the_share_back_when_the_minute_is_good() -> Non
 def test_a_new_process_doubles_its_share_until_clients_have_suffered_once() -> None:
     budget = new_budget()
     now = serve(budget, 0.0, 2.0, [FAST_S])
+    assert budget.share == 1 / 2
+    now = serve(budget, now, 2.0, [SLOW_S])
     assert budget.share == 1 / 4
-    now = serve(budget, now, 1.0, [SLOW_S])
-    assert budget.share == 1 / 8
     now = serve(budget, now, 62.0, [FAST_S])
-    assert 1 / 8 < budget.share <= 1 / 8 + 3 * limits.BACKGROUND_SHARE_STEP
+    assert 1 / 4 <= budget.share <= 1 / 4 + 2 * limits.BACKGROUND_SHARE_STEP
 
 
 def test_a_share_that_no_work_has_needed_of_late_is_begun_anew() -> None:
@@ -97,11 +98,11 @@ def test_a_share_that_no_work_has_needed_of_late_is_begun_anew() -> None:
     for second in range(round(limits.BACKGROUND_UNUSED_S) - 1):
         budget.note_foreground(now + second, FAST_S)
     assert budget.share == 1
-    now += limits.BACKGROUND_UNUSED_S + 1
+    now += limits.BACKGROUND_UNUSED_S + 2
     budget.document(now)
-    assert budget.share == limits.BACKGROUND_SHARE_START
-    now = serve(budget, now, 1.0, [FAST_S])
-    assert budget.share == 2 * limits.BACKGROUND_SHARE_START
+    assert budget.share == limits.BACKGROUND_SHARE_UNUSED
+    serve(budget, now, 2.0, [FAST_S])
+    assert budget.share == 2 * limits.BACKGROUND_SHARE_UNUSED
 
 
 def test_who_owes_for_a_large_record_has_not_left_his_share_unused() -> None:
@@ -111,7 +112,7 @@ def test_who_owes_for_a_large_record_has_not_left_his_share_unused() -> None:
     budget.document(now + 29)
     assert budget.share == 1
     budget.document(now + 50)
-    assert budget.share == limits.BACKGROUND_SHARE_START
+    assert budget.share == limits.BACKGROUND_SHARE_UNUSED
 
 
 def test_an_idle_foreground_gives_it_back_without_waiting_for_the_minute() -> None:
@@ -119,7 +120,7 @@ def test_an_idle_foreground_gives_it_back_without_waiting_for_the_minute() -> No
     now = serve(budget, 0.0, 20.0, [SLOW_S])
     shares = []
     for second in range(90):
-        use(budget, now + second)
+        use(budget, now + second, 1.0)
         shares.append(budget.share)
     assert shares[int(limits.FOREGROUND_IDLE_S) - 2] == limits.BACKGROUND_SHARE_MIN
     assert shares[int(limits.FOREGROUND_IDLE_S) + 2] > limits.BACKGROUND_SHARE_MIN
@@ -138,7 +139,7 @@ def test_an_answer_exactly_at_the_threshold_is_in_time() -> None:
     budget = new_budget()
     serve(budget, 0.0, 100.0, [THRESHOLD_S])
     assert budget.share == 1
-    serve(budget, 100.0, 2.0, [THRESHOLD_S * 1.001])
+    serve(budget, 100.0, 4.0, [THRESHOLD_S * 1.001])
     assert budget.share == 1 / 4
 
 
@@ -156,9 +157,9 @@ def test_a_long_silence_costs_no_more_than_a_minute_and_ends_where_it_began() ->
     budget = new_budget()
     now = serve(budget, 0.0, 20.0, [SLOW_S])
     budget.note_foreground(now + 1e9, SLOW_S)
-    assert budget.share == limits.BACKGROUND_SHARE_START
-    budget.document(now + 1e9 + 1)
-    assert budget.share == limits.BACKGROUND_SHARE_START / 2
+    assert budget.share == limits.BACKGROUND_SHARE_UNUSED
+    budget.document(now + 1e9 + 2)
+    assert budget.share == limits.BACKGROUND_SHARE_UNUSED / 2
 
 
 def test_answers_of_any_length_are_counted() -> None:
@@ -251,14 +252,14 @@ def test_who_comes_when_told_gets_something(size: int, start: float) -> None:
 
 def test_what_is_not_used_is_kept_for_a_short_burst_only() -> None:
     budget = new_budget()
-    assert budget.grant(1_000.0, 10 * RATE) == START_BURST
+    assert budget.grant(1_000.0, 10 * RATE) == UNUSED_BURST
 
 
 def test_small_records_count_as_their_cpu() -> None:
     budget = new_budget()
     budget.grant(100.0, RATE)
     budget.spend(100.0, 20 * 10, records=20)
-    assert budget.grant(100.0, RATE) == START_BURST - 20 * limits.BACKGROUND_RECORD_BYTES
+    assert budget.grant(100.0, RATE) == UNUSED_BURST - 20 * limits.BACKGROUND_RECORD_BYTES
     document = budget.document(100.0)
     assert (document["bytes"], document["records"]) == (200, 20)
 
