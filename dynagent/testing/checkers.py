@@ -27,6 +27,7 @@ NAMES = (
     "ack_is_joint",
     "available",
     "changes_end",
+    "copied_first",
     "fences_follow",
     "fences_grow",
     "fences_hold",

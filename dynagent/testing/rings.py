@@ -7,6 +7,8 @@ It looks at a node's ring after each event that may have changed it, and knows t
     epoch_grows      a node's epoch never falls, across its deaths too
     fences_grow      the minimum stamps on a disk never fall, across deaths too
     fences_follow    and none is over that of a ring which the node had
+    copied_first     the log decides phase 1 of a partition when each of its new owners has written
+                     down that it has copied it
     newcomers_wait   who is new among the owners of a partition writes nothing of its own there
                      before the log has decided that it may (phase 1)
     kept_as_planned  a record comes to no disk but of who is or was an owner or a fallback of its
@@ -22,7 +24,7 @@ from typing import Protocol
 from dynagent.core.encoding import decode
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.preference import fallbacks
-from dynagent.core.ring import JOINT_OLD, SETTLED, Owners, Ring, token_of
+from dynagent.core.ring import JOINT_NEW, JOINT_OLD, SETTLED, Owners, Ring, token_of
 from dynagent.core.ringcodec import encode_ring
 from dynagent.core.ringentry import (
     ChangeEntry,
@@ -36,6 +38,7 @@ from dynagent.testing.world import World
 
 STAMPS_ROW, PARTITIONS_IN_ROW = "stamps/", 64  # of core/stamps.py
 ENTRY_ROW, VOTE_ROW = "ringlog/", "ringlog/vote"  # of core/logrows.py and core/acceptor.py
+TRANSFER_ROW = "transfer/"  # of core/gained.py
 
 
 class Host(Protocol):
@@ -59,6 +62,7 @@ class Rings:
         self.tenures: list[tuple[float, Ring]] = []  # since when which was the newest
         self.retired: set[NodeId] = set()  # leavers that are members no longer
         self._minimums: dict[tuple[NodeId, int], tuple[int, int]] = {}  # on the disks
+        self._copied: set[tuple[NodeId, int, int]] = set()  # who has, which, for which change
         # Of each node: the rings that it has had, each with when it was first seen (order).
         self._had: dict[NodeId, list[tuple[int, Ring]]] = {}
         self._owners: list[set[NodeId]] = [set() for _ in first.lists]  # at any time
@@ -115,6 +119,7 @@ class Rings:
         )
         if _age(ring) > _age(self.present):
             self._world.log(f"{host.id[:2]} is the first with the ring of epoch {ring.epoch}")
+            self._check_copied(self.present, ring)
             self.present = ring
             self._note(ring)
 
@@ -128,6 +133,22 @@ class Rings:
             self._on_entry(node, row)
         elif name.startswith(STAMPS_ROW):
             self._on_stamps(node, name, row, ring)
+        elif name.startswith(TRANSFER_ROW) and row:
+            stamp, _fenced, _done, is_copied, *_ = _decode(row)
+            if is_copied:
+                assert isinstance(stamp, list)
+                self._copied.add((node, int(name.removeprefix(TRANSFER_ROW)), stamp[0]))
+
+    def _check_copied(self, before: Ring, ring: Ring) -> None:
+        for partition, move in ring.moves.items():
+            old = before.moves.get(partition)
+            if move.phase != JOINT_NEW or (old is not None and old.phase == JOINT_NEW):
+                continue
+            assert ring.change is not None
+            for node in ring.new_owners(partition):
+                is_copied = (node, partition, ring.change.index) in self._copied
+                what = f"partition {partition} enters phase 1, and {node[:2]} has not copied it"
+                self._check("copied_first", is_copied, what)
 
     def _on_stamps(self, node: NodeId, name: str, row: bytes, ring: Ring) -> None:
         first = PARTITIONS_IN_ROW * int(name.removeprefix(STAMPS_ROW))

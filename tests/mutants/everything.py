@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.heal import HEAL_MUTANTS
 from tests.mutants.identity import IDENTITY_MUTANTS
+from tests.mutants.joint import JOINT_MUTANTS
 from tests.mutants.level2 import LEVEL_2_MUTANTS
 from tests.mutants.ring import RING_MUTANTS
 from tests.mutants.ringlog import RINGLOG_MUTANTS
@@ -17,5 +18,6 @@ ALL = (
     *IDENTITY_MUTANTS,
     *RINGLOG_MUTANTS,
     *RING_MUTANTS,
+    *JOINT_MUTANTS,
     *LEVEL_2_MUTANTS,
 )

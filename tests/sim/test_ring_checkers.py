@@ -48,6 +48,12 @@ def moving(phase: int) -> Ring:
     return replace(RING, epoch=2, change=change)
 
 
+def has_copied(rings: Rings, *, index: int = 2, is_copied: bool = True) -> None:
+    """D has written down, for that change, how far it is with partition 0."""
+    row = encode([[index, 0], [], [], is_copied])
+    rings.on_row(D, "transfer/0", row, moving(JOINT_OLD))
+
+
 def key_in(partition: int) -> bytes:
     rings = Rings(World(0), RING)
     keys = (b"%d" % number for number in range(1_000))
@@ -125,6 +131,21 @@ def test_a_minimum_falls_or_runs_ahead(minimum: tuple[int, int], objects: set[st
     assert objections(world) == objects
 
 
+@pytest.mark.parametrize(
+    ("is_copied", "index", "objects"),
+    [(True, 2, set()), (False, 2, {"copied_first"}), (True, 1, {"copied_first"})],
+)
+def test_phase_1_comes_before_a_new_owner_has_copied(
+    is_copied: bool, index: int, objects: set[str]
+) -> None:
+    world = World(0)
+    rings = Rings(world, RING)
+    rings.look(Host(A, moving(JOINT_OLD)))
+    has_copied(rings, index=index, is_copied=is_copied)
+    rings.look(Host(A, replace(moving(JOINT_NEW), epoch=3)))
+    assert objections(world) == objects
+
+
 def test_a_new_owner_coordinates_too_early() -> None:
     world, key = World(0), key_in(0)
     rings = Rings(world, RING)
@@ -160,6 +181,7 @@ def test_what_has_reached_w_of_both_lists_is_written_again(
 ) -> None:
     story = Story()
     rings = Rings(story.world, RING)
+    has_copied(rings)
     rings.look(Host(A, moving(JOINT_NEW)))
     put = story.begin(PUT)
     sibling = story.mint(put, A1, {1: 1})

@@ -109,7 +109,7 @@ OF_CHANGES = {
     *("phase_1", "settled", "abort", "retire", "voters", "policy", "proposal_refused"),
     *("gone", "put_back", "refused", "refused_rightly", "changes_end", "available"),
     *("handed_over_first", "fences_grow", "fences_follow", "ack_is_joint", "epoch_grows"),
-    *("fences_hold", "pledges_last", "votes_grow"),
+    *("fences_hold", "pledges_last", "votes_grow", "copied_first"),
 }
 
 # Not to be expected of some tens of seeds.
@@ -188,6 +188,7 @@ EVALUATIONS = {
     # Once for each request that comes under too low a stamp; for each partition of a fence, and
     # each vote, that is told; for each vote that comes to a disk after another for its entry.
     "fences_hold": 250,
+    "copied_first": 300,
     "pledges_last": 12_000,
     "votes_grow": 4_500,
     "handed_over_first": 230,
