@@ -42,7 +42,7 @@ FAULTS = {
     # Bent frames of the hostile client.
     "hostile_frame": 16_000,
     "poison_frame": 3_000,
-    "stranger": 700,
+    "stranger": 200,
 }
 
 POINTS_STRUCK = 81  # for each failure point: processes that have ended exactly there
@@ -73,7 +73,7 @@ EVALUATIONS = {
     "siblings_are_bounded": 58_000,
     "siblings_are_concurrent": 20_000,
     "store_is_known": 16_000,
-    "strangers_are_refused": 300,
+    "strangers_are_refused": 100,
     "superseded_stays_away": 150_000,
     "trees_are_current": 13_000,
     "trees_are_known": 1_700,

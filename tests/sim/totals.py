@@ -187,8 +187,8 @@ EVALUATIONS = {
     "fences_follow": 24_000,
     # Once for each request that comes under too low a stamp; for each partition of a fence, and
     # each vote, that is told; for each vote that comes to a disk after another for its entry.
-    "fences_hold": 250,
-    "copied_first": 300,
+    "fences_hold": 100,
+    "copied_first": 100,
     "pledges_last": 12_000,
     "votes_grow": 4_500,
     "handed_over_first": 230,
