@@ -140,9 +140,11 @@ class _Hosts:
 
 def _walk(ring: Ring, partition: PartitionId) -> Iterator[NodeId]:
     """Clockwise from the partition: each node with capacity that is not an owner of it, once. Who
-    is leaving gets no more to keep."""
+    is leaving gets no more to keep; nor does who joins, for an abort would throw out both."""
     left = {member.id for member in ring.members if member.capacity > 0}
     left.difference_update(ring.all_owners(partition), ring.leaving, ring.removed)
+    if ring.change is not None:
+        left.difference_update(ring.change.joined)
     following = chain(ring.lists[partition + 1 :], ring.lists[:partition])
     for node in chain.from_iterable(following):
         if not left:

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from dynagent.core.claim import plan
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.preference import Place, active, fallbacks
-from dynagent.core.ring import Member, Ring
+from dynagent.core.ring import Change, Member, Ring
 
 A, B, C, D, E, F = (NodeId(letter) for letter in "abcdef")
 P0 = PartitionId(0)
@@ -63,6 +64,25 @@ def test_fallbacks_on_hosts_of_their_own_come_first() -> None:
 def test_a_node_without_capacity_is_no_fallback() -> None:
     ring = ring_of(["abc", "bcd"], extra=[member("r", capacity=0)])
     assert fallbacks(ring, P0) == (D,)
+
+
+def test_who_joins_keeps_nothing_for_others_until_that_is_settled() -> None:
+    settled = ring_of(["abc", "bcd"], extra=[member("x")])
+    assert NodeId("x") in fallbacks(settled, PartitionId(0))
+    joining = replace(
+        settled,
+        change=Change(
+            index=1,
+            id=bytes(16),
+            verb="join",
+            driver=NodeId("a"),
+            joined=(NodeId("x"),),
+            before=settled.members[:-1],
+            leaving_before=(),
+            moves=(),
+        ),
+    )
+    assert fallbacks(joining, PartitionId(0)) == (NodeId("d"),)
 
 
 def test_a_node_with_capacity_that_owns_nothing_is_the_last_fallback() -> None:
