@@ -227,16 +227,19 @@ class PutOperation(Request):
         if self.tally is None:
             coordinator.start_over(now, self, self.put)
             return
+        own = coordinator.node_id
+        is_refused = own in self.tally.failed  # our copy, by a full disk: it is nowhere here
         self.aim = coordinator.aim_of(self.token)
         if self.trace is not None:
             epoch = coordinator.ring.epoch
-            self.tell(now, coordinator.node_id, f"has the ring of epoch {epoch}: aims again")
+            self.tell(now, own, f"has the ring of epoch {epoch}: aims again")
         with suppress(QuorumNotMet, NotReady):
             self._find_targets(coordinator)
         self.anew = ()
         self.due = min(now + limits.PUT_HEDGE_S, self.deadline)
         coordinator.renumber(self)  # acknowledgements under the old stamp must not count here
-        self._spread(now, coordinator.replica.batch_of(self.put.key))
+        number = coordinator.replica.batch_of(self.put.key)
+        self._spread(now, number, is_refused=is_refused)
 
     def on_hedge(self, now: float) -> None:
         """W is late: whoever hangs gets a stand-in as well; the first W count."""
@@ -312,17 +315,20 @@ class PutOperation(Request):
         self.reply = self._reply_of(record)
         self._spread(now, number)
 
-    def _spread(self, now: float, number: int) -> None:
-        """Sends the record to all others, and waits for our own copy, which batch `number` has."""
+    def _spread(self, now: float, number: int, *, is_refused: bool = False) -> None:
+        """Sends the record to all others, and waits for our own copy, which batch `number` has;
+        or not, if our disk has refused it."""
         coordinator, asked, aim, record = self.coordinator, self.asked, self.aim, self.record
         own = coordinator.node_id
         if aim.is_joint:
             self.tally = JointQuorum(asked, self.w, aim.lists, self.stand_ins)
         else:
             self.tally = PutQuorum(asked, self.w)
-        if len(asked) < len(aim.owners) or self.stand_ins:
+        if is_refused:
+            self.tally.add_failure(own)
+        elif len(asked) < len(aim.owners) or self.stand_ins:
             number = max(number, self._owe_at_once(record))
-        if not coordinator.replica.when_durable(number, (None, self.number)):
+        if not is_refused and not coordinator.replica.when_durable(number, (None, self.number)):
             self.tally.add_result(own)
             if self.trace is not None and record.value.clock:
                 self.tell(now, own, "has its own copy on disk")

@@ -391,6 +391,22 @@ def test_a_put_whose_coordinator_is_an_owner_no_more_ends_in_the_new_list() -> N
     assert len(holders) >= 2
 
 
+def test_a_copy_that_a_full_disk_has_refused_does_not_count_by_the_next_ring_either() -> None:
+    w = changing()
+    c = w.c
+    c.request(A, put(b"v", strict=True))
+    assert c.nodes[A].take_batch() is not None
+    c.nodes[A].on_refused(c.now)
+    w.move((A, C, D), *ALL)
+    w.ready(D)
+    anew = {t: p for t, p in merges(c).items() if p.message.stamp_change == 2}  # type: ignore[attr-defined]
+    acknowledge(c, C, anew[C])
+    assert not c.answers  # C alone has it, an owner in both lists; A has it nowhere
+    acknowledge(c, B, anew[B])
+    acknowledge(c, D, anew[D])
+    assert isinstance(c.answers[0][1], PutReply)
+
+
 def test_after_an_abort_a_put_goes_on_with_the_old_list() -> None:
     w = two_to_two()
     c = w.c
