@@ -102,7 +102,7 @@ def test_a_job_waits_for_who_is_down_and_an_interrupt_leaves_it(tmp_path: Path) 
 
 def test_converged_is_what_has_been_compared_since_the_question(cluster: Cluster) -> None:
     cluster("repair")  # what was compared before the question does not count
-    line = cluster.fails(124, "wait", "converged", "--timeout", "0.3s")
+    line = cluster.fails(124, "wait", "converged", "--timeout", "0.01s")
     assert "have been compared and found equal" in line
     with subprocess.Popen(
         [*cluster.command, "wait", "converged", "--timeout", "60s"], env=cluster.environment
