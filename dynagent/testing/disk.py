@@ -36,6 +36,7 @@ class Disk:
     ) -> None:
         self.on_job_row: Callable[[NodeId, bytes], None] = lambda node, row: None
         self.on_vote_row: Callable[[bytes], None] = lambda row: None
+        self.on_landed: Callable[[int], None] = lambda batch: None
         self.debts = Debts(world=world, ledger=ledger, node=node, ring=rings.present)
         self.store = MemoryStore()
         self.slowness = 1.0
@@ -97,6 +98,7 @@ class Disk:
         batch, ring, records = self._under_way
         self._under_way = None
         self.store.write(batch)
+        self.on_landed(batch.number)
         self._world.log(f"{self._node[:2]} disk: batch {batch.number} is durable")
         for target, token, key, is_owed in hints_of(batch):
             if is_owed:

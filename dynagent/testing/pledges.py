@@ -1,8 +1,10 @@
-"""What a node has pledged, to whoever changes the ring: a fence, a vote. Does it keep to it?
+"""What a node has pledged, to whoever changes the ring: a fence, a vote, what it holds. Does it keep
+to it?
 
     fences_hold       what is asked under a stamp below the minimum that its disk had when it came
                       is refused: no copy is acknowledged, and none is told
-    pledges_last      who says that it is fenced, or how it has voted, has that on its disk
+    pledges_last      who says that it is fenced, how it has voted, or that its tree is the same,
+                      has that on its disk
     votes_grow        of one entry, no disk ever has an older promise, or an older vote, than before
 
 These are the rules themselves (design §6). What comes of breaking one shows elsewhere in one run of
@@ -22,6 +24,8 @@ from dynagent.core.messages import (
     Message,
     Read,
     ReadReply,
+    Sift,
+    SiftReply,
     Vote,
 )
 from dynagent.core.ports import LinkId, NodeId
@@ -47,12 +51,18 @@ class Pledges:
         """The process has ended, and with it all that it was asked."""
         self._asked: dict[Asked, Fence | Ballot] = {}
         self._below: dict[Asked, str] = {}  # what must be refused
+        self._compared: dict[Asked, int] = {}  # the batch that makes all durable that was there
+        self._landed = 0  # the newest batch on the disk
 
     # --- what is asked, and answered -------------------------------------------------------------
 
-    def on_request(self, link: LinkId, request_id: int, message: Message) -> None:
+    def on_request(
+        self, link: LinkId, request_id: int, message: Message, *, newest_batch: int
+    ) -> None:
         if isinstance(message, Fence | Ballot):
             self._asked[link, request_id] = message
+        elif isinstance(message, Sift):
+            self._compared[link, request_id] = newest_batch
         elif isinstance(message, Merge | Read) and self._rings.epochs > 1:
             stamp = (message.stamp_change, message.stamp_phase)
             for key in _keys(message):
@@ -65,6 +75,10 @@ class Pledges:
         if below is not None:
             is_no = not isinstance(message, MergeAck | ReadReply)
             self._check("fences_hold", is_no, f"takes {below}")
+        newest_batch = self._compared.pop((link, request_id), 0)
+        if isinstance(message, SiftReply):
+            what = f"tells of a tree that needs batch {newest_batch}, and has {self._landed}"
+            self._check("pledges_last", self._landed >= newest_batch, what)
         asked = self._asked.pop((link, request_id), None)
         if isinstance(message, FenceReply) and isinstance(asked, Fence):
             stamp = (asked.stamp_change, asked.stamp_phase)
@@ -95,6 +109,10 @@ class Pledges:
             is_newer = promised >= self._promised and accepted >= self._accepted
             self._check("votes_grow", is_newer, what)
         self._index, self._promised, self._accepted = index, promised, accepted
+
+    def on_landed(self, batch: int) -> None:
+        """A batch is on the disk."""
+        self._landed = batch
 
     def put_back(self) -> None:
         """Its store was put back from a backup."""

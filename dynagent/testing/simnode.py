@@ -145,6 +145,7 @@ class SimNode:
         self.pledges = Pledges(world=world, rings=rings, node=node_id)
         self.disk.on_job_row = repairs.on_job_row
         self.disk.on_vote_row = self.pledges.on_vote_row
+        self.disk.on_landed = self.pledges.on_landed
         self._antientropy_s = profile.antientropy_s
         self._rings = rings
         self._gather_s = profile.gather_s
@@ -414,7 +415,8 @@ class SimNode:
             return
         assert self.node is not None
         self.manners.on_request(link, request_id, budget_ms, message)
-        self.pledges.on_request(link, request_id, message)
+        newest_batch = self.node.replica.newest_batch
+        self.pledges.on_request(link, request_id, message, newest_batch=newest_batch)
         if isinstance(message, Put) and message.attempt > 1:
             self._on_moment(self, message)
         peer, node = self._network.peer_of(link), self.node

@@ -18,7 +18,7 @@ RING_MUTANTS = (
             "nator.node_id]\n",
             "                self._owners, self._to_drop = [], list(window.keys)\n",
         ),
-        seed=12,
+        seed=30,
     ),
     of_one_file(
         "M10-fsync",

@@ -15,6 +15,8 @@ from dynagent.core.messages import (
     MergeAck,
     Read,
     RingIs,
+    Sift,
+    SiftReply,
     Vote,
 )
 from dynagent.core.ports import LinkId
@@ -40,12 +42,12 @@ def fenced(world: World, *, at: tuple[int, int]) -> Pledges:
 def test_what_is_below_a_fence_is_taken(stamp: tuple[int, int], objects: set[str]) -> None:
     world = World(0)
     pledges = fenced(world, at=(2, 0))
-    pledges.on_request(LINK, 1, Read(*stamp, key_in(0), WANT_DIGEST))
+    pledges.on_request(LINK, 1, Read(*stamp, key_in(0), WANT_DIGEST), newest_batch=0)
     pledges.on_answer(LINK, 1, RingIs(2))
-    pledges.on_request(LINK, 2, Merge(*stamp, 0, [[key_in(0), [], [], []]]))
+    pledges.on_request(LINK, 2, Merge(*stamp, 0, [[key_in(0), [], [], []]]), newest_batch=0)
     pledges.on_answer(LINK, 2, Error(1, "no"))
     assert objections(world) == set()
-    pledges.on_request(LINK, 3, Merge(*stamp, 0, [[key_in(0), [], [], []]]))
+    pledges.on_request(LINK, 3, Merge(*stamp, 0, [[key_in(0), [], [], []]]), newest_batch=0)
     pledges.on_answer(LINK, 3, MergeAck())
     assert objections(world) == objects
 
@@ -56,7 +58,7 @@ def test_a_fence_is_told_before_it_is_on_the_disk(
 ) -> None:
     world = World(0)
     pledges = fenced(world, at=minimum)
-    pledges.on_request(LINK, 1, Fence(2, 0, [0]))
+    pledges.on_request(LINK, 1, Fence(2, 0, [0]), newest_batch=0)
     pledges.on_answer(LINK, 1, FenceReply([0], [0], [0]))
     assert objections(world) == objects
 
@@ -78,7 +80,7 @@ def test_a_vote_is_told_before_it_is_on_the_disk(row: bytes, objects: set[str]) 
     world = World(0)
     pledges = Pledges(world=world, rings=Rings(world, RING), node=C)
     pledges.on_vote_row(row)
-    pledges.on_request(LINK, 1, Ballot(2, 3, 7, b"entry"))
+    pledges.on_request(LINK, 1, Ballot(2, 3, 7, b"entry"), newest_batch=0)
     pledges.on_answer(LINK, 1, Vote(3, 7, 3, 7, b"entry"))
     assert objections(world) == objects
 
@@ -92,3 +94,13 @@ def test_a_vote_is_forgotten() -> None:
     assert objections(world) == set()
     pledges.on_vote_row(vote_row(3, (1, 0), (0, 0)))
     assert objections(world) == {"votes_grow"}
+
+
+@pytest.mark.parametrize(("landed", "objects"), [(7, set()), (6, {"pledges_last"})])
+def test_a_tree_is_told_before_its_records_are_on_the_disk(landed: int, objects: set[str]) -> None:
+    world = World(0)
+    pledges = Pledges(world=world, rings=Rings(world, RING), node=C)
+    pledges.on_request(LINK, 1, Sift(2, 0, 0, 0, [0], [bytes(16)]), newest_batch=7)
+    pledges.on_landed(landed)
+    pledges.on_answer(LINK, 1, SiftReply([], []))
+    assert objections(world) == objects
