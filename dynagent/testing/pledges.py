@@ -1,5 +1,5 @@
-"""What a node has pledged, to whoever changes the ring: a fence, a vote, what it holds. Does it keep
-to it?
+"""What a node has pledged, to whoever changes the ring: a fence, a vote, what it holds. Does it
+keep to it?
 
     fences_hold       what is asked under a stamp below the minimum that its disk had when it came
                       is refused: no copy is acknowledged, and none is told

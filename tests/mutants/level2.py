@@ -95,7 +95,7 @@ LEVEL_2_MUTANTS = (
         "agent/links.py",
         "        self._links.by_id.pop(self.id, None)\n",
         "",
-        1,
+        0,
     ),
     _mutant(
         "B11",
