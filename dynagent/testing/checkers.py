@@ -40,6 +40,7 @@ NAMES = (
     "newcomers_wait",
     "one_of_a_kind",
     "one_ring",
+    "owners_hold_all",
     "ack_is_durable",
     "acks_stand_apart",
     "answered_once",

@@ -19,6 +19,7 @@ It looks at a node's ring after each event that may have changed it, and knows t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from dynagent.core.encoding import decode
@@ -67,6 +68,7 @@ class Rings:
         self._had: dict[NodeId, list[tuple[int, Ring]]] = {}
         self._owners: list[set[NodeId]] = [set() for _ in first.lists]  # at any time
         self._keepers: list[set[NodeId]] = [set() for _ in first.lists]  # fallbacks too
+        self.on_newest: Callable[[Ring, Ring], None] = lambda before, ring: None
         self._note(first)
 
     @property
@@ -119,9 +121,10 @@ class Rings:
         )
         if _age(ring) > _age(self.present):
             self._world.log(f"{host.id[:2]} is the first with the ring of epoch {ring.epoch}")
-            self._check_copied(self.present, ring)
-            self.present = ring
+            before, self.present = self.present, ring
+            self._check_copied(before, ring)
             self._note(ring)
+            self.on_newest(before, ring)
 
     def minimum(self, node: NodeId, partition: int) -> tuple[int, int]:
         """The stamp below which its disk says that it refuses what concerns a partition."""

@@ -43,6 +43,7 @@ from dynagent.testing.rings import Rings
 from dynagent.testing.shapes import Shapes
 from dynagent.testing.simnode import SimNode
 from dynagent.testing.swarm import Nemesis
+from dynagent.testing.takeovers import Takeovers
 from dynagent.testing.twins import Twins
 from dynagent.testing.world import World
 
@@ -114,6 +115,15 @@ class Simulation:
         ]
         self.network.hosts.update({node.id: node for node in self.nodes})
         self.repairs.nodes.update({node.id: node for node in self.nodes})
+        disks = {node.id: node.disk for node in self.nodes}
+        takeovers = Takeovers(
+            world=world,
+            history=self.history,
+            ledger=self.ledger,
+            keys=self.keys,
+            copy_of=lambda node, key: disks[node].copy_of(token_of(key), key),
+        )
+        self.rings.on_newest = takeovers.on_ring
         self.nemesis = Nemesis(
             world=world,
             network=self.network,

@@ -109,7 +109,7 @@ OF_CHANGES = {
     *("phase_1", "settled", "abort", "retire", "voters", "policy", "proposal_refused"),
     *("gone", "put_back", "refused", "refused_rightly", "changes_end", "available"),
     *("handed_over_first", "fences_grow", "fences_follow", "ack_is_joint", "epoch_grows"),
-    *("fences_hold", "pledges_last", "votes_grow", "copied_first"),
+    *("owners_hold_all", "fences_hold", "pledges_last", "votes_grow", "copied_first"),
 }
 
 # Not to be expected of some tens of seeds.
@@ -192,6 +192,8 @@ EVALUATIONS = {
     "pledges_last": 12_000,
     "votes_grow": 4_500,
     "handed_over_first": 230,
+    # Once for each acknowledged write of a partition that is read from another list than before.
+    "owners_hold_all": 900,
     "refused_rightly": 10,
     "changes_end": 180,
     "available": 2_000,
