@@ -101,14 +101,6 @@ RING_MUTANTS = (
         ("probe = Read(*self._probe_stamp(), ", "probe = Read(0, 0, "),
         seed=915,
     ),
-    of_one_file(
-        "W7",
-        "a copy that a full disk has refused counts again when the ring changes",
-        "core/put.py",
-        (
-            "is_refused = own in self.tally.failed  #",
-            "is_refused = False  #",
-        ),
         seed=1347,
     ),
 )
