@@ -101,6 +101,4 @@ RING_MUTANTS = (
         ("probe = Read(*self._probe_stamp(), ", "probe = Read(0, 0, "),
         seed=915,
     ),
-        seed=1347,
-    ),
 )
