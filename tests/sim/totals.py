@@ -99,7 +99,7 @@ FAULTS = {
     "policy": 15,
     "proposal_refused": 30,
     "gone": 45,
-    "put_back": 10,
+    "put_back": 2,
     "refused": 10,
 }
 
