@@ -180,10 +180,13 @@ class RealCluster:
                 assert agent.stop() == 0, agent.log_text()
 
     def wait_ready(self) -> None:
-        """Every running agent serves and sees every other running one."""
+        """Every running agent serves and sees every other running one; raises `RuntimeError` if one
+        has ended instead."""
         running = [agent for agent in self.agents if agent.process is not None]
 
         def ready() -> bool:
+            if not all(_answers(agent) for agent in running):
+                return False
             with Client([], learn_ring=False) as client:
                 try:
                     statuses = [status_of(client, agent.address) for agent in running]
