@@ -185,8 +185,8 @@ class RealCluster:
         running = [agent for agent in self.agents if agent.process is not None]
 
         def ready() -> bool:
-            if not all(_answers(agent) for agent in running):
-                return False
+            for agent in running:
+                _check_runs(agent)
             with Client([], learn_ring=False) as client:
                 try:
                     statuses = [status_of(client, agent.address) for agent in running]
@@ -216,10 +216,15 @@ def wait_for(condition: Callable[[], bool], what: str, *, wait_s: float = WAIT_S
     return time.monotonic() - began
 
 
-def _answers(agent: RealAgent) -> bool:
+def _check_runs(agent: RealAgent) -> None:
+    """Raises `RuntimeError` if it has ended by itself."""
     assert agent.process is not None
     if agent.process.poll() is not None:
         raise RuntimeError(f"{agent.name} ended: {agent.log_text()[-500:]}")
+
+
+def _answers(agent: RealAgent) -> bool:
+    _check_runs(agent)
     try:
         with Client([], learn_ring=False, timeout_s=1) as client:
             status_of(client, agent.address)
