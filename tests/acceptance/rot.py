@@ -33,6 +33,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from dynagent.client.blocking import Client
@@ -43,10 +44,9 @@ from dynagent.core.salvage import Gap, salvage
 from dynagent.errors import ConnectionLost, DynagentError, NotReady, Unreachable
 from dynagent.store.datadir import DataDir
 from dynagent.store.drill import Damage, files_of, flip_anywhere
-from tests.acceptance.points import Failed, Say, hold
+from tests.acceptance.points import Failed, Parts, Say, hold, run_parts
 from tests.real.cluster import ROOT, WAIT_S_MAX, RealAgent, RealCluster, wait_for
 
-PARTS = ("sqlite", "rocksdb")
 FLIPS = 200
 # Of the rounds, one after the other: many hit several layers of one store at once, and RocksDB, the
 # files of which are small here, then has to be rebuilt; one or two leave it to reads, healing and
@@ -60,13 +60,8 @@ _REBUILDS_MAX = 4  # of one agent in one round: each write may meet another dama
 _STRUCTURE = {"store", "structure", "range"}  # what a check finds that no read of a record meets
 
 
-def run(share: float, say: Say, parts: Sequence[str] = PARTS) -> dict[str, object]:
-    """The figures of these engines; raises `Failed` at the first point that does not hold."""
+def _run(engine: str, share: float, say: Say) -> dict[str, object]:
     flips = max(4, round(FLIPS * share))
-    return {engine: _run(engine, flips, say) for engine in parts}
-
-
-def _run(engine: str, flips: int, say: Say) -> dict[str, object]:
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -79,6 +74,14 @@ def _run(engine: str, flips: int, say: Say) -> dict[str, object]:
             say(f"rot: {engine}: {dict(sorted(trial.counts.items()))}")
     figures = {name: trial.counts[name] for name in sorted(trial.counts)}
     return {"keys": KEYS, **figures, "seconds": round(time.monotonic() - began)}
+
+
+PARTS: Parts = {engine: partial(_run, engine) for engine in ("sqlite", "rocksdb")}
+
+
+def run(share: float, say: Say, parts: Sequence[str] = tuple(PARTS)) -> dict[str, object]:
+    """The figures of these engines; raises `Failed` with all that do not hold."""
+    return run_parts(PARTS, parts, share, say)
 
 
 class _Trial:
