@@ -6,7 +6,7 @@ minute ends, it compares the 99th percentile of the foreground, which is how lon
 clients took, with a threshold.
 
     newest answers over the threshold      the share shrinks to a half, down to the floor
-    the last minute at or under it, or     it grows, up to 1: by a step, or twofold until it shrinks
+    the last minute well under it, or      it grows, up to 1: by a step, or twofold until it shrinks
       nobody has asked anything of late      for the first time (as TCP starts)
     otherwise                              it stays: clients have just been served badly
     it has hardly been used of late        what clients would feel of it is not known: it falls to
@@ -16,6 +16,8 @@ The newest answers are those of the sub-window that has just ended; where they a
 percentile, older ones are judged with them, but only if one of the new ones was slow: thus one slow
 answer shrinks the share once, and a sudden rise is met within seconds, while recovery waits for a
 good minute. A request under way counts when it is answered, which is at its deadline at the latest.
+Good is a minute of which the 99.5th percentile is under the threshold too: who grows until the 99th
+is over it keeps it over it half of the time.
 
 Within the share the allowance is a balance that fills up to a short burst. What was granted may be
 exceeded by the last record, which is then owed: a record is never cut.
@@ -170,7 +172,7 @@ class Budget:
             return
         idle = not any(past[age].total for age in range(_IDLE_SUB_WINDOWS))
         slow, total = sum(window.slow for window in past), sum(window.total for window in past)
-        if idle or not _is_p99_over(slow, total):
+        if idle or not _is_p99_over(2 * slow, total):
             grown = self.share / limits.BACKGROUND_SHARE_FACTOR
             if self._has_shrunk:
                 grown = self.share + limits.BACKGROUND_SHARE_STEP

@@ -127,8 +127,10 @@ def test_an_idle_foreground_gives_it_back_without_waiting_for_the_minute() -> No
     assert shares[-1] == 1
 
 
-@pytest.mark.parametrize(("slow_of_1000", "share"), [(9, 1), (10, 1), (30, 1 / 64)])
-def test_it_is_the_slowest_hundredth_that_counts(slow_of_1000: int, share: float) -> None:
+@pytest.mark.parametrize(("slow_of_1000", "share"), [(5, 1), (6, 1 / 4), (10, 1 / 4), (30, 1 / 64)])
+def test_up_to_one_in_200_it_grows_and_over_one_in_100_it_shrinks(
+    slow_of_1000: int, share: float
+) -> None:
     budget = new_budget()
     mixed = [SLOW_S if n * slow_of_1000 % 1000 < slow_of_1000 else FAST_S for n in range(1000)]
     serve(budget, 0.0, 200.0, mixed, every_s=0.002)
