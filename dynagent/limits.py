@@ -104,7 +104,7 @@ HINT_PUT_OFF_S_MAX = 4.0
 
 # --- Merkle exchange (core.exchange) -------------------------------------------------------------
 EXCHANGE_NODES_MAX = 1_024  # of one Compare: hashes and numbers take 40 KiB of a control frame
-EXCHANGE_STALE_MAX = 64  # groups of leaves to be hashed for the roots of one Compare: 1.3 ms
+EXCHANGE_STALE_MAX = 64  # groups of leaves that either side hashes for one Compare: 1.3 ms
 EXCHANGE_PARTITIONS_MAX = 1_024  # of one exchange: their roots go in one Compare
 EXCHANGE_LEAVES_MAX = 64  # of one LeafKeys: a thousand small records, or many empty leaves
 EXCHANGE_LEAVES_WAITING_MAX = 1_024  # known to differ; more are not sought before these are listed
@@ -127,7 +127,8 @@ EXCHANGE_PAGES = 2  # of each kind under way: one travels while the other is wri
 EXCHANGE_ANSWER_S = 10.0  # until a message without an answer has failed: a slow disk is no reason
 EXCHANGE_PAUSE_S_MAX = 30.0  # after failures
 EXCHANGE_BUSY_S = 5.0  # after the last message about a partition it may be compared with another
-EXCHANGE_LATER_S = 1.0  # until one that was is asked about again
+# Until one that was is asked about again; until two are, of which one delivers hints to the other.
+EXCHANGE_LATER_S = 1.0
 EXCHANGE_TURN_S = 12.0  # longer than whoever was told so takes to ask again
 # A round of roots that are equal is 10 KiB a peer, in 256 partitions; and what was missed in spite
 # of hints and read repair waits no longer than that to be found.

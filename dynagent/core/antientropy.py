@@ -8,8 +8,9 @@ many as fit one message of roots.
 Where nothing differs a round is one small message pair with each peer.
 
     due, or a job ──▶ Exchange ──▶ verdict by verdict ──▶ done … due again after the interval
-                         │ └─ under comparison with another owner: a little later
-                         └─ the link breaks, no answer, a full disk: pause, doubled each time
+            │            │ └─ under comparison with another owner: a little later
+            │            └─ the link breaks, no answer, a full disk: pause, doubled each time
+            └─ one of the two delivers hints to the other: not before these have arrived
 
 What holds:
 
@@ -17,6 +18,12 @@ What holds:
   made, all of it equal. What could not be (an unreadable copy) leaves it unverified.
 - Everything it sends is granted by the background budget (design §8): clients come first.
 - It stops while the agent drains.
+- No two nodes begin to compare while a node that was away catches up with the other's hints: all of
+  these would be found to differ, leaf by leaf, and be moved twice. Who delivers does not begin, and
+  answers NotReady if it is asked (`core.counterpart`); either way the next attempt is
+  `EXCHANGE_LATER_S` later. It is no failure. That it ends: `Delivery.is_serving`.
+- A partition that was answered leaves its round. So a round ends under any load of writes, although
+  these make roots stale all the time, and roots are told a few at a time then (`core.descent`).
 
 The ring changes: exchanges under way end, since both sides must have the same ring, and begin anew.
 Partitions that move are compared with nobody before they are settled: their copies are on the way.
@@ -32,9 +39,9 @@ from math import inf
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
-from dynagent.core.counterpart import Busy
+from dynagent.core.counterpart import Busy, hints_first
 from dynagent.core.exchange import Exchange
-from dynagent.core.messages import Message
+from dynagent.core.messages import Error, Message
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import Ring
 from dynagent.core.tour import AskOperation, Running, Tour
@@ -45,15 +52,27 @@ from dynagent.errors import DynagentError
 class _Pair:
     """This node and a peer."""
 
-    __slots__ = ("due", "mine", "peer", "running", "tours", "verified", "wake_at")
+    __slots__ = (
+        "due",
+        "mine",
+        "peer",
+        "put_off_until",
+        "round",
+        "running",
+        "tours",
+        "verified",
+        "wake_at",
+    )
 
     def __init__(self, peer: NodeId, mine: list[PartitionId]) -> None:
         self.peer = peer
         self.mine = mine  # partitions that we compare with it
         self.verified: dict[PartitionId, float] = {}  # → when
         self.tours: list[Tour] = []  # of jobs
+        self.round: Tour | None = None  # our own, while something is left of it
         self.running: Running | None = None
         self.due = inf  # of the next round; until the peer has come up: never
+        self.put_off_until = -inf  # one of us delivers hints to the other
         self.wake_at = inf  # of the exchange under way
 
 
@@ -65,6 +84,7 @@ class AntiEntropy:
         coordinator: Coordinator,
         *,
         busy: Busy,
+        is_serving: Callable[[NodeId], bool],
         interval_s: float,
         is_draining: Callable[[], bool],
     ) -> None:
@@ -73,6 +93,7 @@ class AntiEntropy:
         self._coordinator = coordinator
         self._replica = coordinator.replica
         self._busy = busy
+        self._is_serving = is_serving  # `Delivery.is_serving`
         self.interval_s = interval_s
         self._is_draining = is_draining
         self._started: float | None = None
@@ -92,6 +113,8 @@ class AntiEntropy:
             if peer not in before and peer in self._coordinator.up:
                 pair.due = now + min(self.interval_s, limits.ANTIENTROPY_UP_S)
             pair.mine = mine
+            if pair.round is not None:
+                pair.round, pair.due = None, now
             pair.verified = {at: when for at, when in pair.verified.items() if at in mine}
         self._reckon()
 
@@ -114,6 +137,7 @@ class AntiEntropy:
         if (pair := self._pairs.get(node)) is None:
             return
         pair.due = now + min(self.interval_s, limits.ANTIENTROPY_UP_S)
+        pair.round = None
         self._reckon()
 
     def on_tick(self, now: float) -> None:
@@ -147,20 +171,21 @@ class AntiEntropy:
     # --- tours -----------------------------------------------------------------------------------
 
     def _begin(self, now: float, pair: _Pair) -> None:
-        """The first tour that is due: of jobs, else a round."""
-        if pair.peer not in self._coordinator.up:
+        """The next tour, if one is due and hints do not come first."""
+        if pair.peer not in self._coordinator.up or now < self._due_of(pair):
             return
-        tour = next((tour for tour in pair.tours if tour.due <= now), None)
-        if tour is None and self.interval_s and now >= pair.due:
-            pair.due = now + self.interval_s
-            self.counts["rounds"] += 1
-            tour = Tour(pair.peer, self._round(pair), self._on_verdict, patient=False)
+        if self._is_serving(pair.peer):
+            coordinator = self._coordinator
+            self._put_off(now, pair, hints_first(coordinator.ring, coordinator.node_id, pair.peer))
+            return
+        tour = self._next_tour(now, pair)
         if tour is None or not tour.left:
             return
         tour.began, tour.since = now, self._replica.hints.committed
         exchange = Exchange(
             replica=self._replica,
             ring=self._coordinator.ring,
+            node_id=self._coordinator.node_id,
             peer=pair.peer,
             partitions=tour.next_partitions(),
             on_verdict=tour.tell,
@@ -170,6 +195,18 @@ class AntiEntropy:
         )
         pair.running = Running(tour, exchange)
         self._advance(now, pair)
+
+    def _next_tour(self, now: float, pair: _Pair) -> Tour | None:
+        """The first one that is due: of jobs, else a round. A new round takes the place of the one
+        before: what is left of that is part of it, and comes first."""
+        tour = next((tour for tour in pair.tours if tour.due <= now), None)
+        if tour is not None or not self.interval_s:
+            return tour
+        if now >= pair.due:
+            pair.due = now + self.interval_s
+            self.counts["rounds"] += 1
+            pair.round = Tour(pair.peer, self._round(pair), self._on_verdict)
+        return pair.round if pair.round is not None and pair.round.due <= now else None
 
     def _round(self, pair: _Pair) -> list[PartitionId]:
         dirty = self._replica.hints.dirty.get(pair.peer, ())
@@ -203,7 +240,7 @@ class AntiEntropy:
         budget.spend(now, *exchange.take_spent())
         if exchange.is_done:
             self._end(pair)
-            self._after(now, running.tour)
+            running.tour.due = now + limits.EXCHANGE_LATER_S  # if something is left of it
         else:
             pair.wake_at = exchange.due if exchange.due is not None else inf
 
@@ -214,6 +251,9 @@ class AntiEntropy:
         running = pair.running
         if isinstance(answer, str):
             self._fail(now, pair, answer)
+        elif isinstance(answer, Error):
+            self._end(pair)
+            self._put_off(now, pair, answer.text)
         else:
             try:
                 batch = 0
@@ -243,6 +283,8 @@ class AntiEntropy:
         pair.running, pair.wake_at = None, inf
         if not tour.left and tour in pair.tours:
             pair.tours.remove(tour)
+        if not tour.left and tour is pair.round:
+            pair.round = None
 
     def _fail(self, now: float, pair: _Pair, problem: str) -> None:
         assert pair.running is not None
@@ -250,16 +292,16 @@ class AntiEntropy:
         self._end(pair)
         self.counts["failures"] += 1
         tour.fail(now, problem)
-        if not tour.patient:
+        if tour is pair.round:  # the next one tries again
+            pair.round = None
             pair.due = max(pair.due, now + tour.pause_s)
 
-    def _after(self, now: float, tour: Tour) -> None:
-        """An exchange has ended well: the tour goes on, or has ended."""
-        pair = self._pairs[tour.peer]
-        if tour.left and tour.patient:
-            tour.due = now + limits.EXCHANGE_LATER_S
-        elif tour.left:
-            pair.due = min(pair.due, now + limits.EXCHANGE_LATER_S)
+    def _put_off(self, now: float, pair: _Pair, problem: str) -> None:
+        """These two are not to be compared yet. Jobs say so; it is no failure, and the pause does
+        not grow: when it may begin, it does so soon."""
+        for tour in pair.tours:
+            tour.problem = problem
+        pair.put_off_until = now + limits.EXCHANGE_LATER_S
 
     # --- verdicts --------------------------------------------------------------------------------
 
@@ -310,9 +352,15 @@ class AntiEntropy:
             if pair.running is not None:
                 due = min(due, pair.wake_at)
             elif pair.peer in self._coordinator.up:
-                waiting = [tour.due for tour in pair.tours]
-                due = min(due, *waiting, pair.due if self.interval_s else inf)
+                due = min(due, self._due_of(pair))
         self.due = due
+
+    def _due_of(self, pair: _Pair) -> float:
+        """When to begin something with that peer."""
+        waiting = [tour.due for tour in pair.tours]
+        if self.interval_s:
+            waiting += [pair.due, pair.round.due] if pair.round is not None else [pair.due]
+        return max(pair.put_off_until, min(waiting, default=inf))
 
 
 def compared_partitions(ring: Ring, node_id: NodeId) -> dict[NodeId, list[PartitionId]]:

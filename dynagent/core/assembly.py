@@ -80,10 +80,12 @@ def assemble(node: Node, ring: Ring) -> None:
     node.sources.coordinator = coordinator
     node.purge_answers.coordinator = coordinator
     node.delivery = delivery = Delivery(coordinator)
+    counterpart.is_serving = delivery.is_serving
     node.healer = healer = Healer(coordinator)
     node.antientropy = antientropy = AntiEntropy(
         coordinator,
         busy=counterpart.busy,
+        is_serving=delivery.is_serving,
         interval_s=settings.antientropy_interval_s,
         is_draining=lambda: node.draining,
     )

@@ -5,13 +5,16 @@ event loop. Nothing is kept between two requests: where to go on is the asker's 
 thing remembered is soft: with whom each partition was compared of late (`Busy`), so that two
 owners do not move the same records to a third at the same time.
 
+Nor does it begin with a node to which hints are under way from here: most of what differs is on its
+way then, and would be found leaf by leaf and moved twice.
+
 The exchange itself (`core.exchange`) looks at its own side through the same functions, so that two
 pages of the same leaves have the same form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED, Coordinator
@@ -32,7 +35,7 @@ from dynagent.core.messages import (
 )
 from dynagent.core.ports import LinkId, NodeId, PartitionId
 from dynagent.core.replica import Replica
-from dynagent.core.ring import token_of
+from dynagent.core.ring import Ring, token_of
 from dynagent.errors import BadRequest, CorruptRecord, NotReady, Unhealthy
 
 TOKEN_BYTES = 16
@@ -82,6 +85,7 @@ class Counterpart:
     def __init__(self, replica: Replica) -> None:
         self.coordinator: Coordinator | None = None
         self.busy = Busy()
+        self.is_serving: Callable[[NodeId], bool] = lambda _node: False  # `Delivery.is_serving`
         self._replica = replica
 
     def on_compare(
@@ -95,19 +99,28 @@ class Counterpart:
         if message.level > forest.levels or len(numbers) != len(message.hashes):
             raise BadRequest("a Compare of no level of the trees, or without a hash for each node")
         self._check_owned(coordinator, {number // width for number in numbers})
-        ours = hashes(forest, message.level, numbers)
+        again: list[int] = []
+        if message.level == 0:
+            asker = NodeId(message.asker)
+            if self.is_serving(asker):
+                raise NotReady(hints_first(coordinator.ring, coordinator.node_id, asker))
+            count = roots_at_once(forest, numbers)
+            numbers, again = numbers[:count], numbers[count:]
         differ = [
             number
-            for number, our, their in zip(numbers, ours, message.hashes, strict=True)
+            for number, our, their in zip(
+                numbers, hashes(forest, message.level, numbers), message.hashes, strict=False
+            )
             if our != their or not our
         ]
-        later: list[int] = []
+        busy: set[int] = set()
         if message.level == 0:
-            later = [at for at in differ if not self.busy.begin(now, at, link)]
-            differ = [at for at in differ if at not in later]
+            busy = {at for at in differ if not self.busy.begin(now, at, link)}
+            differ = [at for at in differ if at not in busy]
         for partition in {number // width for number in differ}:
             self.busy.go_on(now, partition, link)
-        coordinator.effects.answer(link, request_id, CompareReply(differ, later))
+        later = [*sorted(busy), *again]
+        coordinator.effects.answer(link, request_id, CompareReply(differ, later, again))
 
     def on_leaf_keys(
         self, now: float, link: LinkId, request_id: int, budget_ms: int, message: Message
@@ -233,6 +246,25 @@ def versions(replica: Replica, keys: Sequence[bytes]) -> tuple[list[list[object]
         if size >= limits.EXCHANGE_ROWS_BYTES_MAX:
             break
     return copies, size
+
+
+def hints_first(ring: Ring, source: NodeId, target: NodeId) -> str:
+    """Why these two are not compared now."""
+    names = [ring.member(node) for node in (source, target)]
+    giver, taker = (member.name if member is not None else "?" for member in names)
+    return f"{giver} delivers hints to {taker}: they are compared when those have arrived"
+
+
+def roots_at_once(forest: Forest, partitions: Iterable[int]) -> int:
+    """Of how many of these, the first ones, the roots can be told without a stall: after writes all
+    over the ring each takes hundreds of hashes. One at least, if there are any."""
+    stale = count = 0
+    for number in partitions:
+        stale += forest.stale(PartitionId(number))
+        if count and stale > limits.EXCHANGE_STALE_MAX:
+            break
+        count += 1
+    return count
 
 
 def hashes(forest: Forest, level: int, numbers: Sequence[int]) -> list[bytes]:

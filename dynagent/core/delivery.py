@@ -24,6 +24,9 @@ Where a target has missed more than could be noted, a whole partition is dirty f
 when its hints have been gone through, one partition after the other (`core.walk`).
 
 The bytes are granted by the background budget (design §8).
+
+While a target that was away catches up (`is_serving`), its trees are not compared with ours
+(`core.antientropy`, `core.counterpart`): what it lacks is on its way to it already.
 """
 
 from __future__ import annotations
@@ -56,12 +59,15 @@ _Sent = tuple[Token, bytes, bytes]
 class _Target:
     """One node that is owed something."""
 
-    __slots__ = ("after", "due", "operation", "pause_s", "walk")
+    __slots__ = ("after", "catches_up", "due", "operation", "pause_s", "walk")
 
     def __init__(self, due: float) -> None:
         self.after = b""  # the place up to which its hints have been gone through
         self.due = due  # when to send the next page
         self.pause_s = 0.0  # after the last failure
+        # It was away, or failed, or a partition is dirty for it: all that it is owed is gone
+        # through, and not yet to the end. Not: a straggler's few hints.
+        self.catches_up = False
         self.operation: PageOperation | None = None
         self.walk: Walk | None = None  # through a dirty partition; no hints are sent meanwhile
 
@@ -87,6 +93,7 @@ class Delivery:
         if node in self._hints.targets:
             target = self._targets.setdefault(node, _Target(now))
             target.due, target.pause_s, target.after = now, 0.0, b""
+            target.catches_up = True
 
     def on_ring(self, now: float, ring: Ring) -> None:
         """A walk through a partition that its target does not own any more ends; the mark stays
@@ -95,6 +102,31 @@ class Delivery:
         for node, target in self._targets.items():
             if target.walk is not None and not ring.owns(node, target.walk.partition):
                 target.walk = None
+
+    def is_serving(self, node: NodeId) -> bool:
+        """Does `node` catch up with what it missed, from here, and does that progress? Whoever
+        waits for this to end does not wait for ever, whatever the state:
+
+        - nobody sends: it is down, an operator has paused it, or it is owed nothing: False;
+        - a page has failed, or was refused: False until the next one is acknowledged; so a page
+          without an answer bars others for `HINT_PAGE_S`, once;
+        - a page is under way, or waits for the budget, which always grants more in the end: True.
+          With each page the place gets on, and the list has an end;
+        - at the end of the list: False, also if hints are left that cannot be delivered (copies
+          that are unreadable, or too large). They are tried again, but do not count any more;
+        - a walk has come to its end and more was owed meanwhile: False for `HINT_REST_S`, then it
+          is walked again.
+        """
+        target = self._targets.get(node)
+        return (
+            target is not None
+            and target.catches_up
+            and not target.pause_s
+            and (node in self._hints.counts or node in self._hints.dirty)
+            and node in self.coordinator.up
+            and not self.is_paused
+            and node not in self.paused
+        )
 
     @property
     def due(self) -> float:
@@ -183,6 +215,7 @@ class Delivery:
         else:  # at the end: what has been left is tried again, but not at once
             target.after = b""
             target.due = now + limits.HINT_REST_S
+            target.catches_up = False
             self._begin_walk(now, node, target)
 
     def _begin_walk(self, now: float, node: NodeId, target: _Target) -> None:
@@ -193,6 +226,7 @@ class Delivery:
         if its_own:
             target.walk = Walk(self.coordinator.replica, node, min(its_own))
             target.due = now
+            target.catches_up = True
         if len(its_own) < len(dirty):
             self.on_misaimed(node)
 
@@ -210,6 +244,7 @@ class Delivery:
                 self.on_settled(walk.partition)
         else:
             target.due = now + limits.HINT_REST_S
+            target.catches_up = False
 
     def _send(
         self,
@@ -293,6 +328,7 @@ class Delivery:
     ) -> None:
         target.pause_s = min(2 * target.pause_s or limits.HINT_REST_S, pause_s_max)
         target.due = now + target.pause_s
+        target.catches_up = True
 
     def _settle(self, node: NodeId, sent: list[_Sent]) -> None:
         """Removes the hints whose copy is still the one that was sent."""

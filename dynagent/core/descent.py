@@ -2,21 +2,23 @@
 
     roots ──differ──▶ inner nodes ──differ──▶ leaves ──differ──▶ their keys, page by page
 
-One Compare at a time asks for up to a thousand nodes of one level, the deepest ones first; one
-LeafKeys at a time for the keys of some leaves that differ. Both sides make a page of the same
+One Compare at a time asks for up to a thousand nodes of one level, the deepest ones first; of
+roots, for as many as both sides can tell without keeping their clients waiting. One LeafKeys at a
+time asks for the keys of some leaves that differ. Both sides make a page of the same
 leaves; what both have looked at is compared, and the next page begins there.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED
-from dynagent.core.counterpart import TOKEN_BYTES, Busy, hashes, leaf_page
+from dynagent.core.counterpart import TOKEN_BYTES, Busy, hashes, leaf_page, roots_at_once
 from dynagent.core.merkle import ARITY
 from dynagent.core.messages import Compare, CompareReply, LeafKeys, LeafKeysReply
-from dynagent.core.ports import NodeId, PartitionId, Token
+from dynagent.core.ports import NodeId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
 from dynagent.core.verdict import Progress
@@ -46,6 +48,7 @@ class Descent:
         *,
         replica: Replica,
         ring: Ring,
+        node_id: NodeId,
         peer: NodeId,
         progress: Progress,
         busy: Busy,
@@ -53,6 +56,7 @@ class Descent:
     ) -> None:
         self._replica = replica
         self._ring = ring
+        self._node_id = node_id
         self._peer = peer
         self._progress = progress
         self._busy = busy
@@ -61,6 +65,7 @@ class Descent:
         self._forest = replica.forest
         self._nodes: list[deque[int]] = [deque() for _ in range(self._forest.levels + 1)]
         self._nodes[0].extend(sorted(progress.verdicts))
+        self._roots_max = limits.EXCHANGE_NODES_MAX  # of the next Compare: what the peer can tell
         self._leaves: deque[int] = deque()  # that differ, and wait to be listed
         self._listed: list[int] = []  # that are being listed
         self._after = b""  # up to which place they have been
@@ -75,21 +80,16 @@ class Descent:
             if waiting := self._nodes[level]:
                 numbers = self._take_nodes(level, waiting)
                 found = hashes(self._forest, level, numbers)
-                return Compare(*self._stamp, level, numbers, found)
+                return Compare(*self._stamp, level, numbers, found, self._node_id)
         return None
 
     def _take_nodes(self, level: int, waiting: deque[int]) -> list[int]:
-        """As many as one message takes; of roots, as many as can be told without a stall: after
-        writes all over the ring each takes hundreds of hashes, on both sides."""
-        numbers: list[int] = []
-        stale = 0
-        while waiting and len(numbers) < limits.EXCHANGE_NODES_MAX:
-            if level == 0:
-                stale += self._forest.stale(PartitionId(waiting[0]))
-                if numbers and stale > limits.EXCHANGE_STALE_MAX:
-                    break
-            numbers.append(waiting.popleft())
-        return numbers
+        """As many as one message takes; of roots, as many as can be told without a stall."""
+        if level == 0:
+            count = roots_at_once(self._forest, islice(waiting, self._roots_max))
+        else:
+            count = min(len(waiting), limits.EXCHANGE_NODES_MAX)
+        return [waiting.popleft() for _ in range(count)]
 
     def on_compared(self, now: float, asked: Compare, reply: CompareReply) -> None:
         """Raises `ProtocolError` if it tells of nodes that were not asked."""
@@ -97,9 +97,12 @@ class Descent:
         differ, later = set(reply.differ), set(reply.later)
         if not differ.isdisjoint(later) or not differ | later <= set(asked.nodes):
             raise ProtocolError("a CompareReply with nodes that were not asked")
+        again = self._ask_again(asked, reply)
         for number in asked.nodes:
             partition = number // width
             self._progress.spend(partition, _NODE_BYTES)
+            if number in again:
+                continue
             if number in later or (
                 level == 0 and number in differ and not self._busy.begin(now, partition, self._peer)
             ):
@@ -112,6 +115,24 @@ class Descent:
             else:
                 self._progress.open(partition, ARITY - 1)
                 self._nodes[level + 1].extend(range(number * ARITY, (number + 1) * ARITY))
+
+    def _ask_again(self, asked: Compare, reply: CompareReply) -> set[int]:
+        """Roots that the peer has not looked at come next; no more than it could tell, but twice as
+        many each time that it can. Each reply tells of one at least, so this ends, whatever is
+        being written."""
+        again = set(reply.again)
+        if asked.level:
+            if again:
+                raise ProtocolError("a CompareReply that puts off what is no root")
+            return again
+        if not again <= set(reply.later) or len(again) == len(asked.nodes):
+            raise ProtocolError("a CompareReply that puts off what it should not")
+        if again:
+            self._roots_max = len(asked.nodes) - len(again)
+        else:
+            self._roots_max = min(2 * self._roots_max, limits.EXCHANGE_NODES_MAX)
+        self._nodes[0].extendleft(number for number in reversed(asked.nodes) if number in again)
+        return again
 
     # --- leaves ----------------------------------------------------------------------------------
 

@@ -78,6 +78,7 @@ class Exchange:
         *,
         replica: Replica,
         ring: Ring,
+        node_id: NodeId,
         peer: NodeId,
         partitions: Iterable[PartitionId],
         on_verdict: Callable[[float, Verdict], None],
@@ -92,7 +93,13 @@ class Exchange:
         self._progress = progress = Progress(partitions, replica.forest.counts, self._tell)
         assert len(progress.verdicts) <= limits.EXCHANGE_PARTITIONS_MAX
         self._descent = Descent(
-            replica=replica, ring=ring, peer=peer, progress=progress, busy=busy, prefix=prefix
+            replica=replica,
+            ring=ring,
+            node_id=node_id,
+            peer=peer,
+            progress=progress,
+            busy=busy,
+            prefix=prefix,
         )
         self._suspects = Suspects(
             replica=replica, ring=ring, peer=peer, progress=progress, busy=busy, moves=moves

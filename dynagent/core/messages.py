@@ -456,8 +456,8 @@ class FactsReply(Message, code=43):
 
 class Compare(Message, code=50):
     """Which of these nodes have other hashes in your trees? Answered by CompareReply; by RingIs if
-    our rings differ; or by an Error: NotReady; BadRequest if you are no owner of one of the
-    partitions, or it moves.
+    our rings differ; or by an Error: NotReady, also to roots while you deliver hints to the asker;
+    BadRequest if you are no owner of one of the partitions, or it moves.
 
     Level 0 has the roots, and each node sixteen children at the next. A node's number is
     partition × 16^level + its place in that level of its tree.
@@ -468,14 +468,17 @@ class Compare(Message, code=50):
     level: Small
     nodes: Uints
     hashes: Hashes  # one for each; an empty one (not known) is equal to none
+    asker: Text = ""  # its node id
 
 
 class CompareReply(Message, code=51):
     """Those that differ. Nothing: all are equal."""
 
     differ: Uints = []  # noqa: RUF012 - never changed; numbers, as they were asked
-    later: Uints = []  # noqa: RUF012 - never changed; they differ too, and are under comparison
-    # with another owner: what that one moves need not be moved twice
+    later: Uints = []  # noqa: RUF012 - never changed; not these: they differ, and are under
+    # comparison with another owner (what that one moves need not be moved twice), or are in `again`
+    again: Uints = []  # noqa: RUF012 - never changed; of `later`: roots that were not looked at, as
+    # all at once would have kept clients waiting; ask for them at once. The first is always told
 
 
 class LeafKeys(Message, code=52):

@@ -4,9 +4,11 @@ A unit is a partition with a peer, of which this node is the earlier owner: all 
 compare each pair once. Each peer has a tour of anti-entropy (`core.antientropy`). Verify, and the
 preview of a repair, move nothing.
 
-A peer that is down is waited for; after `JOB_PATIENCE_S` its partitions are given up, and the job
-ends incomplete. So it does where the ring changes: partitions that move have other owners than when
-it was begun. But who is no member any more is not waited for, and leaves nothing to be done.
+A peer that delivers hints to us, or we to it, is compared when those have arrived: the job tells so
+meanwhile. One that is down is waited for; after `JOB_PATIENCE_S` its partitions are given up, and
+the job ends incomplete. So it does where the ring changes: partitions that move have other owners
+than when it was begun. But who is no member any more is not waited for, and leaves nothing to be
+done.
 """
 
 from __future__ import annotations

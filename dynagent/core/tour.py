@@ -2,7 +2,7 @@
 
 The rounds that anti-entropy makes by itself are tours, and so are the pairs of a repair job. A
 partition leaves the tour with its verdict. One that is under comparison with another owner comes
-again a little later; after a failure all that are left do, if the tour is `patient`.
+again a little later; after a failure all that are left do, if the tour is a job's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dynagent.core.exchange import Ask, Exchange
 from dynagent.core.messages import Error, Message, RingIs
 from dynagent.core.ports import LinkId, NodeId, PartitionId
 from dynagent.core.verdict import Verdict
+from dynagent.errors import NotReady
 
 _NO_LINK = LinkId(-1)
 
@@ -32,13 +33,11 @@ class Tour:
         *,
         prefix: bytes = b"",
         moves: bool = True,
-        patient: bool = True,
     ) -> None:
         self.peer = peer
         self.left = dict.fromkeys(partitions)  # without a verdict, the most urgent first
         self.prefix = prefix
         self.moves = moves
-        self.patient = patient
         self.due = 0.0  # when to begin, or to try again
         self.pause_s = 0.0  # after the last failure
         self.problem = ""  # the last failure, until a partition is done
@@ -90,7 +89,8 @@ class AskOperation(Operation):
         self.answered = True  # no client waits, and no gate counts it
         self.ask = ask
         self.peer = peer
-        self._tell = tell  # the answer; what went wrong; None: what it brought is durable
+        # The answer (an Error: not yet); what went wrong; None: what it brought is durable.
+        self._tell = tell
         self.is_answered = False  # it waits for our disk
 
     def on_reply(self, now: float, source: NodeId, message: Message) -> None:
@@ -99,8 +99,10 @@ class AskOperation(Operation):
         self.is_answered = True
         if isinstance(message, RingIs):
             self._tell(now, self, f"its ring is of epoch {message.epoch}")
+        elif isinstance(message, Error) and message.error != NotReady.code:
+            self._tell(now, self, message.text)
         else:
-            self._tell(now, self, message.text if isinstance(message, Error) else message)
+            self._tell(now, self, message)
 
     def on_failure(self, now: float, source: NodeId) -> None:
         if source == self.coordinator.node_id:

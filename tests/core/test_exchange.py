@@ -147,7 +147,7 @@ def test_equal_copies_cost_one_message_pair() -> None:
     for number in range(100):
         for node in (A, B):
             hold(world, node, b"k%d" % number, version(number + 1))
-    roots(world, A)
+    roots(world, A), roots(world, B)
     watch = Watch(world).run()
     assert [type(message) for message in watch.sent] == [Compare, CompareReply]
     assert watch.total("keys") == 100

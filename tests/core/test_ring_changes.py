@@ -207,7 +207,8 @@ def check_kept(node: Node) -> None:
     assert node.antientropy is not None
     for peer, pair in node.antientropy._pairs.items():
         assert pair.verified.keys() <= set(pair.mine)
-        assert all(tour.left.keys() <= set(pair.mine) for tour in pair.tours), peer
+        tours = [*pair.tours, *([pair.round] if pair.round is not None else [])]
+        assert all(tour.left.keys() <= set(pair.mine) for tour in tours), peer
     assert node.jobs is not None
     owned = node.replica.hints.owned
     for job in node.jobs.jobs.values():
