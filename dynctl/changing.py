@@ -32,9 +32,9 @@ from dynagent.core.ringentry import (
     Content,
     Entry,
     VotersEntry,
-    choose_voters,
     fold,
 )
+from dynagent.core.voters import choose_voters
 from dynagent.errors import (
     DynagentError,
     Partial,

@@ -18,7 +18,7 @@ from dynagent.core.messages import Install, RingReply, RingRequest, StatusReply,
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member, Ring, check_partitions, check_quorums
 from dynagent.core.ringcodec import decode_ring, encode_ring
-from dynagent.core.ringentry import choose_voters
+from dynagent.core.voters import choose_voters
 from dynagent.errors import DynagentError, ProtocolError, Refused
 
 

@@ -20,8 +20,9 @@ from dynagent.core.coordinator import Coordinator
 from dynagent.core.facts import Fact
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Ring
-from dynagent.core.ringentry import VotersEntry, choose_voters
+from dynagent.core.ringentry import VotersEntry
 from dynagent.core.ringlog import RingLog
+from dynagent.core.voters import choose_voters
 from dynagent.errors import DynagentError
 
 

@@ -28,7 +28,7 @@ classes; members, and the owners of moves by their places among them, as in the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from dynagent import limits
@@ -43,6 +43,7 @@ from dynagent.core.ringcodec import (
     encode_member,
     placer,
 )
+from dynagent.core.voters import replace_voters
 from dynagent.errors import ProtocolError, Refused, UnknownEntry
 
 
@@ -182,7 +183,6 @@ def _fold_change(ring: Ring, entry: ChangeEntry, proposer: NodeId) -> Ring:
         leaving_before=ring.leaving,
         moves=tuple(moves),
     )
-    gone = {*entry.removed, *entry.leaving}
     changed = replace(
         ring,
         epoch=index,
@@ -190,20 +190,9 @@ def _fold_change(ring: Ring, entry: ChangeEntry, proposer: NodeId) -> Ring:
         lists=tuple(lists),
         leaving=entry.leaving,
         removed=entry.removed,
-        voters=_voters_without(ring, gone),
         change=change if moves else None,
     )
-    return _without_removed(changed)
-
-
-def _voters_without(ring: Ring, gone: set[NodeId]) -> tuple[NodeId, ...]:
-    """Who goes does not vote on that any more. Others take its place at once: two voters of which
-    both must agree would be worse than three of which one has yet to catch up."""
-    if gone.isdisjoint(ring.voters):
-        return ring.voters
-    return choose_voters(ring.members, present=ring.voters, staying_out=tuple(gone)) or tuple(
-        voter for voter in ring.voters if voter not in ring.removed
-    )
+    return _settle(changed, change.joined)
 
 
 def _check_change(ring: Ring, entry: ChangeEntry) -> None:
@@ -258,7 +247,7 @@ def _fold_phase(ring: Ring, entry: PhaseEntry) -> Ring:
         changed=tuple(changed),
         change=replace(change, moves=left) if left else None,
     )
-    return _without_removed(settled)
+    return _settle(settled, change.joined)
 
 
 def _fold_abort(ring: Ring, entry: AbortEntry) -> Ring:
@@ -335,9 +324,23 @@ def _the_change(ring: Ring, index: int) -> Change:
     return ring.change
 
 
-def _without_removed(ring: Ring) -> Ring:
-    """Once nothing moves any more nobody needs to name them."""
-    return ring if ring.change is not None else _without(ring, set(ring.removed))
+def _settle(ring: Ring, joined: Collection[NodeId]) -> Ring:
+    """Others vote in place of who was removed, and once nothing moves any more of who leaves. Then
+    nobody needs to name the removed ones either.
+
+    A leaver votes until then, since its change may be taken back, and since whoever takes its place
+    has all entries by that time. `joined`: by this change, or the one that this settles.
+    """
+    is_settled = ring.change is None
+    voters = replace_voters(
+        ring.voters,
+        ring.members,
+        gone={*ring.removed, *ring.leaving} if is_settled else ring.removed,
+        leaving=ring.leaving,
+        joined=joined,
+    )
+    ring = replace(ring, voters=voters)
+    return _without(ring, set(ring.removed)) if is_settled else ring
 
 
 def _without(ring: Ring, gone: set[NodeId]) -> Ring:
@@ -348,31 +351,6 @@ def _without(ring: Ring, gone: set[NodeId]) -> Ring:
         leaving=tuple(node for node in ring.leaving if node not in gone),
         removed=tuple(node for node in ring.removed if node not in gone),
     )
-
-
-# --- who votes -----------------------------------------------------------------------------------
-
-
-def choose_voters(
-    members: Sequence[Member], *, present: Sequence[NodeId] = (), staying_out: Sequence[NodeId] = ()
-) -> tuple[NodeId, ...]:
-    """Who should vote: an odd number, at most `limits.VOTERS_MAX`, spread over zones, then hosts.
-
-    Of nodes with capacity that are not `staying_out`, the `present` voters first. Sorted by id.
-    """
-    able = [m for m in members if m.capacity > 0 and m.id not in staying_out]
-    count = min(len(able), limits.VOTERS_MAX)
-    count -= count % 2 == 0 and count > 0
-    chosen: list[Member] = []
-    while len(chosen) < count:
-        zones = [member.zone for member in chosen]
-        hosts = [member.host for member in chosen]
-        best = min(
-            (member for member in able if member not in chosen),
-            key=lambda m: (zones.count(m.zone), hosts.count(m.host), m.id not in present, m.id),
-        )
-        chosen.append(best)
-    return tuple(sorted(member.id for member in chosen))
 
 
 # --- bytes ---------------------------------------------------------------------------------------

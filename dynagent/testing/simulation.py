@@ -20,11 +20,11 @@ from dynagent.core.hints import ROW, decode_row
 from dynagent.core.messages import MODE_CONTEXT, MODE_OVERWRITE, Message
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import Member, Ring, token_of
-from dynagent.core.ringentry import choose_voters
 from dynagent.core.salvage import FIRST, LAST
 from dynagent.core.siblings import Dot
 from dynagent.core.unknown import ROW as UNKNOWN_ROW
 from dynagent.core.unknown import decode_row as decode_unknown
+from dynagent.core.voters import choose_voters
 from dynagent.errors import CorruptRecord
 from dynagent.testing.checkers import Judge
 from dynagent.testing.clients import SimClient

@@ -20,7 +20,8 @@ from dynagent.core.claim import plan
 from dynagent.core.claim_rules import fault, rules
 from dynagent.core.ports import NodeId, PartitionId
 from dynagent.core.ring import JOINT_NEW, JOINT_OLD, SETTLED, Member, Ring
-from dynagent.core.ringentry import Content, Entry, PhaseEntry, RetireEntry, choose_voters, fold
+from dynagent.core.ringentry import Content, Entry, PhaseEntry, RetireEntry, fold
+from dynagent.core.voters import choose_voters
 from dynagent.errors import BadRequest, PlanInfeasible, Refused
 from tests.core.placements import member
 

@@ -17,7 +17,6 @@ from dynagent.core.ringentry import (
     PolicyEntry,
     RetireEntry,
     VotersEntry,
-    choose_voters,
     decode_log_entry,
     encode_log_entry,
     fold,
@@ -193,13 +192,58 @@ def test_voters_and_policies() -> None:
         fold(ring, entry(VotersEntry(voters=(E,))))
 
 
-def test_voters_are_odd_spread_and_as_they_were() -> None:
-    assert choose_voters(MEMBERS[:4]) == (A, B, C)
-    assert choose_voters(MEMBERS[:4], present=(B, C, D)) == (B, C, D)
-    zoned = [member(n, zone="x" if n < 4 else f"z{n}") for n in range(1, 6)]
-    assert choose_voters(zoned[2:]) == (zoned[2].id, D, E)
-    assert choose_voters([member(n, capacity=0) for n in range(3)]) == ()
-    assert len(choose_voters([member(n) for n in range(1, 40)])) == 7
+def replace_b_by_d(*, removed: bool) -> ChangeEntry:
+    """On the ring of A, B and C alone."""
+    return ChangeEntry(
+        id=b"r" * 16,
+        verb="replace",
+        members=MEMBERS[:4],
+        leaving=() if removed else (B,),
+        removed=(B,) if removed else (),
+        moves=tuple((PartitionId(p), (A, D, C)) for p in range(8)),
+    )
+
+
+THREE = replace(START, members=MEMBERS[:3], lists=((A, B, C),) * 8)
+
+
+def settle(ring: Ring) -> Ring:
+    moving, index = tuple(ring.moves), ring.epoch
+    return folded(
+        ring,
+        PhaseEntry(index=index, phase=JOINT_NEW, partitions=moving[:3]),
+        PhaseEntry(index=index, phase=SETTLED, partitions=moving[:3]),
+        PhaseEntry(index=index, phase=JOINT_NEW, partitions=moving[3:]),
+        PhaseEntry(index=index, phase=SETTLED, partitions=moving[3:]),
+    )
+
+
+def test_a_leaver_votes_until_others_own_what_it_had_and_then_who_joined_votes() -> None:
+    ring = folded(THREE, replace_b_by_d(removed=False))
+    assert ring.voters == (A, B, C)
+    part = folded(ring, PhaseEntry(index=2, phase=JOINT_NEW, partitions=tuple(ring.moves)[:3]))
+    assert part.voters == (A, B, C)
+    done = settle(ring)
+    assert done.voters == (A, C, D)
+    assert folded(done, RetireEntry(nodes=(B,))).voters == (A, C, D)
+
+
+def test_what_is_taken_back_has_cost_no_voter() -> None:
+    """One of three would have been left, and the next change decided by it alone (seed 3158)."""
+    ring = folded(THREE, replace_b_by_d(removed=False), AbortEntry(index=2, id=b"a" * 16))
+    assert (ring.members, ring.leaving, ring.voters) == (THREE.members, (), (A, B, C))
+
+
+def test_who_is_removed_votes_no_more_and_who_joins_for_it_takes_its_place_at_once() -> None:
+    ring = folded(THREE, replace_b_by_d(removed=True))
+    assert ring.voters == (A, C, D)
+    assert settle(ring).voters == (A, C, D)
+
+
+def test_a_leaver_of_which_nothing_moves_votes_no_more() -> None:
+    ring = replace(START, voters=(B, C, D), lists=((A, B, C),) * 8)
+    change = replace(leave(removed=False), moves=())
+    assert folded(ring, change).voters == (A, B, C)
 
 
 @pytest.mark.parametrize("data", [[9, 0, "a"], [2, 0, "a", "x"], [1], "x", [6, 0, "a", [1]]])

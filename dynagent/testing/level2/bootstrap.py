@@ -10,7 +10,7 @@ from dynagent.client.routing import Plan
 from dynagent.core.messages import Install, Installed, Message
 from dynagent.core.ring import Member, Ring
 from dynagent.core.ringcodec import encode_ring
-from dynagent.core.ringentry import choose_voters
+from dynagent.core.voters import choose_voters
 from dynagent.errors import DynagentError
 from dynagent.testing.level2.clients import Caller
 from dynagent.testing.level2.host import SimHost
