@@ -156,6 +156,17 @@ class Operators:
         """Members that are gone for good."""
         return [m.id for m in ring.members if self.nodes[m.id].is_gone and m.id not in ring.removed]
 
+    def may_shrink(self) -> bool:
+        """Whether one member may be gone for good: N others stay, also if what is under way is
+        taken back, which throws out who joins by it (seed 5919); or there is a fresh agent to take
+        its place, which nobody else uses up."""
+        ring = self.rings.present
+        if len(self._operators) == 1 and self.fresh(ring):
+            return True
+        staying = self.staying(ring)
+        joined = ring.change.joined if ring.change is not None else ()
+        return len(set(staying).difference(joined)) > ring.n
+
 
 class _Operator:
     """One of them: at most one request under way."""
@@ -185,7 +196,7 @@ class _Operator:
         ring = self._all.rings.present
         if lost := self._all.lost(ring):
             if ring.change is None:
-                self._propose_plan(lambda: plan_remove(ring, lost, id=self._new_id()))
+                self._propose_plan(lambda: self._plan_without(lost, ring))
             elif not ring.removed:  # it may wait for who will never come
                 self._propose(AbortEntry(index=ring.change.index, id=self._new_id()), ring)
             else:
@@ -221,13 +232,10 @@ class _Operator:
         fresh, staying, lost = all_.fresh(ring), all_.staying(ring), all_.lost(ring)
         if kind == "lose" and not lost and not all_.is_quiet:
             victim = all_.nodes[dice.choice(staying)]
-            if len(all_.staying(all_.rings.present)) > ring.n and all_.may_lose(victim):
+            if all_.may_shrink() and all_.may_lose(victim):
                 lost = [victim.id]
         if lost:  # who has lost a node sees to that first
-            if fresh and dice.random() < 0.5:
-                new = dice.choice(fresh)
-                return plan_replace(ring, lost[0], new, id=self._new_id(), removed=True)
-            return plan_remove(ring, lost, id=self._new_id())
+            return self._plan_without(lost, ring)
         if kind == "join" and fresh:
             count = min(len(fresh), dice.choice((1, 1, 2)))
             return plan_join(ring, dice.sample(fresh, count), id=self._new_id())
@@ -242,6 +250,14 @@ class _Operator:
             other = replace(member, capacity=dice.choice((1, 2, 3)))
             return plan_members(ring, [other], id=self._new_id())
         return None
+
+    def _plan_without(self, lost: list[NodeId], ring: Ring) -> ChangePlan:
+        """Without who is gone for good; where fewer than N are left a fresh agent must come."""
+        fresh, may_remove = self._all.fresh(ring), len(self._all.staying(ring)) >= ring.n
+        if fresh and not (may_remove and self._dice.random() < 0.5):
+            new = self._dice.choice(fresh)
+            return plan_replace(ring, lost[0], new, id=self._new_id(), removed=True)
+        return plan_remove(ring, lost, id=self._new_id())
 
     def _propose_plan(self, plan: Callable[[], ChangePlan | None]) -> None:
         try:

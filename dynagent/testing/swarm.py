@@ -313,7 +313,7 @@ class Nemesis:
 
     def _rest_backups(self) -> None:
         if self._profile.changes_s and not self._is_over:
-            self._world.after(self._backup_dice.expovariate(1.0), self._back_up)
+            self._world.after(self._backup_dice.expovariate(2.0), self._back_up)
 
     def _back_up(self) -> None:
         node = self._backup_dice.choice(list(self._nodes))
@@ -322,11 +322,15 @@ class Nemesis:
         self._rest_backups()
 
     def _put_back(self, node: SimNode) -> None:
-        """The rest of the cluster is whole just now: a voter that is away might not know of the
+        """As soon as the rest of the cluster is whole: a voter that is away might not know of the
         starts that the backup has not seen (core/registration.py says what is left open)."""
         others = [other for other in self._nodes if other is not node and not other.is_gone]
         is_whole = all(other.life and not other.is_paused for other in others)
-        if not self._is_over and is_whole and not self._network.cuts and node.start_from_backup():
+        if self._is_over:
+            return
+        if not is_whole or self._network.cuts:
+            self._world.after(self._backup_dice.uniform(0.02, 0.2), self._put_back, node)
+        elif node.start_from_backup():
             self._world.fault("put_back", node.id[:2])
 
     def _is_healed(self, key: bytes) -> bool:

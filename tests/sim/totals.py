@@ -95,12 +95,12 @@ FAULTS = {
     "settled": 290,
     "abort": 90,
     "retire": 40,
-    "voters": 65,
+    "voters": 29,
     "policy": 15,
     "proposal_refused": 30,
-    "gone": 45,
-    "put_back": 2,
-    "refused": 10,
+    "gone": 59,
+    "put_back": 12,
+    "refused": 25,
 }
 
 # What only a ring that changes brings about.
@@ -194,7 +194,7 @@ EVALUATIONS = {
     "handed_over_first": 230,
     # Once for each acknowledged write of a partition that is read from another list than before.
     "owners_hold_all": 900,
-    "refused_rightly": 10,
+    "refused_rightly": 25,
     "changes_end": 180,
     "available": 2_000,
     # A few for each hang that lasts longer than the detector may take.
