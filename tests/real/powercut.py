@@ -91,27 +91,18 @@ class LoopDisk:
     def __init__(self, directory: Path) -> None:
         self._image = directory / "image"
         self.mount_point = directory / "disk"
-        self._device = ""
-        self._mounted = False
+        self._device = ""  # empty: not mounted
 
     def __enter__(self) -> LoopDisk:
         self.mount_point.mkdir()
         with self._image.open("wb") as image:
             image.truncate(_IMAGE_BYTES)
         run_tool("mkfs.ext4", "-q", "-F", str(self._image))
-        self._device = run_tool("losetup", "--find", "--show", str(self._image))
-        try:
-            self._mount()
-        except BaseException:
-            run_tool("losetup", "--detach", self._device)
-            raise
+        self._mount()
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        try:
-            self._unmount()
-        finally:
-            run_tool("losetup", "--detach", self._device)
+        self._unmount()
 
     def cut_power(self) -> None:
         """From now on every call fails, and what was not fsynced is gone."""
@@ -127,18 +118,37 @@ class LoopDisk:
         Path(f"/sys/fs/ext4/{name}/trigger_fs_error").write_text("1")
 
     def restart(self) -> None:
-        """Power is back: mounts what is on the device. Nobody may have a file open."""
+        """Power is back: mounts what is on the device. Nobody may have a file open.
+
+        It mounts a copy, on a device of its own. A process that has entered a mount namespace
+        meanwhile (`ip netns exec` makes one, for an agent of another test) keeps the old mount,
+        and mounting the same device again would give the very file system that was shut down.
+        """
         self._unmount()
+        copy = self._image.with_suffix(".copy")
+        run_tool("cp", "--sparse=always", str(self._image), str(copy))
+        copy.replace(self._image)
         self._mount()
 
     def _mount(self) -> None:
-        run_tool("mount", "-o", "errors=remount-ro", self._device, str(self.mount_point))
-        self._mounted = True
+        self._device = run_tool("losetup", "--find", "--show", str(self._image))
+        try:
+            run_tool("mount", "-o", "errors=remount-ro", self._device, str(self.mount_point))
+        except BaseException:
+            self._detach()
+            raise
 
     def _unmount(self) -> None:
-        if self._mounted:
-            run_tool("umount", str(self.mount_point))
-            self._mounted = False
+        if self._device:
+            try:
+                run_tool("umount", str(self.mount_point))
+            finally:
+                self._detach()
+
+    def _detach(self) -> None:
+        """Whoever else has it mounted is its last user."""
+        device, self._device = self._device, ""
+        run_tool("losetup", "--detach", device)
 
 
 @dataclass
