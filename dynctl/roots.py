@@ -138,13 +138,19 @@ def _ask(
 ) -> dict[int, tuple[str, int]] | DynagentError:
     found: dict[int, tuple[str, int]] = {}
     try:
-        for start in range(0, len(partitions), limits.EXCHANGE_PARTITIONS_MAX):
-            asked = partitions[start : start + limits.EXCHANGE_PARTITIONS_MAX]
+        left = partitions
+        while left:
+            asked = left[: limits.EXCHANGE_PARTITIONS_MAX]
             reply = client.ask(one.member.address, Roots(asked))
-            if not isinstance(reply, RootsReply) or len(reply.roots) != len(asked):
+            if (
+                not isinstance(reply, RootsReply)
+                or not 0 < len(reply.roots) <= len(asked)
+                or len(reply.roots) != len(reply.counts)
+            ):
                 raise ProtocolError(f"{one.member.address}: {type(reply).__name__} has no roots")
-            for number, root, count in zip(asked, reply.roots, reply.counts, strict=True):
+            for number, root, count in zip(asked, reply.roots, reply.counts, strict=False):
                 found[number] = (root.hex(), count)
+            left = left[len(reply.roots) :]
     except DynagentError as exc:
         return exc
     return found

@@ -178,13 +178,18 @@ class Counterpart:
         ring, forest = self.coordinator.ring, self._replica.forest
         if len(message.partitions) > limits.EXCHANGE_PARTITIONS_MAX:
             raise BadRequest(f"over {limits.EXCHANGE_PARTITIONS_MAX:,} partitions in one Roots")
-        roots, counts = [], []
+        own = ring.owned_by(self.coordinator.node_id)
+        roots: list[bytes] = []
+        counts: list[int] = []
+        stale = 0
         for number in message.partitions:
             ring.check_partition(number)
             partition = PartitionId(number)
-            is_own = ring.owns(self.coordinator.node_id, partition)
-            roots.append(forest.root(partition) if is_own else b"")
-            counts.append(forest.counts(partition) if is_own else 0)
+            stale += forest.stale(partition) if partition in own else 0
+            if roots and stale > limits.EXCHANGE_STALE_MAX:
+                break  # as in `roots_at_once`
+            roots.append(forest.root(partition) if partition in own else b"")
+            counts.append(forest.counts(partition) if partition in own else 0)
         self.coordinator.effects.answer(link, request_id, RootsReply(ring.epoch, roots, counts))
 
     def _checked(

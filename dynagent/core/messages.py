@@ -530,7 +530,9 @@ class Roots(Message, code=56):
 
 
 class RootsReply(Message, code=57):
-    """One hash and one count for each; of a partition that is not its own, an empty one and 0."""
+    """One hash and one count for each of the first so many of these partitions, one at least: all
+    at once would keep clients waiting where writes have made many stale. Of a partition that is not
+    its own, an empty hash and 0."""
 
     epoch: Uint
     roots: Hashes

@@ -164,10 +164,13 @@ def _rebuilt(
 
 def _held(agent: RealAgent, partitions: range) -> int:
     """Records that it has there."""
+    counts: list[int] = []
     with Client([], learn_ring=False) as client:
-        reply = client.ask(agent.address, Roots(list(partitions)))
-    assert isinstance(reply, RootsReply)
-    return sum(reply.counts)
+        while len(counts) < len(partitions):
+            reply = client.ask(agent.address, Roots([*partitions[len(counts) :]]))
+            assert isinstance(reply, RootsReply)
+            counts += reply.counts
+    return sum(counts)
 
 
 # --- stores --------------------------------------------------------------------------------------
