@@ -24,6 +24,7 @@ from dynagent.agent.notify import notify_supervisor
 from dynagent.agent.watchdog import Watchdog
 from dynagent.agent.writer import ThreadWriter
 from dynagent.config import Config, load
+from dynagent.core import siblings
 from dynagent.env import Env
 from dynagent.errors import CorruptRecord, DynagentError, OutdatedStore, StoreLost
 from dynagent.net.tcp import TcpTransport
@@ -72,11 +73,17 @@ def _remedy(exc: DynagentError) -> str:
     return "; dynagent store rebuild keeps what can be read, and the cluster heals the rest"
 
 
+def modules() -> str:
+    """What the node's hot path was built to, see hatch_build.py: "compiled", or "plain" Python."""
+    return "plain" if str(siblings.__file__).endswith(".py") else "compiled"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dynagent", description="A node of a dynctl cluster. See also: man dynagent, dynctl."
     )
-    parser.add_argument("--version", action="version", version=f"dynagent {dynagent.__version__}")
+    version = f"dynagent {dynagent.__version__} ({modules()} modules)"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run",

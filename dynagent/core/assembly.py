@@ -14,6 +14,8 @@ had if the node had just started with that ring.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from dynagent.core.antientropy import AntiEntropy
 from dynagent.core.coordinator import Coordinator
 from dynagent.core.delivery import Delivery
@@ -40,11 +42,7 @@ from dynagent.core.whereabouts import Whereabouts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from dynagent.core.node import Node
-else:
-    Protocol = object
 
 
 class Machine(Protocol):

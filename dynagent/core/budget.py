@@ -73,7 +73,7 @@ class Budget:
         self._threshold_s = threshold_s
         self._bytes_per_s_max = bytes_per_s_max
         self._bounds = [threshold_s * 2 ** (place / 4) for place in _PLACES]
-        self._past: deque[_SubWindow] = deque(_SubWindow() for _ in range(_SUB_WINDOWS))
+        self._past: deque[_SubWindow] = deque([_SubWindow() for _ in range(_SUB_WINDOWS)])
         self._open = _SubWindow()
         self._counts = self._open.counts
         self._ends_at = -inf  # of the open sub-window: before the first call, of none

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from typing import Protocol
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
@@ -44,12 +45,6 @@ from dynagent.core.sources import Sources
 from dynagent.core.transfer import Transfers
 from dynagent.core.wait import Wait
 from dynagent.errors import DynagentError, Overloaded
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Protocol
-else:
-    Protocol = object
 
 
 class Log(Protocol):

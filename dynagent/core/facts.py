@@ -116,8 +116,8 @@ def read_fact(sealed: bytes, *, cluster_id: bytes) -> Fact:
             int(epoch),
             int(started_ms),
             bool(draining),
-            int() | None as keys,
-            int() | None as stored_bytes,
+            keys,
+            stored_bytes,
             int(requests_per_s),
             int(in_flight),
             int(hints),
@@ -129,7 +129,8 @@ def read_fact(sealed: bytes, *, cluster_id: bytes) -> Fact:
             raise ProtocolError("not a fact: malformed fields")
     edition = check_edition(run, version)
     numbers = (epoch, started_ms, requests_per_s, in_flight, hints, background_permille)
-    if min(*numbers, keys or 0, stored_bytes or 0) < 0 or not node:
+    estimates = _estimate(keys), _estimate(stored_bytes)
+    if min(*numbers, *[number or 0 for number in estimates]) < 0 or not node:
         raise ProtocolError("not a fact: a negative number, or no node id")
     portrait = Portrait(
         name=name,
@@ -140,14 +141,20 @@ def read_fact(sealed: bytes, *, cluster_id: bytes) -> Fact:
         epoch=epoch,
         started_ms=started_ms,
         draining=draining,
-        keys=keys,
-        stored_bytes=stored_bytes,
+        keys=estimates[0],
+        stored_bytes=estimates[1],
         requests_per_s=requests_per_s,
         in_flight=in_flight,
         hints=hints,
         background_permille=background_permille,
     )
     return Fact(node=NodeId(node), edition=edition, portrait=portrait, sealed=sealed)
+
+
+def _estimate(number: object) -> int | None:
+    if number is None or isinstance(number, int):
+        return number
+    raise ProtocolError("not a fact: malformed fields")
 
 
 def check_edition(run: object, version: object) -> Edition:

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
+from typing import Any, Protocol
 
 from dynagent import limits
 from dynagent.core.admission import Gate
@@ -43,12 +44,6 @@ from dynagent.core.messages import (
 from dynagent.core.ports import LinkId, PartitionId, Reader
 from dynagent.core.ring import Ring
 from dynagent.errors import BadRequest, DiskFull, Overloaded, ProtocolError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Protocol
-else:
-    Protocol = object
 
 RUNNING, DONE, INCOMPLETE, CANCELLED = "running", "done", "incomplete", "cancelled"
 _ROW = "job/{}"  # named rows of the store, one for each job that is kept

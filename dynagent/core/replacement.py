@@ -106,7 +106,7 @@ def check_replacement(ring: Ring, old: Member, new: Member, up: Collection[NodeI
             f"the member {old.name} ({old.id}) is up at {old.address}, so {new.address} cannot be"
             " it; give this agent another name"
         )
-    if old.id in (*ring.removed, *ring.leaving):
+    if old.id in ring.removed or old.id in ring.leaving:
         raise Refused(f"{old.name} is going already; to add a node: dynctl join {new.address}")
     if any(m.name == new.name or m.address == new.address for m in ring.members if m is not old):
         raise Refused(f"another member has the name {new.name}, or the address {new.address}")

@@ -97,7 +97,7 @@ def decode_ring(data: bytes) -> Ring:
             bytes(leaving),
             bytes(removed),
             bytes(changed),
-            list() | None as change,
+            change,
             int(placed),
             *_,
         ]:
@@ -154,7 +154,7 @@ def decode_ring(data: bytes) -> Ring:
 
 
 def _decode_change(
-    fields: list[object], members: tuple[Member, ...], n: int, partitions: int, epoch: int
+    fields: object, members: tuple[Member, ...], n: int, partitions: int, epoch: int
 ) -> Change:
     match fields:
         case [

@@ -34,13 +34,17 @@ Dot = tuple[int, int]
 class Sibling:
     """One write: its dot, the op-id of the client's request, and its encoded bytes (core/entry)."""
 
-    __slots__ = ("actor", "counter", "data", "op_id")
+    __slots__ = ("_data", "actor", "counter", "op_id")
 
     def __init__(self, actor: int, counter: int, op_id: bytes, data: bytes) -> None:
         self.actor = actor
         self.counter = counter
         self.op_id = op_id
-        self.data = data
+        self._data = data
+
+    @property
+    def data(self) -> bytes:
+        return self._data
 
     @property
     def dot(self) -> Dot:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from dynagent.main import modules
 from tests.acceptance import (
     durability,
     everyday,
@@ -100,6 +101,7 @@ def _circumstances(points: str) -> dict[str, object]:
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.release()}",
             "cores": os.cpu_count(),
+            "modules": modules(),
         },
     }
     if points != "placement":
