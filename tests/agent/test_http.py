@@ -289,6 +289,7 @@ async def ask(server: HttpServer, *requests: bytes) -> list[bytes]:
     return answers
 
 
+@pytest.mark.plain
 def test_a_client_that_does_not_finish_its_head_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -297,6 +298,7 @@ def test_a_client_that_does_not_finish_its_head_is_dropped(
     assert trio.run(ask, server, b"GET / HT", b"") == [b"", b""]
 
 
+@pytest.mark.plain
 def test_a_page_that_crashes_is_a_500_and_the_server_goes_on() -> None:
     server = HttpServer(Node.__new__(Node))  # it has no state to tell
     paths = (b"/readyz", b"/metrics", b"/healthz")

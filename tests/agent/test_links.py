@@ -138,6 +138,7 @@ def gets(count: int) -> bytes:
     return b"".join(frames)
 
 
+@pytest.mark.plain
 def test_who_sends_many_requests_at_once_has_some_of_them_taken_in_each_turn() -> None:
     house = Busy()
     wire, greedy = house.client()
@@ -154,6 +155,7 @@ def test_who_sends_many_requests_at_once_has_some_of_them_taken_in_each_turn() -
     assert taken == list(range(1, 2 * most + 6))
 
 
+@pytest.mark.plain
 def test_who_has_half_of_all_that_may_wait_is_not_read_until_some_is_answered() -> None:
     house = Busy()
     wire, link = house.client()
@@ -169,6 +171,7 @@ def test_who_has_half_of_all_that_may_wait_is_not_read_until_some_is_answered() 
     assert len(house.seen) == 14 and wire.is_paused
 
 
+@pytest.mark.plain
 def test_who_does_not_read_its_answers_is_not_read_either() -> None:
     house = Busy()
     wire, link = house.client()
@@ -180,6 +183,7 @@ def test_who_does_not_read_its_answers_is_not_read_either() -> None:
     assert len(house.seen) == 3 and not wire.is_paused
 
 
+@pytest.mark.plain
 def test_a_peer_is_always_read() -> None:
     house = Busy()
     wire, link = house.client(ROLE_PEER)
@@ -189,6 +193,7 @@ def test_a_peer_is_always_read() -> None:
     assert len(house.seen) == 1_000
 
 
+@pytest.mark.plain
 def test_what_waits_of_a_closed_connection_is_not_executed() -> None:
     house = Busy()
     _, link = house.client()
@@ -197,6 +202,7 @@ def test_what_waits_of_a_closed_connection_is_not_executed() -> None:
     assert not house.turn() and not house.seen
 
 
+@pytest.mark.plain
 def test_requests_read_after_a_stop_have_lost_the_time_of_it() -> None:
     house = Busy()
     _, link = house.client()
@@ -210,6 +216,7 @@ def test_requests_read_after_a_stop_have_lost_the_time_of_it() -> None:
     assert [budget for _, _, budget in house.seen] == [1_000, 5_000]
 
 
+@pytest.mark.plain
 def test_what_a_full_reading_has_left_in_the_socket_has_lost_it_too() -> None:
     house = Busy()
     _, link = house.client()

@@ -159,6 +159,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.plain
 @pytest.mark.real
 def test_an_agent_that_blocks_names_the_code_in_its_log_and_its_status(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"

@@ -35,6 +35,8 @@ from dynagent.core.siblings import Clock, Dot, Sibling, Siblings
 from tests.core import exhaustive
 from tests.core.harness import CLUSTER_ID, Disk
 
+pytestmark = pytest.mark.plain
+
 T = TypeVar("T")
 KEY = b"key"
 TOKEN = token_of(KEY)

@@ -291,6 +291,7 @@ def test_the_document_tells_the_share_and_the_foreground_of_the_last_minute() ->
     assert budget.document(now + 70)["foreground_p99_s"] is None
 
 
+@pytest.mark.plain
 def test_a_node_notes_how_long_each_answer_to_a_client_took() -> None:
     cluster = Cluster(make_ring(3))
     node = cluster.nodes[IDS[0]]

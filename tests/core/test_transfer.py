@@ -267,6 +267,7 @@ def test_another_drives_when_the_driver_dies_in_any_step() -> None:
         steps += 1
 
 
+@pytest.mark.plain
 def test_two_drivers_do_no_harm() -> None:
     world = World()
     records = world.fill(count=200)
@@ -278,6 +279,7 @@ def test_two_drivers_do_no_harm() -> None:
     assert world.keys_at(D) == set(records)
 
 
+@pytest.mark.plain
 def test_a_driver_that_is_up_and_does_nothing_is_not_waited_for() -> None:
     world = World()
     world.fill(count=20)

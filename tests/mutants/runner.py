@@ -37,7 +37,9 @@ def patched(mutant: Mutant) -> Iterator[Path]:
     """A directory with a patched copy of the package, for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
         package = Path(directory) / "dynagent"
-        shutil.copytree(ROOT / "dynagent", package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "dynagent", package, ignore=shutil.ignore_patterns("__pycache__", "*.so")
+        )
         apply(mutant, package)
         yield Path(directory)
 
