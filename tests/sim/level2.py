@@ -59,7 +59,7 @@ EVALUATIONS = {
     "dots_unique": 110_000,
     "failed_is_silent": 45_000,
     "failed_stops": 300,
-    "fresh": 58_000,
+    "fresh": 69_000,
     "heals": 7_400,
     "monotonic": 26_000,
     "no_lost_write": 10_000,
@@ -74,7 +74,7 @@ EVALUATIONS = {
     "siblings_are_concurrent": 20_000,
     "store_is_known": 16_000,
     "strangers_are_refused": 100,
-    "superseded_stays_away": 70_000,
+    "superseded_stays_away": 80_000,
     "trees_are_current": 13_000,
     "trees_are_known": 1_700,
     # One rotten log may give none or thirty: 120 seeds had 36, 500 others 365.

@@ -63,7 +63,7 @@ def draw(world: World) -> Profile:
 
     profile = Profile(
         nodes=dice.choice((3, 3, 5)),
-        keys=dice.choice((1, 2, 3)),
+        keys=dice.choice((1, 1, 1, 2, 3)),  # gets and writes of one key are what is judged
         clients=dice.randint(2, 5),
         operations=dice.randint(60, 110),
         think_s=dice.choice((0.02, 0.1, 0.25)),
