@@ -267,7 +267,7 @@ BACKGROUND_SHARE_START = 1 / 4  # a new process has cold caches, and knows nothi
 BACKGROUND_SHARE_FACTOR = 1 / 2  # from 1 to the floor in 12 s
 BACKGROUND_SHARE_STEP = 1 / 32  # of 2 s, back in a minute: after a rise it feels its way
 # Where it has hardly been used for so long. Four keepers of hints that began with a third each held
-# up clients for 5 s; and what nobody feels is whole in 8.
+# up clients for 5 s; and what nobody feels is a quarter in 4, and whole in a minute.
 BACKGROUND_SHARE_UNUSED = 1 / 16
 BACKGROUND_UNUSED_S = 10.0
 BACKGROUND_BURST_S = 0.1  # what was not used is kept no longer: it would be moved in one go

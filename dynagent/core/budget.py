@@ -6,18 +6,21 @@ minute ends, it compares the 99th percentile of the foreground, which is how lon
 clients took, with a threshold.
 
     newest answers over the threshold      the share shrinks to a half, down to the floor
-    the last minute well under it, or      it grows, up to 1: by a step, or twofold until it shrinks
-      nobody has asked anything of late      for the first time (as TCP starts)
-    otherwise                              it stays: clients have just been served badly
+    newest answers and the last minute     it grows, up to 1: by a step, or twofold until it shrinks
+      well under it, or nobody has asked     for the first time (as TCP starts)
+      anything of late
+    otherwise                              it stays: clients have been served badly, or nearly so
     it has hardly been used of late        what clients would feel of it is not known: it falls to
-                                           a 16th, and doubles again
+                                           a 16th, doubles up to a quarter, and goes on by steps
 
 The newest answers are those of the sub-window that has just ended; where they are too few for a
 percentile, older ones are judged with them, but only if one of the new ones was slow: thus one slow
 answer shrinks the share once, and a sudden rise is met within seconds, while recovery waits for a
 good minute. A request under way counts when it is answered, which is at its deadline at the latest.
-Good is a minute of which the 99.5th percentile is under the threshold too: who grows until the 99th
-is over it keeps it over it half of the time.
+
+Well under it: of the newest the 99th percentile at 7/10 of the threshold at most, of the minute the
+99.5th under it. Who grows until the 99th is over it keeps clients there half of the time; and they
+wait longer than we can see, by what their requests lie in sockets before we read them.
 
 Within the share the allowance is a balance that fills up to a short burst. What was granted may be
 exceeded by the last record, which is then owed: a record is never cut.
@@ -44,17 +47,19 @@ _UNUSED_SUB_WINDOWS = round(limits.BACKGROUND_UNUSED_S / limits.FOREGROUND_SUB_W
 # are 0.2 ms to 6.4 s; the threshold is itself a bound, so what is over it is counted exactly.
 _PLACES = range(-32, 29)
 _THRESHOLD_AT = _PLACES.index(0)
+_NEAR_AT = _PLACES.index(-2)  # 0.7 of it: from there on nothing grows
 
 
 class _SubWindow:
     """Answers by how long they took."""
 
-    __slots__ = ("counts", "slow", "total")
+    __slots__ = ("counts", "near", "slow", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(_PLACES) + 1)
-        self.total = 0  # this and the next: known when it has ended
-        self.slow = 0
+        self.total = 0  # this and the next two: known when it has ended
+        self.slow = 0  # over the threshold
+        self.near = 0  # over it, or not much under it
 
 
 class Budget:
@@ -67,7 +72,7 @@ class Budget:
         assert threshold_s > 0
         assert bytes_per_s_max > 0
         self.share = limits.BACKGROUND_SHARE_START
-        self._has_shrunk = False
+        self._doubles_to = 1.0  # from there on it grows by steps
         self._spent = 0  # in the open sub-window
         self._unused = 0  # sub-windows since much of it was spent
         self._threshold_s = threshold_s
@@ -151,6 +156,7 @@ class Budget:
         ended = self._open
         ended.total = sum(ended.counts)
         ended.slow = sum(ended.counts[_THRESHOLD_AT + 1 :])
+        ended.near = sum(ended.counts[_NEAR_AT + 1 :])
         self._past.appendleft(ended)
         self._open = oldest = self._past.pop()
         self._counts = oldest.counts
@@ -158,25 +164,30 @@ class Budget:
 
     def _judge(self) -> None:
         past = self._past
-        total = slow = 0
+        total = slow = near = 0
         for window in past:
             total += window.total
             slow += window.slow
+            near += window.near
             if total >= limits.FOREGROUND_JUDGED_MIN:
                 break
         if past[0].slow and _is_p99_over(slow, total):
-            self._has_shrunk = True
+            self._doubles_to = 0.0
             self.share = max(
                 limits.BACKGROUND_SHARE_MIN, self.share * limits.BACKGROUND_SHARE_FACTOR
             )
             return
+        if past[0].near and _is_p99_over(near, total):
+            return
         idle = not any(past[age].total for age in range(_IDLE_SUB_WINDOWS))
         slow, total = sum(window.slow for window in past), sum(window.total for window in past)
         if idle or not _is_p99_over(2 * slow, total):
-            grown = self.share / limits.BACKGROUND_SHARE_FACTOR
-            if self._has_shrunk:
-                grown = self.share + limits.BACKGROUND_SHARE_STEP
-            self.share = min(1.0, grown)
+            self.share = self._grown()
+
+    def _grown(self) -> float:
+        if self.share < self._doubles_to:
+            return min(self._doubles_to, self.share / limits.BACKGROUND_SHARE_FACTOR)
+        return min(1.0, self.share + limits.BACKGROUND_SHARE_STEP)
 
     def _forget_unused(self) -> None:
         """A share that has not been used for a while is no measure of what clients can bear."""
@@ -186,7 +197,7 @@ class Budget:
         self._spent = 0
         if self._unused >= _UNUSED_SUB_WINDOWS:
             self.share = min(self.share, limits.BACKGROUND_SHARE_UNUSED)
-            self._has_shrunk = False
+            self._doubles_to = limits.BACKGROUND_SHARE_START
 
     # --- the balance -----------------------------------------------------------------------------
 

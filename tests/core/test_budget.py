@@ -139,10 +139,31 @@ def test_up_to_one_in_200_it_grows_and_over_one_in_100_it_shrinks(
 
 def test_an_answer_exactly_at_the_threshold_is_in_time() -> None:
     budget = new_budget()
-    serve(budget, 0.0, 100.0, [THRESHOLD_S])
+    now = serve(budget, 0.0, 20.0, [FAST_S])
+    now = serve(budget, now, 100.0, [THRESHOLD_S])
     assert budget.share == 1
-    serve(budget, 100.0, 4.0, [THRESHOLD_S * 1.001])
+    serve(budget, now, 4.0, [THRESHOLD_S * 1.001])
     assert budget.share == 1 / 4
+
+
+def test_what_is_near_the_threshold_lets_nothing_grow() -> None:
+    budget = new_budget()
+    now = serve(budget, 0.0, 100.0, [0.72 * THRESHOLD_S])
+    assert budget.share == limits.BACKGROUND_SHARE_START
+    serve(budget, now, 6.0, [0.7 * THRESHOLD_S])
+    assert budget.share == 1
+
+
+def test_a_share_that_was_not_used_doubles_up_to_a_quarter_and_goes_on_by_steps() -> None:
+    budget = new_budget()
+    budget.document(50.0)
+    shares = []
+    now = 50.0
+    for _ in range(5):
+        now = serve(budget, now, limits.FOREGROUND_SUB_WINDOW_S, [FAST_S])
+        shares.append(budget.share)
+    step = limits.BACKGROUND_SHARE_STEP
+    assert shares == [1 / 8, 1 / 4, 1 / 4 + step, 1 / 4 + 2 * step, 1 / 4 + 3 * step]
 
 
 def test_one_slow_answer_of_few_shrinks_the_share_once() -> None:
