@@ -38,9 +38,9 @@ class CompiledModules(BuildHookInterface):  # type: ignore[misc]
         """`version`: "standard", or "editable"."""
         if version == "editable" or os.environ.get(_MAKES_PURE):
             return
-        self.directory = tempfile.mkdtemp()
+        self._files = tempfile.mkdtemp()
         try:
-            built = compile_modules(self.config, Path(self.directory))
+            built = compile_modules(self.config, Path(self._files))
         except (Exception, SystemExit) as exc:  # whatever a compiler can be missing
             self.app.display_warning(f"not compiled, it runs as plain Python: {exc}")
             return
@@ -49,7 +49,7 @@ class CompiledModules(BuildHookInterface):  # type: ignore[misc]
         build_data["force_include"] |= {str(path): name for name, path in built.items()}
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        if directory := getattr(self, "directory", None):
+        if directory := getattr(self, "_files", None):
             shutil.rmtree(directory)
 
 

@@ -13,7 +13,7 @@ HEAL_MUTANTS: tuple[Mutant, ...] = (
             "ring.n - ring.w + (1 if own in owners else 2)",
             "ring.n - ring.w + (0 if own in owners else 1)",
         ),
-        seeds=(31,),
+        seeds=(48, 410),
     ),
     _mutant(
         "R2",
@@ -64,7 +64,7 @@ HEAL_MUTANTS: tuple[Mutant, ...] = (
             "            self._meet(key, token, exc)\n            return UNREADABLE\n",
             "            return UNREADABLE\n",
         ),
-        seeds=(729,),
+        seeds=(448,),
     ),
     _mutant(
         "R7",
@@ -74,7 +74,7 @@ HEAL_MUTANTS: tuple[Mutant, ...] = (
             "                merged.value.merge(record.value),\n",
             "                record.value,\n",
         ),
-        seeds=(142,),
+        seeds=(31,),
     ),
     _mutant(
         "M14-heal",

@@ -162,7 +162,7 @@ MUTANTS = (
             "found = [node for node in states if states[node] in (OP_PRESENT, OP_SUPERSEDED)]",
             "found: list[NodeId] = []",
         ),
-        seeds=(688, 6, 16),
+        seeds=(54, 169),
     ),
     _mutant(
         "A2",
@@ -813,7 +813,7 @@ MUTANTS = (
         "T6",
         "an owner refuses what is older as soon as it has moved",
         ("core/tombstones.py", "    return least if owns else to\n", "    return to\n"),
-        seeds=(109, 98),
+        seeds=(121, 136),
     ),
     _mutant(
         "T7",
