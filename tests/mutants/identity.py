@@ -44,6 +44,6 @@ IDENTITY_MUTANTS: tuple[Mutant, ...] = (
             "        self._held_by.intersection_update(self._others())\n",
             "",
         ),
-        seeds=(732,),
+        seeds=(1807,),
     ),
 )

@@ -18,7 +18,7 @@ RING_MUTANTS = (
             "nator.node_id]\n",
             "                self._owners, self._to_drop = [], list(window.keys)\n",
         ),
-        seed=30,
+        seed=31,
     ),
     of_one_file(
         "M10-fsync",
