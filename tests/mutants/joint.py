@@ -21,7 +21,7 @@ JOINT_MUTANTS = (
         "who joins stands in for others, and an abort throws out what it keeps",
         "core/preference.py",
         ("        left.difference_update(ring.change.joined)\n", "        pass\n"),
-        seed=3785,
+        seed=483,
     ),
     _mutant(
         "J2",
@@ -129,7 +129,7 @@ JOINT_MUTANTS = (
         "a proposer carries its own entry although a voter has accepted another",
         "core/acceptor.py",
         ("    return own if newest.accepted == NEVER else newest.entry\n", "    return own\n"),
-        seed=1,
+        seed=3,
     ),
     of_one_file(
         "V2",
