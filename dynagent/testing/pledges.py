@@ -51,7 +51,9 @@ class Pledges:
         """The process has ended, and with it all that it was asked."""
         self._asked: dict[Asked, Fence | Ballot] = {}
         self._below: dict[Asked, str] = {}  # what must be refused
-        self._compared: dict[Asked, int] = {}  # the batch that makes all durable that was there
+        # The batch that makes all durable that was there. The wire may bring a request twice, and
+        # each has its answer, in that order: the first one needs no more than was there with it.
+        self._compared: dict[Asked, list[int]] = {}
         self._landed = 0  # the newest batch on the disk
 
     # --- what is asked, and answered -------------------------------------------------------------
@@ -62,7 +64,7 @@ class Pledges:
         if isinstance(message, Fence | Ballot):
             self._asked[link, request_id] = message
         elif isinstance(message, Sift):
-            self._compared[link, request_id] = newest_batch
+            self._compared.setdefault((link, request_id), []).append(newest_batch)
         elif isinstance(message, Merge | Read) and self._rings.epochs > 1:
             stamp = (message.stamp_change, message.stamp_phase)
             for key in _keys(message):
@@ -75,7 +77,8 @@ class Pledges:
         if below is not None:
             is_no = not isinstance(message, MergeAck | ReadReply)
             self._check("fences_hold", is_no, f"takes {below}")
-        newest_batch = self._compared.pop((link, request_id), 0)
+        compared = self._compared.get((link, request_id))
+        newest_batch = compared.pop(0) if compared else 0
         if isinstance(message, SiftReply):
             what = f"tells of a tree that needs batch {newest_batch}, and has {self._landed}"
             self._check("pledges_last", self._landed >= newest_batch, what)
