@@ -42,7 +42,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "identity.clean_from_run if identity.clean_stop else run",
         "identity.clean_from_run",
-        2,
+        0,
     ),
     _mutant(
         "B5",
@@ -143,7 +143,7 @@ LEVEL_2_MUTANTS = (
         "client/routing.py",
         "        if self._indefinite is None or not last.definite:",
         "        if True:",
-        0,
+        1,
     ),
     _mutant(
         "B18",
@@ -159,7 +159,7 @@ LEVEL_2_MUTANTS = (
         "core/entry.py",
         '    if crc32(stored[4:], crc32(cluster_id + key)).to_bytes(4, "big") != stored[:4]:',
         "    if not stored:",
-        18,
+        42,
     ),
     _mutant(
         "M15",

@@ -38,7 +38,7 @@ RING_MUTANTS = (
             "    return min(ring.n - ring.w + 1, len(old_owners(ring, partition)))\n\n\ndef reads",
             "    return 1\n\n\ndef reads",
         ),
-        seed=272,
+        seed=2796,
     ),
     of_one_file(
         "M18",
