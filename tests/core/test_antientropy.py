@@ -362,6 +362,7 @@ def test_it_is_asked_for_the_others_at_once() -> None:
     assert roots(world, A) == roots(world, B)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("busy", [A, B])
 def test_a_round_ends_although_roots_turn_stale_all_the_time(busy: NodeId) -> None:
     world = cluster()
