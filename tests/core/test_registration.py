@@ -345,6 +345,23 @@ def test_a_voter_that_is_gone_keeps_no_start_waiting_for_what_it_saw() -> None:
     assert state(c, A) == REGISTERED
 
 
+def test_who_votes_no_more_keeps_no_start_waiting_for_what_it_saw() -> None:
+    c = cluster(A, B, C, others=1)
+    c.nodes[B].registrar.boots[A] = b"a0000001"
+    c.restart(A)
+    c.settle()
+    c.tick(c.now + limits.REGISTRATION_PATIENCE_S)
+    c.settle()
+    assert state(c, A) == STARTING
+    changed = replace(c.nodes[A].ring or ring_of(), epoch=2, voters=(A, C, D))
+    for node in IDS:
+        c.nodes[node].on_ring(c.now, changed)
+    for _ in range(3):
+        c.tick(c.now + limits.REGISTRATION_PATIENCE_S)
+        c.settle()
+    assert state(c, A) == REGISTERED
+
+
 def test_a_node_that_hears_of_a_later_run_of_its_own_asks_the_voters_again() -> None:
     c = cluster(A, B, C)
     for voter in (B, C):

@@ -36,14 +36,4 @@ IDENTITY_MUTANTS: tuple[Mutant, ...] = (
         ),
         seeds=(9, 19, 30),
     ),
-    _mutant(
-        "I3",
-        "who votes no more, and had met another start of a store, keeps this one waiting for ever",
-        (
-            "core/registration.py",
-            "        self._held_by.intersection_update(self._others())\n",
-            "",
-        ),
-        seeds=(1807,),
-    ),
 )

@@ -112,7 +112,7 @@ JOINT_MUTANTS = (
             "    return min(ring.n - ring.r + 1, len(old_owners(ring, partition)))\n",
             "    return 0\n",
         ),
-        seed=172,
+        seed=1105,
     ),
     of_one_file(
         "J11",
