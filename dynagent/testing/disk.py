@@ -51,6 +51,7 @@ class Disk:
         self._dice: Stream = world.stream(f"disk {node}")
         self.purging: dict[int, set[bytes]] = {}  # by batch: tombstones that go in it
         self._under_way: tuple[Batch, Ring, list[tuple[bytes, Record]]] | None = None
+        self._gathered_under: Ring | None = None  # while the batch before was under way
         self.taken: dict[bytes, Clock] = {}  # of all that has ever been on its way here
         self._versions: dict[bytes, tuple[bytes, float]] = {}  # digest, and since when
         self._generation = 0
@@ -104,8 +105,14 @@ class Disk:
             if is_owed:
                 self._world.faults["hint"] += 1
             else:
-                owners = ring.all_owners(ring.partition_of(token))
+                # It may have been turned while the batch before was under way, under that one's
+                # ring: the target owned the key no more, and does again (seed 2457, where a change
+                # was taken back and the next one began). A new owner copies from the old ones.
+                rings = [one for one in (self._gathered_under, ring) if one is not None]
+                lists = [one.all_owners(one.partition_of(token)) for one in rings]
+                owners = next((owners for owners in lists if target not in owners), lists[-1])
                 self._ledger.on_hint_removed(self._node, target, key, owners=owners)
+        self._gathered_under = ring
         digests = {key: record.digest for key, record in records}
         for _token, key, _stored in batch.records:
             self._note_version(key, digests.get(key, b""))
