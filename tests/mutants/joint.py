@@ -16,13 +16,6 @@ JOINT_MUTANTS = (
         ("    return minimum <= stamp <= known\n", "    return stamp <= known\n"),
         seed=2,
     ),
-    of_one_file(
-        "J12",
-        "who joins stands in for others, and an abort throws out what it keeps",
-        "core/preference.py",
-        ("        left.difference_update(ring.change.joined)\n", "        pass\n"),
-        seed=483,
-    ),
     _mutant(
         "J2",
         "a fence runs ahead of the log",
