@@ -72,7 +72,6 @@ def compile_modules(config: dict[str, Any], directory: Path) -> dict[str, Path]:
     command = distribution.get_command_obj("build_ext")
     command.build_lib = str(directory / "lib")
     command.build_temp = str(directory / "temp")
-    command.parallel = os.cpu_count()
     command.ensure_finalized()
     command.run()
     built = (directory / "lib").rglob(f"*{_SUFFIX}")

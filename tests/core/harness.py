@@ -36,6 +36,18 @@ CLUSTER_ID = b"c" * 16
 KEY = b"key"  # of every request made here
 
 
+def member(number: int, *, zone: str = "", capacity: int = 1) -> Member:
+    """One of many, each on a host of its own."""
+    return Member(
+        id=NodeId(f"{number:016x}"),
+        name=f"n{number}",
+        address=f"10.0.0.{number}:7411",
+        zone=zone,
+        host=f"h{number}",
+        capacity=capacity,
+    )
+
+
 def make_ring(n: int, *, others: int = 0, voters: Sequence[NodeId] = ()) -> Ring:
     """Every partition has the same owners, the first `n` ids; `others` own nothing. Without voters
     the ring stays as it is."""

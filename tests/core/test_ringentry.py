@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from dynagent.core.claim import plan
-from dynagent.core.ports import NodeId, PartitionId
-from dynagent.core.ring import JOINT_NEW, JOINT_OLD, SETTLED, Member, Ring
+from dynagent.core.ports import PartitionId
+from dynagent.core.ring import JOINT_NEW, JOINT_OLD, SETTLED, Ring
 from dynagent.core.ringcodec import decode_ring, encode_ring
 from dynagent.core.ringentry import (
     AbortEntry,
@@ -22,18 +22,7 @@ from dynagent.core.ringentry import (
     fold,
 )
 from dynagent.errors import ProtocolError, Refused
-
-
-def member(number: int, *, zone: str = "", capacity: int = 1) -> Member:
-    return Member(
-        id=NodeId(f"{number:016x}"),
-        name=f"n{number}",
-        address=f"10.0.0.{number}:7411",
-        zone=zone,
-        host=f"h{number}",
-        capacity=capacity,
-    )
-
+from tests.core.harness import member
 
 MEMBERS = tuple(member(number) for number in range(1, 6))
 A, B, C, D, E = (m.id for m in MEMBERS)

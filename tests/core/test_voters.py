@@ -7,18 +7,7 @@ import pytest
 from dynagent.core.ports import NodeId
 from dynagent.core.ring import Member
 from dynagent.core.voters import choose_voters, replace_voters
-
-
-def member(number: int, *, zone: str = "", capacity: int = 1) -> Member:
-    return Member(
-        id=NodeId(f"{number:016x}"),
-        name=f"n{number}",
-        address=f"10.0.0.{number}:7411",
-        zone=zone,
-        host=f"h{number}",
-        capacity=capacity,
-    )
-
+from tests.core.harness import member
 
 MEMBERS = tuple(member(number) for number in range(1, 8))
 A, B, C, D, E, F, G = (m.id for m in MEMBERS)
