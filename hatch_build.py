@@ -80,6 +80,9 @@ def compile_modules(config: dict[str, Any], directory: Path) -> dict[str, Path]:
 
 def main() -> int:
     """In this checkout."""
+    if sys.argv[1:] not in ([], ["--clean"]):
+        print("usage: python hatch_build.py [--clean]", file=sys.stderr)
+        return 2
     for path in (*ROOT.glob(f"*{_SUFFIX}"), *(ROOT / "dynagent").rglob(f"*{_SUFFIX}")):
         path.unlink()
     if sys.argv[1:] == ["--clean"]:
