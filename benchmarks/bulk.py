@@ -1,6 +1,6 @@
 """Records through `dynctl mput` and `mget` as processes, three real agents on the same machine.
 
-    python -m benchmarks.bulk [--records 100000] [--bytes 100] [--in-flight 1024] [--engine sqlite]
+    python -m benchmarks.bulk [--records 100000] [--bytes 100] [--in-flight 2048] [--engine sqlite]
 
 CPU per record stays true on a busy machine; records per second do not. The CPU of dynctl includes
 its start, which with 100,000 records is 3 µs of each. `mput again` overwrites what is there.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from dynagent import limits
 from tests.real.cluster import RealCluster
 from tests.real.command import run_dynctl
 
@@ -24,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="bulk verbs against three agents on loopback")
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--bytes", type=int, default=100)
-    parser.add_argument("--in-flight", type=int, nargs="+", default=[1_024])
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[limits.BULK_IN_FLIGHT_DEFAULT])
     parser.add_argument("--engine", choices=("sqlite", "rocksdb"), default="sqlite")
     options = parser.parse_args()
     columns = ("in flight", "dynctl µs", "agents µs", "records/s", "MiB")

@@ -311,9 +311,9 @@ HTTP_LINGER_S_MAX = 1.0
 CONNECT_S_MAX = 1.0  # a dead endpoint must not cost more than this
 CLIENT_ATTEMPTS_MAX = 4  # of one request over all members; more would hide an outage
 POOL_CONNECTIONS_MAX = 64  # idle connections kept per agent
-# Bulk requests in flight: below 512 an agent finds too few frames in a recv; past 1,024 its CPU per
+# Bulk requests in flight: below 512 an agent finds too few frames in a recv; past 2,048 its CPU per
 # record no longer falls, and every record waits longer (docs/benchmarks.md).
-BULK_IN_FLIGHT_DEFAULT = 1_024
+BULK_IN_FLIGHT_DEFAULT = 2_048
 BULK_IN_FLIGHT_MAX = 8_192  # half of what an agent takes from everybody
 BULK_BYTES_MAX = 16 * MIB  # of all these requests and replies: the memory of a bulk client
 # On their way to and from one agent. Eight replies of the largest record stay within its outbox.
