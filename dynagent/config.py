@@ -145,9 +145,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(
             ge=limits.BACKGROUND_BYTES_PER_S_MIN,
             description="The most that background work (hints, repair, transfers) may move in a "
-            "second. While clients wait too long (foreground_p99_ms) it gets less, down to a 64th; "
-            "while they do not, or nobody asks anything, all of it. Records below 1 KiB count as "
-            "1 KiB.",
+            "second. While clients wait too long (foreground_p99_ms) it gets less, down to a 32nd; "
+            "while they do not, or nobody asks anything, all of it. Records below 4 KiB count as "
+            "4 KiB.",
         ),
     ] = limits.BACKGROUND_BYTES_PER_S_DEFAULT
     foreground_p99_ms: Annotated[

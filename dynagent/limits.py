@@ -133,6 +133,7 @@ EXCHANGE_TURN_S = 12.0  # longer than whoever was told so takes to ask again
 # A round of roots that are equal is 10 KiB a peer, in 256 partitions; and what was missed in spite
 # of hints and read repair waits no longer than that to be found.
 ANTIENTROPY_INTERVAL_S_DEFAULT = 30.0
+ANTIENTROPY_SPREAD = 1 / 4  # of the interval: by so much a round may be early, to be alone
 ANTIENTROPY_UP_S = 2.0  # after a peer has come up: its hints go first
 
 # --- transfers (core.transfer, core.driver, core.former) -----------------------------------------
@@ -260,21 +261,23 @@ FOREGROUND_WINDOW_S = 60.0  # the paper's "trailing 60 seconds"
 FOREGROUND_SUB_WINDOW_S = 2.0  # a sudden rise is met after one, and one holds enough to judge
 FOREGROUND_IDLE_S = 10.0  # without an answer for so long: nobody is there to be disturbed
 FOREGROUND_JUDGED_MIN = 100  # of fewer answers the slowest is the p99
-# 1/64 of the default is 512 KiB/s, or 512 small records: 2 % of a core, which no p99 can feel. And
-# it is 43 GiB a day, so that the work of a node that is always too slow ends nevertheless.
-BACKGROUND_SHARE_MIN = 1 / 64
+# 1/32 of the default is 1 MiB/s, or 256 small records: 4 % of a core, which no p99 can feel. And it
+# is 84 GiB a day, so that the work of a node that is always too slow ends nevertheless.
+BACKGROUND_SHARE_MIN = 1 / 32
 BACKGROUND_SHARE_START = 1 / 4  # a new process has cold caches, and knows nothing of its clients
-BACKGROUND_SHARE_FACTOR = 1 / 2  # from 1 to the floor in 12 s
+BACKGROUND_SHARE_FACTOR = 1 / 2  # from 1 to the floor in 10 s
 BACKGROUND_SHARE_STEP = 1 / 32  # of 2 s, back in a minute: after a rise it feels its way
 # Where it has hardly been used for so long. Four keepers of hints that began with a third each held
-# up clients for 5 s; and what nobody feels is a quarter in 4, and whole in a minute.
+# up clients for 5 s, and so they did where they came to a quarter within 4; what nobody feels is
+# whole in a minute.
 BACKGROUND_SHARE_UNUSED = 1 / 16
 BACKGROUND_UNUSED_S = 10.0
 BACKGROUND_BURST_S = 0.1  # what was not used is kept no longer: it would be moved in one go
 BACKGROUND_GRANT_BYTES_MIN = 64 * KIB  # smaller ones would cost more in frames than they move
-# What a smaller record costs in CPU: 6,553 of them a second are all that a node moves. With less
-# the clients' p99 was 200 to 460 ms while 16 partitions were refilled; with this 30 to 43.
-BACKGROUND_RECORD_BYTES = 5 * KIB
+# What a smaller record costs in CPU: 8,192 of them a second are all that a node moves. With 1 KiB
+# the clients' p99 was 200 to 460 ms while 16 partitions were refilled; with 5, 30 to 43 (and 18
+# beside a join).
+BACKGROUND_RECORD_BYTES = 4 * KIB
 
 # --- Merkle trees --------------------------------------------------------------------------------
 TREE_PARTITIONS_LARGE = 2_048  # beyond, trees have 16 leaves and not 256: 10 MiB of sums at most

@@ -2,9 +2,10 @@
 
 Of each two owners of a partition the one that is earlier in its preference list begins. With each
 peer this node has one **tour** under way at most: a job's (`core.jobs`), or a round of its own,
-soon after the peer has come up and then once in an interval. A round takes the partitions in which
-that peer has missed too much to note (`core.hints`), then those that were verified longest ago, as
-many as fit one message of roots.
+soon after the peer has come up and then once in an interval. (A little earlier each time, by which
+rounds scatter: those of agents that were started together held up clients in the same second.)
+A round takes the partitions in which that peer has missed too much to note (`core.hints`), then
+those that were verified longest ago, as many as fit one message of roots.
 Where nothing differs a round is one small message pair with each peer.
 
     due, or a job ──▶ Exchange ──▶ verdict by verdict ──▶ done … due again after the interval
@@ -36,6 +37,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from zlib import crc32
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
@@ -203,10 +205,15 @@ class AntiEntropy:
         if tour is not None or not self.interval_s:
             return tour
         if now >= pair.due:
-            pair.due = now + self.interval_s
             self.counts["rounds"] += 1
+            pair.due = now + self._rest_s(pair.peer)
             pair.round = Tour(pair.peer, self._round(pair), self._on_verdict)
         return pair.round if pair.round is not None and pair.round.due <= now else None
+
+    def _rest_s(self, peer: NodeId) -> float:
+        """Until the next round with that peer: another time for each pair and each round."""
+        name = f"{self._coordinator.node_id} {peer} {self.counts['rounds']}"
+        return self.interval_s * (1 - limits.ANTIENTROPY_SPREAD * crc32(name.encode()) / 2**32)
 
     def _round(self, pair: _Pair) -> list[PartitionId]:
         dirty = self._replica.hints.dirty.get(pair.peer, ())

@@ -11,22 +11,24 @@ clients took, with a threshold.
       anything of late
     otherwise                              it stays: clients have been served badly, or nearly so
     it has hardly been used of late        what clients would feel of it is not known: it falls to
-                                           a 16th, doubles up to a quarter, and goes on by steps
+                                           a 16th, doubles once, and goes on by steps
 
 The newest answers are those of the sub-window that has just ended; where they are too few for a
 percentile, older ones are judged with them, but only if one of the new ones was slow: thus one slow
 answer shrinks the share once, and a sudden rise is met within seconds, while recovery waits for a
 good minute. A request under way counts when it is answered, which is at its deadline at the latest.
 
-Well under it: of the newest the 99th percentile at 7/10 of the threshold at most, of the minute the
-99.5th under it. Who grows until the 99th is over it keeps clients there half of the time; and they
-wait longer than we can see, by what their requests lie in sockets before we read them.
+Clients wait longer than we can see, by what their requests and our answers lie in sockets: half as
+long again, where it was measured (five agents on two full cores). So we compare with two thirds of
+the threshold (decision 0026). Well under that: of the newest answers the 99th percentile at 7/10 of
+it at most, of the minute's the 99.5th under it. Who grows until the 99th is over it keeps clients
+there half of the time.
 
 Within the share the allowance is a balance that fills up to a short burst. What was granted may be
 exceeded by the last record, which is then owed: a record is never cut.
 
 Example, 32 MiB/s and 50 ms: 1,000 requests a second begin to take 80 ms. Within 2 s the share is a
-half, 10 s later it is at the floor of a 64th. They take 10 ms again: when the minute is good, a
+half, 8 s later it is at the floor of a 32nd. They take 10 ms again: when the minute is good, a
 minute later, it grows by 1 MiB/s every 2 s, and after one more it is whole.
 
 Every method takes the time (`now`, monotonic): nothing here waits or reads a clock.
@@ -43,8 +45,9 @@ from dynagent import limits
 _SUB_WINDOWS = round(limits.FOREGROUND_WINDOW_S / limits.FOREGROUND_SUB_WINDOW_S)
 _IDLE_SUB_WINDOWS = round(limits.FOREGROUND_IDLE_S / limits.FOREGROUND_SUB_WINDOW_S)
 _UNUSED_SUB_WINDOWS = round(limits.BACKGROUND_UNUSED_S / limits.FOREGROUND_SUB_WINDOW_S)
-# Bounds of the buckets: the threshold times 2^(place/4), each a fifth over the last. Of 50 ms these
-# are 0.2 ms to 6.4 s; the threshold is itself a bound, so what is over it is counted exactly.
+_SEEN = 1 / 1.5  # of what clients wait
+# Bounds of the buckets: what we see at the threshold times 2^(place/4), each a fifth over the last.
+# Of 50 ms these are 0.1 ms to 4.3 s; what is over the threshold is counted exactly.
 _PLACES = range(-32, 29)
 _THRESHOLD_AT = _PLACES.index(0)
 _NEAR_AT = _PLACES.index(-2)  # 0.7 of it: from there on nothing grows
@@ -77,7 +80,7 @@ class Budget:
         self._unused = 0  # sub-windows since much of it was spent
         self._threshold_s = threshold_s
         self._bytes_per_s_max = bytes_per_s_max
-        self._bounds = [threshold_s * 2 ** (place / 4) for place in _PLACES]
+        self._bounds = [threshold_s * _SEEN * 2 ** (place / 4) for place in _PLACES]
         self._past: deque[_SubWindow] = deque([_SubWindow() for _ in range(_SUB_WINDOWS)])
         self._open = _SubWindow()
         self._counts = self._open.counts
@@ -197,7 +200,7 @@ class Budget:
         self._spent = 0
         if self._unused >= _UNUSED_SUB_WINDOWS:
             self.share = min(self.share, limits.BACKGROUND_SHARE_UNUSED)
-            self._doubles_to = limits.BACKGROUND_SHARE_START
+            self._doubles_to = 2 * limits.BACKGROUND_SHARE_UNUSED
 
     # --- the balance -----------------------------------------------------------------------------
 

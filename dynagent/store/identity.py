@@ -28,7 +28,7 @@ from dynagent.errors import DataDirError, ProtocolError, StoreFailed
 from dynagent.store.files import Files, OsFiles, reason
 
 FILE_NAME = "identity"
-FORMAT = 3  # of the data directory as a whole; 1 and 2 had other records, before the first release
+FORMAT = 4  # of the data directory as a whole; 1 to 3 had other records, before the first release
 
 SLOT_BYTES = 4096  # a page: the drive does not tear one slot while it writes the other
 _MAGIC = b"dyn-node"

@@ -115,7 +115,7 @@ JOINT_MUTANTS = (
             "        return all(partition in self._ready.get(node, ())",
             "        return any(partition in self._ready.get(node, ())",
         ),
-        seed=27,
+        seed=218,
     ),
     of_one_file(
         "V1",

@@ -42,7 +42,7 @@ LEVEL_2_MUTANTS = (
         "store/identity.py",
         "identity.clean_from_run if identity.clean_stop else run",
         "identity.clean_from_run",
-        0,
+        8,
     ),
     _mutant(
         "B5",
