@@ -51,6 +51,7 @@ PARTS: dict[str, tuple[Callable[..., dict[str, object]], Collection[str]]] = {
     "repair": (repair.run, repair.PARTS),
     "ring": (ring.run, ring.PARTS),
     "rot": (rot.run, rot.PARTS),
+    "speed": (speed.run, speed.PARTS),
 }
 
 
