@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -281,8 +282,9 @@ def test_an_interrupt_ends_a_wait_with_130(bare: Dynctl) -> None:
         process_group=0,
     ) as process:
         maps = Path(f"/proc/{process.pid}/maps")
-        while "msgspec" not in maps.read_text():  # it has come as far as its own work
+        while "msgspec" not in maps.read_text():  # it has nearly come as far as its own work
             assert process.poll() is None
+        time.sleep(0.5)  # what interrupts an import may be ignored there, once in thousands of runs
         os.kill(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (130, b"")
