@@ -156,8 +156,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ge=1,
             le=60_000,
             description="Background work shrinks while the slowest hundredth of the answers to "
-            "clients takes longer than this. Below what the cluster needs anyway it will crawl; "
-            "far above, clients feel it.",
+            "clients takes longer than this. The agent compares what it sees itself with two "
+            "thirds of it: the rest is spent in sockets. Below what the cluster needs anyway it "
+            "will crawl; far above, clients feel it.",
         ),
     ] = limits.FOREGROUND_P99_MS_DEFAULT
     hint_bytes_max: Annotated[
