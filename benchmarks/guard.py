@@ -105,9 +105,7 @@ class Host:
             run=1,
             clean_from_run=1,
         )
-        self.links = Links(
-            self.node, lambda: _hello(ROLE_PEER, node_id), lambda: 0.0, self.store.read_ahead
-        )
+        self.links = Links(self.node, lambda: _hello(ROLE_PEER, node_id), lambda: 0.0)
         self.peers: dict[NodeId, Dialled] = {}
         self.requests: Packer[NodeId] = Packer(lambda node, frame: self.peers[node].write(frame))
         self.replies = Packer(self.links.write)

@@ -108,8 +108,9 @@ EXCHANGE_STALE_MAX = 64  # groups of leaves that either side hashes for one Comp
 EXCHANGE_PARTITIONS_MAX = 1_024  # of one exchange: their roots go in one Compare
 EXCHANGE_LEAVES_MAX = 64  # of one LeafKeys: a thousand small records, or many empty leaves
 EXCHANGE_LEAVES_WAITING_MAX = 1_024  # known to differ; more are not sought before these are listed
-# A page of keys is made on the event loop, as one of a listing: its records are read and checked.
-EXCHANGE_ROWS_MAX = 256
+# A page of keys is made on the event loop, as one of a listing: its records are read and checked,
+# a millisecond or two of small ones.
+EXCHANGE_ROWS_MAX = 128
 EXCHANGE_LOOK_BYTES_MAX = 512 * KIB  # of records looked at; the last one may go beyond
 EXCHANGE_ROW_BYTES = 256  # to read and compare one costs a quarter of a record's CPU
 EXCHANGE_READ_CHEAPER = 8  # bytes that are only read and checked, for one that is moved
@@ -258,18 +259,18 @@ BACKGROUND_BYTES_PER_S_DEFAULT = 32 * MIB  # a quarter of a 1 Gbit/s link: 100 G
 BACKGROUND_BYTES_PER_S_MIN = 64 * KIB  # below this its floor is a record a second
 FOREGROUND_P99_MS_DEFAULT = 50  # the paper's example (Dynamo §6.5)
 FOREGROUND_WINDOW_S = 60.0  # the paper's "trailing 60 seconds"
-FOREGROUND_SUB_WINDOW_S = 2.0  # a sudden rise is met after one, and one holds enough to judge
+FOREGROUND_SUB_WINDOW_S = 1.0  # a sudden rise is met after one
 FOREGROUND_IDLE_S = 10.0  # without an answer for so long: nobody is there to be disturbed
 FOREGROUND_JUDGED_MIN = 100  # of fewer answers the slowest is the p99
 # 1/32 of the default is 1 MiB/s, or 256 small records: 4 % of a core, which no p99 can feel. And it
 # is 84 GiB a day, so that the work of a node that is always too slow ends nevertheless.
 BACKGROUND_SHARE_MIN = 1 / 32
 BACKGROUND_SHARE_START = 1 / 4  # a new process has cold caches, and knows nothing of its clients
-BACKGROUND_SHARE_FACTOR = 1 / 2  # from 1 to the floor in 10 s
-BACKGROUND_SHARE_STEP = 1 / 32  # of 2 s, back in a minute: after a rise it feels its way
+BACKGROUND_SHARE_FACTOR = 1 / 2  # from 1 to the floor in 5 s
+BACKGROUND_SHARE_STEP = 1 / 64  # of a second, back in a minute: after a rise it feels its way
+BACKGROUND_SHARE_LEAP_MAX = 4  # times as much in a second, before that, if clients hardly wait
 # Where it has hardly been used for so long. Four keepers of hints that began with a third each held
-# up clients for 5 s, and so they did where they came to a quarter within 4; what nobody feels is
-# whole in a minute.
+# up clients for 5 s, and so they did where they came to a quarter within 4.
 BACKGROUND_SHARE_UNUSED = 1 / 16
 BACKGROUND_UNUSED_S = 10.0
 BACKGROUND_BURST_S = 0.1  # what was not used is kept no longer: it would be moved in one go

@@ -106,7 +106,7 @@ class Agent:
                 scrub_interval_s=config.scrub_interval_s,
             ),
         )
-        self._links = Links(self.node, self._hello, env.monotonic, data_dir.store.read_ahead)
+        self._links = Links(self.node, self._hello, env.monotonic)
         self.meter = Meter(
             env,
             data_dir,

@@ -12,10 +12,9 @@ from collections import deque
 from collections.abc import Callable
 
 from dynagent import limits
-from dynagent.core.messages import ROLE_PEER, Error, Get, Hello, Merge, Put, Read
+from dynagent.core.messages import ROLE_PEER, Error, Get, Hello, Look, Merge, Pull, Put, Read
 from dynagent.core.node import Node
-from dynagent.core.ports import LinkId, Token
-from dynagent.core.ring import token_of
+from dynagent.core.ports import LinkId
 from dynagent.env import Connection
 from dynagent.errors import BadRequest, DynagentError, Overloaded, WrongCluster
 from dynagent.obs.log import log
@@ -26,9 +25,8 @@ from dynagent.wire.session import Session, farewell
 BUDGET_MS_DEFAULT = 5_000  # for a request that names none
 
 _BY_CLIENTS = (Get, Put)
+_KEYS = (Look, Pull)
 _KEYED = (Get, Put, Read)  # a tuple: to make the union Get | Put | Read costs 0.3 µs each time
-
-ReadAhead = Callable[[list[tuple[Token, bytes]]], None]  # `Store.read_ahead`
 
 
 class Links:
@@ -39,13 +37,11 @@ class Links:
         node: Node,
         hello: Callable[[], Hello],
         monotonic: Callable[[], float],
-        read_ahead: ReadAhead,
     ) -> None:
         self.node = node
         self.monotonic = monotonic
         self.inbox: list[tuple[AcceptedLink, Frame]] = []  # requests of this turn
         self.held: dict[AcceptedLink, None] = {}  # not read until what they have sent is taken
-        self._read_ahead = read_ahead
         self.by_id: dict[LinkId, AcceptedLink] = {}
         self.greeting: dict[LinkId, AcceptedLink] = {}  # those that have not said Hello yet
         self._hello = hello
@@ -78,10 +74,7 @@ class Links:
         if len(inbox) > limits.INBOX_REQUESTS_MAX:
             self.inbox = inbox[limits.INBOX_REQUESTS_MAX :]
             del inbox[limits.INBOX_REQUESTS_MAX :]
-        is_at_hand = self.node.replica.is_at_hand
-        missing = [key for key in _keys(inbox) if not is_at_hand(key)]
-        if missing:
-            self._read_ahead([(token_of(key), key) for key in missing])
+        self.node.replica.read_ahead(_keys(inbox))
         now = self.monotonic()
         admission = self.node.admission
         admission.begin(now)
@@ -90,8 +83,6 @@ class Links:
                 link.be_late(int(admission.late_s * 1000))
         for link, frame in inbox:
             link.dispatch(now, frame)
-        if missing:
-            self._read_ahead([])
 
     def on_ring(self) -> None:
         """Others are members now."""
@@ -261,4 +252,6 @@ def _keys(inbox: list[tuple[AcceptedLink, Frame]]) -> list[bytes]:
             keys.append(message.key)
             if type(message) is Read:
                 keys += message.keys
+        elif isinstance(message, _KEYS):
+            keys += message.keys
     return keys

@@ -6,12 +6,12 @@ minute ends, it compares the 99th percentile of the foreground, which is how lon
 clients took, with a threshold.
 
     newest answers over the threshold      the share shrinks to a half, down to the floor
-    newest answers and the last minute     it grows, up to 1: by a step, or twofold until it shrinks
-      well under it, or nobody has asked     for the first time (as TCP starts)
+    newest answers and the last minute     it grows, up to 1: by a step; until it shrinks for the
+      well under it, or nobody has asked     first time by as much as what clients wait may grow
       anything of late
     otherwise                              it stays: clients have been served badly, or nearly so
     it has hardly been used of late        what clients would feel of it is not known: it falls to
-                                           a 16th, doubles once, and goes on by steps
+                                           a 16th, and begins anew
 
 The newest answers are those of the sub-window that has just ended; where they are too few for a
 percentile, older ones are judged with them, but only if one of the new ones was slow: thus one slow
@@ -24,12 +24,17 @@ the threshold (decision 0026). Well under that: of the newest answers the 99th p
 it at most, of the minute's the 99.5th under it. Who grows until the 99th is over it keeps clients
 there half of the time.
 
+What clients wait is taken to grow in proportion to the share. So a share that was used grows by as
+much as brings them to those 7/10, fourfold at most: in seconds where they hardly wait, and where
+they wait long by hardly more than a step. Several nodes that work for one may sum up, so whoever
+has been over the threshold once goes on by steps.
+
 Within the share the allowance is a balance that fills up to a short burst. What was granted may be
 exceeded by the last record, which is then owed: a record is never cut.
 
-Example, 32 MiB/s and 50 ms: 1,000 requests a second begin to take 80 ms. Within 2 s the share is a
-half, 8 s later it is at the floor of a 32nd. They take 10 ms again: when the minute is good, a
-minute later, it grows by 1 MiB/s every 2 s, and after one more it is whole.
+Example, 32 MiB/s and 50 ms: 1,000 requests a second begin to take 80 ms. Within a second the share
+is a half, 4 s later it is at the floor of a 32nd. They take 10 ms again: when the minute is good, a
+minute later, it grows by half a MiB/s every second, and after one more it is whole.
 
 Every method takes the time (`now`, monotonic): nothing here waits or reads a clock.
 """
@@ -56,13 +61,12 @@ _NEAR_AT = _PLACES.index(-2)  # 0.7 of it: from there on nothing grows
 class _SubWindow:
     """Answers by how long they took."""
 
-    __slots__ = ("counts", "near", "slow", "total")
+    __slots__ = ("counts", "slow", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(_PLACES) + 1)
-        self.total = 0  # this and the next two: known when it has ended
+        self.total = 0  # this and the next: known when it has ended
         self.slow = 0  # over the threshold
-        self.near = 0  # over it, or not much under it
 
 
 class Budget:
@@ -75,7 +79,7 @@ class Budget:
         assert threshold_s > 0
         assert bytes_per_s_max > 0
         self.share = limits.BACKGROUND_SHARE_START
-        self._doubles_to = 1.0  # from there on it grows by steps
+        self._leaps = True  # until it shrinks
         self._spent = 0  # in the open sub-window
         self._unused = 0  # sub-windows since much of it was spent
         self._threshold_s = threshold_s
@@ -159,48 +163,57 @@ class Budget:
         ended = self._open
         ended.total = sum(ended.counts)
         ended.slow = sum(ended.counts[_THRESHOLD_AT + 1 :])
-        ended.near = sum(ended.counts[_NEAR_AT + 1 :])
         self._past.appendleft(ended)
         self._open = oldest = self._past.pop()
         self._counts = oldest.counts
         self._counts[:] = [0] * len(self._counts)
 
     def _judge(self) -> None:
-        past = self._past
-        total = slow = near = 0
-        for window in past:
+        ended = self._past[0]
+        newest: list[_SubWindow] = []
+        total = 0
+        for window in self._past:
+            newest.append(window)
             total += window.total
-            slow += window.slow
-            near += window.near
             if total >= limits.FOREGROUND_JUDGED_MIN:
                 break
-        if past[0].slow and _is_p99_over(slow, total):
-            self._doubles_to = 0.0
+        p99_at = _p99_at(newest) if ended.total else 0
+        if ended.slow and p99_at > _THRESHOLD_AT:
+            self._leaps = False
             self.share = max(
                 limits.BACKGROUND_SHARE_MIN, self.share * limits.BACKGROUND_SHARE_FACTOR
             )
-            return
-        if past[0].near and _is_p99_over(near, total):
-            return
-        idle = not any(past[age].total for age in range(_IDLE_SUB_WINDOWS))
-        slow, total = sum(window.slow for window in past), sum(window.total for window in past)
-        if idle or not _is_p99_over(2 * slow, total):
-            self.share = self._grown()
+        elif p99_at <= _NEAR_AT and self._is_minute_good():
+            self.share = min(1.0, self._grown(p99_at))
 
-    def _grown(self) -> float:
-        if self.share < self._doubles_to:
-            return min(self._doubles_to, self.share / limits.BACKGROUND_SHARE_FACTOR)
-        return min(1.0, self.share + limits.BACKGROUND_SHARE_STEP)
+    def _is_minute_good(self) -> bool:
+        """Nobody has asked of late, or hardly anybody has waited long."""
+        past = self._past
+        if not any(past[age].total for age in range(_IDLE_SUB_WINDOWS)):
+            return True
+        slow, total = sum(window.slow for window in past), sum(window.total for window in past)
+        return 2 * slow <= total // 100
+
+    def _grown(self, p99_at: int) -> float:
+        """By a step; or, as far as what clients wait shall grow in proportion to it, by more."""
+        stepped = self.share + limits.BACKGROUND_SHARE_STEP
+        if not self._leaps or not self._is_used(self.share / 2):
+            return stepped
+        factor: float = 2 ** ((_NEAR_AT - p99_at) / 4)
+        return max(stepped, self.share * min(factor, limits.BACKGROUND_SHARE_LEAP_MAX))
 
     def _forget_unused(self) -> None:
         """A share that has not been used for a while is no measure of what clients can bear."""
-        share = min(self.share / 2, limits.BACKGROUND_SHARE_UNUSED)
-        is_used = self._spent > share * self._bytes_per_s_max * limits.FOREGROUND_SUB_WINDOW_S
+        is_used = self._is_used(min(self.share / 2, limits.BACKGROUND_SHARE_UNUSED))
         self._unused = 0 if is_used or self._balance < 0 else self._unused + 1
         self._spent = 0
         if self._unused >= _UNUSED_SUB_WINDOWS:
             self.share = min(self.share, limits.BACKGROUND_SHARE_UNUSED)
-            self._doubles_to = 2 * limits.BACKGROUND_SHARE_UNUSED
+            self._leaps = True
+
+    def _is_used(self, share: float) -> bool:
+        """The sub-window that has ended moved more than so much."""
+        return self._spent > share * self._bytes_per_s_max * limits.FOREGROUND_SUB_WINDOW_S
 
     # --- the balance -----------------------------------------------------------------------------
 
@@ -223,15 +236,17 @@ class Budget:
     def _foreground_p99_s(self) -> float | None:
         """Of the trailing minute: the upper bound of its bucket, and of the last one the lower."""
         windows = [self._open, *self._past]
-        counts = [sum(column) for column in zip(*(one.counts for one in windows), strict=True)]
-        over = sum(counts) // 100  # so many may be longer
-        for place in reversed(range(len(counts))):
-            over -= counts[place]
-            if over < 0:
-                return self._bounds[min(place, len(self._bounds) - 1)]
-        return None
+        if not any(any(window.counts) for window in windows):
+            return None
+        return self._bounds[min(_p99_at(windows), len(self._bounds) - 1)]
 
 
-def _is_p99_over(slow: int, total: int) -> bool:
-    """Whether the 99th percentile of `total` answers is over the threshold that `slow` are over."""
-    return slow > total // 100
+def _p99_at(windows: list[_SubWindow]) -> int:
+    """The bucket of the 99th percentile of their answers; the first one if there are none."""
+    counts = [sum(column) for column in zip(*(one.counts for one in windows), strict=True)]
+    over = sum(counts) // 100  # so many may be longer
+    for place in reversed(range(len(counts))):
+        over -= counts[place]
+        if over < 0:
+            return place
+    return 0

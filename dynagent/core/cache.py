@@ -19,9 +19,10 @@ _OBJECTS_BYTES = 200  # two bytes objects and their place in the table
 class StoredCache:
     """Stored forms by key, at most about `bytes_max` of memory; 0 keeps nothing."""
 
-    __slots__ = ("_bytes", "_half", "_old", "_young")
+    __slots__ = ("_bytes", "_half", "_old", "_young", "bytes_max")
 
     def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
         self._half = bytes_max // 2
         self._young: dict[bytes, bytes] = {}
         self._old: dict[bytes, bytes] = {}  # a key that is young as well is out of date here

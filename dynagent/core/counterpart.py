@@ -14,11 +14,11 @@ pages of the same leaves have the same form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED, Coordinator
-from dynagent.core.entry import encode_clock, encode_entry, flatten
+from dynagent.core.entry import Record, encode_clock, encode_entry, flatten
 from dynagent.core.merkle import ARITY, Forest
 from dynagent.core.messages import (
     WANT_VALUE,
@@ -33,7 +33,7 @@ from dynagent.core.messages import (
     Roots,
     RootsReply,
 )
-from dynagent.core.ports import LinkId, NodeId, PartitionId
+from dynagent.core.ports import LinkId, NodeId, PartitionId, Token
 from dynagent.core.replica import Replica
 from dynagent.core.ring import Ring, token_of
 from dynagent.errors import BadRequest, CorruptRecord, NotReady, Unhealthy
@@ -218,20 +218,19 @@ class Counterpart:
         for key in keys:
             record = self._replica.read(key, token_of(key))
             looked_at += 1
-            if is_source(self._replica, key):
+            if may_travel(record):
                 entries.append(encode_entry(key, record))
                 size += len(record.content)
-            if size >= limits.EXCHANGE_PAGE_BYTES:
+            if size >= limits.EXCHANGE_PAGE_BYTES or looked_at >= limits.EXCHANGE_PAGE_ROWS:
                 break
         # All of one partition, and read in this call.
         barrier = self._replica.barriers.read_under(token_of(keys[0])) if keys else 0
         return LookReply(looked_at, [], entries, barrier), size
 
 
-def is_source(replica: Replica, key: bytes) -> bool:
-    """May our committed copy be given to others? Not one that is absent, unreadable or unknown, or
+def may_travel(record: Record) -> bool:
+    """May this committed copy be given to others? Not one that is absent, unreadable or unknown, or
     (decision 0010) too large until somebody settles the key."""
-    record = replica.read(key, token_of(key))
     is_sound = bool(record.value.clock) and not record.unknown
     return is_sound and len(record.content) <= limits.RECORD_BYTES_MERGED_MAX
 
@@ -239,7 +238,7 @@ def is_source(replica: Replica, key: bytes) -> bool:
 def versions(replica: Replica, keys: Sequence[bytes]) -> tuple[list[list[object]], int]:
     """What a LookReply says of the first of these keys, as many as it may; and the bytes of it."""
     copies: list[list[object]] = []
-    size = 0
+    size = read_bytes = 0
     for key in keys:
         record = replica.read(key, token_of(key))
         clock, dots = encode_clock(record.value.clock), flatten(record.value.dots())
@@ -248,7 +247,8 @@ def versions(replica: Replica, keys: Sequence[bytes]) -> tuple[list[list[object]
         else:
             copies.append([record.digest if clock else b"", clock, dots])
         size += 32 + _NUMBER_BYTES * (len(clock) + len(dots))
-        if size >= limits.EXCHANGE_ROWS_BYTES_MAX:
+        read_bytes += len(record.content)
+        if size >= limits.EXCHANGE_ROWS_BYTES_MAX or read_bytes >= limits.EXCHANGE_LOOK_BYTES_MAX:
             break
     return copies, size
 
@@ -287,6 +287,21 @@ def hashes(forest: Forest, level: int, numbers: Sequence[int]) -> list[bytes]:
     return found
 
 
+def leaf_ranges(forest: Forest, leaves: Iterable[int]) -> Iterator[tuple[Token, Token]]:
+    """The first and the last token of these leaves, in ascending order; of those that adjoin, as
+    all do of which a node has lost its copies, as one: a scan costs as much as ten records."""
+    runs: list[list[int]] = []
+    for number in leaves:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    for low, high in runs:
+        first, _ = forest.leaf_range(PartitionId(low // forest.leaves), low % forest.leaves)
+        _, last = forest.leaf_range(PartitionId(high // forest.leaves), high % forest.leaves)
+        yield first, last
+
+
 def leaf_page(
     replica: Replica, leaves: Sequence[int], after: bytes
 ) -> tuple[list[Row], bytes, int]:
@@ -296,9 +311,7 @@ def leaf_page(
     forest = replica.forest
     rows: list[Row] = []
     looked = size = 0
-    for number in leaves:
-        partition, leaf = divmod(number, forest.leaves)
-        first, last = forest.leaf_range(PartitionId(partition), leaf)
+    for first, last in leaf_ranges(forest, leaves):
         if after[:TOKEN_BYTES] > last:
             continue
         for place, digest, stored_bytes in replica.survey.digests(first, last, after):

@@ -274,6 +274,7 @@ class Delivery:
         entries: list[list[object]] = []
         barriers: list[int] = []
         size = 0
+        replica.read_ahead([key for _, key in rows])
         for token, key in rows:
             aim = aim_of(token)
             if aim.stamp != stamp:

@@ -49,6 +49,10 @@ class Reader(Protocol):
     def get(self, token: Token, key: bytes) -> bytes | None:
         """The stored form or None; raises `CorruptRecord` if the engine cannot read it."""
 
+    def read_ahead(self, places: Sequence[tuple[Token, bytes]]) -> Sequence[bytes | None]:
+        """The stored forms at the first of these places, as many as are cheaper in one go than by
+        `get`: perhaps none. b"" where there is no record; None where only `get` can tell."""
+
     def get_meta(self, name: str) -> bytes | None:
         """A named row or None."""
 

@@ -157,6 +157,23 @@ class Replica:
             self._cache.forget(key)
             return UNREADABLE
 
+    def read_ahead(self, keys: Iterable[bytes]) -> None:
+        """Looks for the committed copies of these in one visit to the engine, before they are read
+        one by one; as many as it may be, and none that are at hand."""
+        if not self._cache.bytes_max:
+            return
+        missing = [key for key in dict.fromkeys(keys) if not self.is_at_hand(key)]
+        found = self._reader.read_ahead([(token_of(key), key) for key in missing])
+        for key, stored in zip(missing, found, strict=False):
+            if stored is None:
+                continue
+            try:
+                if stored:
+                    check_stored(stored, cluster_id=self.cluster_id, key=key)
+            except CorruptRecord:
+                continue  # `read` says so
+            self._cache.keep(key, stored)
+
     def _is_lost(self, token: Token) -> bool:
         """There is no record: may there have been one?"""
         unknown = self.unknown
@@ -204,6 +221,8 @@ class Replica:
         if barrier < self.barriers.highest_least:
             for place, token in enumerate(tokens):
                 self.barriers.check(token, barriers[place] if barriers else barrier)
+        if len(entries) > 1:
+            self.read_ahead([key for key, _ in entries])
         wait_for = DURABLE
         for (key, incoming), token in zip(entries, tokens, strict=True):
             wait_for = max(wait_for, self._merge_one(key, token, incoming))

@@ -30,8 +30,8 @@ from math import inf
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
-from dynagent.core.counterpart import hashes, is_source, leaf_page, versions
-from dynagent.core.entry import Record, encode_entry
+from dynagent.core.counterpart import hashes, leaf_page, leaf_ranges, may_travel, versions
+from dynagent.core.entry import encode_entry
 from dynagent.core.listing import TOKEN_BYTES
 from dynagent.core.merkle import ARITY
 from dynagent.core.messages import (
@@ -263,7 +263,8 @@ class Sources:
         forest, survey = self._replica.forest, self._replica.survey
         ranges = [self._replica.barriers.range_of(partition)]
         if pull.leaves:
-            ranges = [forest.leaf_range(partition, leaf) for leaf in pull.leaves]
+            numbers = [partition * forest.leaves + leaf for leaf in pull.leaves]
+            ranges = list(leaf_ranges(forest, numbers))
         entries: list[list[object]] = []
         excepted: list[bytes] = []
         size = 0
@@ -271,7 +272,7 @@ class Sources:
             if pull.after[:TOKEN_BYTES] > last:
                 continue
             for token, key, record in survey.sound(first, last, pull.after):
-                if _may_travel(record):
+                if may_travel(record):
                     entries.append(encode_entry(key, record))
                     size += len(key) + len(record.content)
                 elif record.unknown or record.value.clock:
@@ -292,7 +293,7 @@ class Sources:
         for key in keys:
             record = self._replica.read(key, token_of(key))
             looked_at += 1
-            if is_source(self._replica, key):
+            if may_travel(record):
                 entries.append(encode_entry(key, record))
                 size += len(key) + len(record.content)
             elif record.unknown or record.value.clock:
@@ -365,9 +366,3 @@ class Sources:
             raise BadRequest("a Pull of keys that are not of its partition")
         if pull.after and not TOKEN_BYTES < len(pull.after) <= _PLACE_BYTES_MAX:
             raise BadRequest("not a place: a token of 16 bytes and a key")
-
-
-def _may_travel(record: Record) -> bool:
-    """As `counterpart.is_source`, for a record that has been read."""
-    is_sound = bool(record.value.clock) and not record.unknown
-    return is_sound and len(record.content) <= limits.RECORD_BYTES_MERGED_MAX

@@ -17,7 +17,7 @@ from itertools import islice
 
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED
-from dynagent.core.counterpart import Busy, is_source
+from dynagent.core.counterpart import Busy, may_travel
 from dynagent.core.descent import Suspect
 from dynagent.core.entry import Record, decode_entry, encode_entry, unflatten
 from dynagent.core.messages import WANT_DIGEST, WANT_VALUE, Look, LookReply, Merge
@@ -84,13 +84,14 @@ class Suspects:
         """Versions to ask for: of those that have rested."""
         while self._resting and self._resting[0][0] <= now:
             self._rested.extend(self._resting.popleft()[1])
-        return self._ask(now, self._rested, WANT_DIGEST)
+        return self._ask(now, self._rested, WANT_DIGEST, limits.EXCHANGE_ROWS_MAX)
 
     def on_looked(self, now: float, asked: list[Suspect], reply: LookReply) -> None:
         """Raises `ProtocolError` if the reply is not well-formed."""
         looked = self._looked_at(self._rested, asked, reply)
         if len(reply.copies) != len(looked):
             raise ProtocolError("a LookReply without a copy for each key")
+        self._replica.read_ahead([suspect.key for suspect in looked])
         for suspect, copy in zip(looked, reply.copies, strict=True):
             self._count -= 1
             self._bytes -= len(suspect.key)
@@ -125,7 +126,7 @@ class Suspects:
 
     def fetch(self, now: float) -> tuple[Look, list[Suspect]] | None:
         """Records to ask for."""
-        return self._ask(now, self._to_fetch, WANT_VALUE)
+        return self._ask(now, self._to_fetch, WANT_VALUE, limits.EXCHANGE_PAGE_ROWS)
 
     def on_fetched(
         self, now: float, asked: list[Suspect], reply: LookReply
@@ -164,12 +165,14 @@ class Suspects:
             entries: list[list[object]] = []
             size = 0
             partition = self._to_send[0].partition
+            first = islice(self._to_send, limits.EXCHANGE_PAGE_ROWS)
+            self._replica.read_ahead([suspect.key for suspect in first])
             while self._to_send and self._to_send[0].partition == partition:
                 suspect = self._to_send.popleft()
-                if not is_source(self._replica, suspect.key):
+                record = self._replica.read(suspect.key, token_of(suspect.key))
+                if not may_travel(record):
                     self._progress.close(now, partition)
                     continue
-                record = self._replica.read(suspect.key, token_of(suspect.key))
                 page.append(suspect)
                 entries.append(encode_entry(suspect.key, record))
                 size += len(suspect.key) + len(record.content)
@@ -193,12 +196,12 @@ class Suspects:
     # --- pages of keys ---------------------------------------------------------------------------
 
     def _ask(
-        self, now: float, waiting: deque[Suspect], want: int
+        self, now: float, waiting: deque[Suspect], want: int, rows: int
     ) -> tuple[Look, list[Suspect]] | None:
         """The first of those that wait, as far as they are of one partition."""
         page: list[Suspect] = []
         size = 0
-        for suspect in islice(waiting, limits.EXCHANGE_ROWS_MAX):
+        for suspect in islice(waiting, rows):
             if page and suspect.partition != page[0].partition:
                 break
             page.append(suspect)

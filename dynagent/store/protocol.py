@@ -1,18 +1,17 @@
 """The node's disk as the rest of the node sees it: one `Store`, several engines.
 
 The core reads through `Reader`; the agent's commit thread makes a `Batch` durable through `write`.
-Two threads touch a store: `get`, `get_meta`, `scan` and `count` are called on the event-loop
+Two threads touch a store: what reads and `count` are called on the event-loop
 thread, at any time, also while `write` runs on the commit thread. A reader sees a batch whole or
 not at all, and surely once its `write` has returned.
 
 A store knows bytes only. What a record means, and its checksum, belong to `core`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dynagent.core.ports import Batch, Reader, Token
+from dynagent.core.ports import Batch, Reader
 from dynagent.store.identity import IdentityFile
 
 
@@ -20,12 +19,6 @@ class Store(Reader, Protocol):
     """A durable, ordered map of records, and named rows, with atomic batches."""
 
     name: str  # of the engine, as the identity file records it
-
-    def read_ahead(self, places: Sequence[tuple[Token, bytes]]) -> None:
-        """A hint: these records are about to be read, as they are committed now. An engine that
-        gains by it reads them in one go and answers the following `get`s from that, until the next
-        call; an empty one forgets them. The caller sees to it that no commit is reported between.
-        """
 
     def write(self, batch: Batch) -> None:
         """Makes `batch` durable, all or nothing; returns only when it is fsynced.

@@ -140,8 +140,8 @@ class RocksStore:
             raise CorruptRecord(f"{self._path}: cannot read key {key[:64]!r}: {exc}") from exc
         return stored
 
-    def read_ahead(self, places: Sequence[tuple[Token, bytes]]) -> None:
-        pass  # nothing to gain: a get costs 3 µs
+    def read_ahead(self, places: Sequence[tuple[Token, bytes]]) -> Sequence[bytes | None]:
+        return ()  # nothing to gain: a get costs 3 µs
 
     def get_meta(self, name: str) -> bytes | None:
         try:

@@ -85,7 +85,7 @@ _GET_CROWDED = f"{_GET} UNION ALL SELECT value FROM overflow WHERE id = ? AND ke
 # fetched anew, and one statement takes one lock. (As one select with a list of ids it was 6.)
 _AHEAD_MIN = 2
 _AHEAD_MAX = 256  # a turn of bulk puts has as many
-_AHEAD_BYTES_MAX = 4 * limits.MIB  # of old values, kept until the turn ends
+_AHEAD_BYTES_MAX = limits.MIB // 2  # what is larger is read when its turn comes
 
 
 def _select(rows: int) -> str:
@@ -138,7 +138,6 @@ class SqliteStore:
         assert synchronous in {"FULL", "NORMAL", "OFF"}
         self._path = path
         self._connect = connect
-        self._ahead: dict[tuple[Token, bytes], bytes | None] = {}  # None: it is not there
         self._failed: str | None = None
         self._logged = 0  # rows since the log was folded
         self._logged_max = LOG_PAGES
@@ -159,41 +158,35 @@ class SqliteStore:
 
     # --- reading: the event-loop thread ----------------------------------------------------------
 
-    def read_ahead(self, places: Sequence[tuple[Token, bytes]]) -> None:
-        self._ahead = {}
+    def read_ahead(self, places: Sequence[tuple[Token, bytes]]) -> Sequence[bytes | None]:
         if len(places) < _AHEAD_MIN:
-            return
+            return ()
         places = places[:_AHEAD_MAX]
         ids = [_id_of(token) for token, _ in places]
         padding = (1 << (len(ids) - 1).bit_length()) - len(ids)
         # To find one by one that new keys are absent cost 12 µs of each bulk put.
-        ahead: dict[tuple[Token, bytes], bytes | None] = dict.fromkeys(places)
+        ahead: list[bytes | None] = [b""] * len(ids)
         left = _AHEAD_BYTES_MAX
         try:
             rows = self._reader.execute(_AHEAD[len(ids) + padding], (*ids, *[None] * padding))
             for number, key, stored in rows:
                 place = places[number]
-                if key == place[0][7:] + place[1] and type(stored) is bytes:
-                    ahead[place] = stored
-                    left -= len(stored)
-                    if left < 0:
-                        rows.close()
-                        ahead = {place: stored for place, stored in ahead.items() if stored}
-                        break
-                else:
-                    ahead.pop(place, None)  # `get` knows what to say of it
+                is_it = key == place[0][7:] + place[1] and type(stored) is bytes
+                ahead[number] = stored if is_it else None  # `get` knows what to say of it
+                left -= len(stored)
+                if left < 0:
+                    rows.close()
+                    return ahead[: number + 1]
         except sqlite3.Error:
-            return  # `get` says which one cannot be read
+            return ()  # `get` says which one cannot be read
         if self._crowded:
-            for place, id_ in zip(places, ids, strict=True):
-                if id_ in self._crowded:
-                    ahead.pop(place, None)
-        self._ahead = ahead
+            ahead = [
+                None if id_ in self._crowded else stored
+                for id_, stored in zip(ids, ahead, strict=True)
+            ]
+        return ahead
 
     def get(self, token: Token, key: bytes) -> bytes | None:
-        asked = (token, key)
-        if asked in self._ahead:
-            return self._ahead[asked]
         place = (int.from_bytes(token[:8], "big") >> 1, token[7:] + key)
         try:
             row = self._reader.execute(_GET, place).fetchone()

@@ -63,7 +63,7 @@ class House:
             run=1,
             clean_from_run=1,
         )
-        self.links = Links(node, hello, lambda: self.now, MemoryStore().read_ahead)
+        self.links = Links(node, hello, lambda: self.now)
 
     def accept(self) -> tuple[Wire, AcceptedLink]:
         wire = Wire()

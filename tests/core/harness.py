@@ -102,6 +102,9 @@ class Disk:
     def get(self, token: Token, key: bytes) -> bytes | None:
         return self.rows.get(key)
 
+    def read_ahead(self, places: Sequence[tuple[Token, bytes]]) -> Sequence[bytes | None]:
+        return [self.rows.get(key, b"") for _, key in places]
+
     def get_meta(self, name: str) -> bytes | None:
         return self.meta.get(name)
 

@@ -59,9 +59,9 @@ def test_under_a_slow_foreground_the_share_falls_to_the_floor_within_seconds() -
     budget = new_budget()
     now = serve(budget, 0.0, 70.0, [FAST_S])
     assert budget.share == 1
-    now = serve(budget, now, 2.0, [SLOW_S])
+    now = serve(budget, now, 1.0, [SLOW_S])
     assert budget.share == 1 / 2
-    now = serve(budget, now, 10.0, [SLOW_S])
+    now = serve(budget, now, 4.0, [SLOW_S])
     assert budget.share == limits.BACKGROUND_SHARE_MIN
     serve(budget, now, 300.0, [SLOW_S])
     assert budget.share == limits.BACKGROUND_SHARE_MIN
@@ -74,22 +74,40 @@ def test_a_fast_foreground_gives_the_share_back_when_the_minute_is_good() -> Non
     now = serve(budget, now, 40.0, [FAST_S])
     assert budget.share == limits.BACKGROUND_SHARE_MIN
     shares = []
-    for _ in range(60):
-        now = serve(budget, now, 2.0, [FAST_S])
+    for _ in range(120):
+        now = serve(budget, now, 1.0, [FAST_S])
         shares.append(budget.share)
     assert shares == sorted(shares)
     assert max(b - a for a, b in pairwise(shares)) == limits.BACKGROUND_SHARE_STEP
     assert shares[-1] == 1
 
 
-def test_a_new_process_doubles_its_share_until_clients_have_suffered_once() -> None:
+def test_a_new_process_leaps_until_clients_have_suffered_once() -> None:
     budget = new_budget()
-    now = serve(budget, 0.0, 2.0, [FAST_S])
+    now = serve(budget, 0.0, 1.0, [FAST_S])
     assert budget.share == 1 / 2
-    now = serve(budget, now, 2.0, [SLOW_S])
+    now = serve(budget, now, 1.0, [SLOW_S])
     assert budget.share == 1 / 4
-    now = serve(budget, now, 62.0, [FAST_S])
+    now = serve(budget, now, 61.0, [FAST_S])
     assert 1 / 4 <= budget.share <= 1 / 4 + 2 * limits.BACKGROUND_SHARE_STEP
+
+
+@pytest.mark.parametrize(
+    ("place", "factor"), [(-2, 1), (-3, 2 ** (1 / 4)), (-6, 2), (-10, 4), (-30, 4)]
+)
+def test_a_leap_brings_what_clients_wait_near_the_threshold(place: int, factor: float) -> None:
+    budget = new_budget()
+    budget.share = start = 1 / 8
+    serve(budget, 0.0, 1.0, [SEEN_S * 2 ** (place / 4) * 0.99])
+    assert budget.share == pytest.approx(max(start + limits.BACKGROUND_SHARE_STEP, start * factor))
+
+
+def test_a_share_that_is_not_used_does_not_leap() -> None:
+    budget = new_budget()
+    for hundredth in range(300):
+        budget.note_foreground(hundredth / 100, FAST_S)
+    step = limits.BACKGROUND_SHARE_STEP
+    assert budget.share == limits.BACKGROUND_SHARE_START + 2 * step
 
 
 def test_a_share_that_no_work_has_needed_of_late_is_begun_anew() -> None:
@@ -102,7 +120,7 @@ def test_a_share_that_no_work_has_needed_of_late_is_begun_anew() -> None:
     now += limits.BACKGROUND_UNUSED_S + 2
     budget.document(now)
     assert budget.share == limits.BACKGROUND_SHARE_UNUSED
-    serve(budget, now, 2.0, [FAST_S])
+    serve(budget, now, 1.0, [FAST_S])
     assert budget.share == 2 * limits.BACKGROUND_SHARE_UNUSED
 
 
@@ -143,7 +161,7 @@ def test_an_answer_exactly_at_the_threshold_is_in_time() -> None:
     now = serve(budget, 0.0, 20.0, [FAST_S])
     now = serve(budget, now, 100.0, [SEEN_S])
     assert budget.share == 1
-    serve(budget, now, 4.0, [SEEN_S * 1.001])
+    serve(budget, now, 2.0, [SEEN_S * 1.001])
     assert budget.share == 1 / 4
 
 
@@ -151,20 +169,8 @@ def test_what_is_near_the_threshold_lets_nothing_grow() -> None:
     budget = new_budget()
     now = serve(budget, 0.0, 100.0, [0.72 * SEEN_S])
     assert budget.share == limits.BACKGROUND_SHARE_START
-    serve(budget, now, 6.0, [0.7 * SEEN_S])
+    serve(budget, now, 60.0, [0.7 * SEEN_S])
     assert budget.share == 1
-
-
-def test_a_share_that_was_not_used_doubles_once_and_goes_on_by_steps() -> None:
-    budget = new_budget()
-    budget.document(50.0)
-    shares = []
-    now = 50.0
-    for _ in range(5):
-        now = serve(budget, now, limits.FOREGROUND_SUB_WINDOW_S, [FAST_S])
-        shares.append(budget.share)
-    step = limits.BACKGROUND_SHARE_STEP
-    assert shares == [1 / 8, *(1 / 8 + count * step for count in range(1, 5))]
 
 
 def test_one_slow_answer_of_few_shrinks_the_share_once() -> None:

@@ -7,6 +7,7 @@ import pytest
 from dynagent.core.entry import encode_entry
 from dynagent.core.messages import MODE_OVERWRITE, Get, Merge, MergeAck, PutReply, Read, ReadReply
 from dynagent.core.ports import NodeId
+from dynagent.core.ring import token_of
 from dynagent.errors import QuorumNotMet
 from tests.core.harness import (
     IDS,
@@ -42,6 +43,18 @@ def test_an_unreadable_copy_is_neither_a_value_nor_its_absence(at: NodeId) -> No
     damage(c, B, C)
     if at != C:
         assert is_error(c.ask(at, Get(KEY, 2, True)), QuorumNotMet)
+
+
+def test_a_copy_that_was_read_ahead_is_checked_like_any_other() -> None:
+    c = cluster()
+    c.ask(A, put(b"v"))
+    damage(c, A)
+    replica = c.nodes[A].replica
+    replica.read_ahead([KEY, b"absent"])
+    assert not replica.is_at_hand(KEY)
+    assert replica.is_at_hand(b"absent")
+    assert replica.read(KEY, token_of(KEY)).unknown
+    assert not replica.read(b"absent", token_of(b"absent")).unknown
 
 
 def test_an_unreadable_copy_stays_unknown_after_a_merge_and_a_put_of_its_own() -> None:

@@ -7,10 +7,11 @@ from itertools import chain
 
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED
-from dynagent.core.counterpart import Busy
+from dynagent.core.counterpart import Busy, leaf_ranges
 from dynagent.core.entry import Record, encode_sibling, encode_stored
 from dynagent.core.merkle import ARITY
 from dynagent.core.messages import (
+    WANT_VALUE,
     Compare,
     CompareReply,
     Inspect,
@@ -309,6 +310,28 @@ def test_many_keys_come_in_pages_and_none_twice() -> None:
             else limits.CONTROL_FRAME_BYTES_MAX
         )
         assert len(encode_frame(message, request_id=1, budget_ms=1)) <= bound
+
+
+def test_records_are_asked_for_in_pages_that_stall_nobody() -> None:
+    world = cluster()
+    for number in range(700):
+        world.nodes[B].replica.merge([(b"k%d" % number, version(number + 1))], barrier=0)
+    world.commit(B)
+    watch = Watch(world).run()
+    looks = [message for message in watch.sent if isinstance(message, Look)]
+    pages = [len(look.keys) for look in looks if look.want == WANT_VALUE]
+    assert sum(pages) == 700
+    assert max(pages) <= limits.EXCHANGE_PAGE_ROWS
+
+
+def test_leaves_that_adjoin_are_scanned_as_one_also_across_partitions() -> None:
+    forest = cluster().nodes[A].replica.forest
+    last = forest.leaves - 1
+    found = list(leaf_ranges(forest, [0, 1, 2, 5, last, last + 1]))
+    of = [forest.leaf_range(PartitionId(at), leaf) for at, leaf in ((0, 0), (0, 2), (0, 5))]
+    tail, head = forest.leaf_range(ALL[0], last), forest.leaf_range(ALL[1], 0)
+    assert found == [(of[0][0], of[1][1]), of[2], (tail[0], head[1])]
+    assert list(leaf_ranges(forest, [])) == []
 
 
 def test_large_records_are_moved_in_bounded_frames() -> None:

@@ -196,7 +196,8 @@ class Unreadable:
     """A store whose journal cannot be read now."""
 
     def __init__(self, store: MemoryStore) -> None:
-        self.get, self.get_meta, self.scan = store.get, store.get_meta, store.scan
+        self.get, self.read_ahead, self.get_meta = store.get, store.read_ahead, store.get_meta
+        self.scan = store.scan
         self.hints, self.has_hint, self.hint_counts = store.hints, store.has_hint, store.hint_counts
 
     def sums(self) -> list[tuple[int, bytes]]:
