@@ -137,7 +137,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(
             ge=0,
             description="Memory for copies that were read or written of late, about. A copy found "
-            "there costs a microsecond instead of ten to thirty at the engine. 0: none.",
+            "there costs a microsecond instead of ten to thirty at the engine. 0: none. Below "
+            "2 MiB the records of several requests are not read in one go either.",
         ),
     ] = limits.CACHE_BYTES_DEFAULT
     background_bytes_per_s: Annotated[

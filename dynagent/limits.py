@@ -115,6 +115,7 @@ EXCHANGE_LOOK_BYTES_MAX = 128 * KIB  # of records looked at; the last one may go
 EXCHANGE_ROW_BYTES = 256  # to read and compare one costs a quarter of a record's CPU
 EXCHANGE_READ_CHEAPER = 8  # bytes that are only read and checked, for one that is moved
 EXCHANGE_ROWS_BYTES_MAX = 32 * KIB  # of keys and digests: below a control frame
+READ_AHEAD_CACHE_BYTES_MIN = 2 * MIB  # a smaller cache would forget before it is asked
 # A write in flight is on all owners' disks in some milliseconds, or is owed to them by a hint. What
 # still differs after that long, unchanged on both sides, was missed.
 EXCHANGE_REST_S = 0.5
@@ -142,7 +143,7 @@ ANTIENTROPY_UP_S = 2.0  # after a peer has come up: its hints go first
 
 # --- transfers (core.transfer, core.driver, core.former) -----------------------------------------
 TRANSFER_AT_ONCE = 4  # partitions that a new owner copies: each waits for a round trip a page
-# Of a page of records, as for an exchange: more makes clients' p99 longer, and nothing faster.
+# Rows of a page of records, as for an exchange: more makes clients' p99 longer, and nothing faster.
 TRANSFER_PAGE_ROWS = 64
 TRANSFER_PAGE_BYTES = 256 * KIB  # of it; the last record may go beyond
 TRANSFER_PARTITIONS_MAX = 1_024  # of one Fence: its reply has three numbers for each
@@ -162,7 +163,6 @@ TRANSFER_PACE_STEP_S = 1.0
 
 FORMER_LOOK_PARTITIONS = 64  # looked into at once for something left: 20 µs each if empty
 FORMER_WINDOW_KEYS = 4_096  # compared at once with each owner; a group of leaves may go beyond
-FORMER_LOOK_KEYS = 256  # of one question for versions
 FORMER_DROP_ROWS = 64  # of one batch: 2 ms, as a page of records
 REAIM_CHECK_S = 10.0  # between two looks for hints for who is no member any more
 FORMER_REST_S = 1.0  # after a pass that could not clear any partition; doubled each time
@@ -273,7 +273,7 @@ BACKGROUND_SHARE_FACTOR = 1 / 2  # from 1 to the floor in 5 s
 BACKGROUND_SHARE_STEP = 1 / 64  # of a second, back in a minute: after a rise it feels its way
 BACKGROUND_SHARE_LEAP_MAX = 4  # times as much in a second, before that, if clients hardly wait
 # Where it has hardly been used for so long. Four keepers of hints that began with a third each held
-# up clients for 5 s, and so they did where they came to a quarter within 4.
+# up clients for 5 s, and so they did where they came to a quarter within 4, whatever clients felt.
 BACKGROUND_SHARE_UNUSED = 1 / 16
 BACKGROUND_UNUSED_S = 10.0
 BACKGROUND_BURST_S = 0.1  # what was not used is kept no longer: it would be moved in one go

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from dynagent import limits
-from dynagent.core.messages import ROLE_PEER, Error, Get, Hello, Look, Merge, Pull, Put, Read
+from dynagent.core.messages import ROLE_PEER, Error, Get, Hello, Merge, Put, Read
 from dynagent.core.node import Node
 from dynagent.core.ports import LinkId
 from dynagent.env import Connection
@@ -25,7 +25,6 @@ from dynagent.wire.session import Session, farewell
 BUDGET_MS_DEFAULT = 5_000  # for a request that names none
 
 _BY_CLIENTS = (Get, Put)
-_KEYS = (Look, Pull)
 _KEYED = (Get, Put, Read)  # a tuple: to make the union Get | Put | Read costs 0.3 µs each time
 
 
@@ -252,6 +251,4 @@ def _keys(inbox: list[tuple[AcceptedLink, Frame]]) -> list[bytes]:
             keys.append(message.key)
             if type(message) is Read:
                 keys += message.keys
-        elif isinstance(message, _KEYS):
-            keys += message.keys
     return keys

@@ -14,9 +14,10 @@ clients took, with a threshold.
                                            a 16th, and begins anew
 
 The newest answers are those of the sub-window that has just ended; where they are too few for a
-percentile, older ones are judged with them, but only if one of the new ones was slow: thus one slow
-answer shrinks the share once, and a sudden rise is met within seconds, while recovery waits for a
-good minute. A request under way counts when it is answered, which is at its deadline at the latest.
+percentile, older ones are judged with them. But it shrinks only if one of the new ones was slow:
+thus one slow answer shrinks the share once, and a sudden rise is met within seconds, while recovery
+waits for a good minute. A request under way counts when it is answered, which is at its deadline at
+the latest.
 
 Clients wait longer than we can see, by what their requests and our answers lie in sockets: half as
 long again, where it was measured (five agents on two full cores). So we compare with two thirds of
@@ -26,8 +27,8 @@ there half of the time.
 
 What clients wait is taken to grow in proportion to the share. So a share that was used grows by as
 much as brings them to those 7/10, fourfold at most: in seconds where they hardly wait, and where
-they wait long by hardly more than a step. Several nodes that work for one may sum up, so whoever
-has been over the threshold once goes on by steps.
+they wait long by no more than a step. Several nodes that work for one may sum up, so whoever has
+been over the threshold once goes on by steps, until it begins anew.
 
 Within the share the allowance is a balance that fills up to a short burst. What was granted may be
 exceeded by the last record, which is then owed: a record is never cut.
@@ -177,20 +178,19 @@ class Budget:
             total += window.total
             if total >= limits.FOREGROUND_JUDGED_MIN:
                 break
-        p99_at = _p99_at(newest) if ended.total else 0
+        is_idle = not any(self._past[age].total for age in range(_IDLE_SUB_WINDOWS))
+        p99_at = 0 if is_idle else _p99_at(newest)
         if ended.slow and p99_at > _THRESHOLD_AT:
             self._leaps = False
             self.share = max(
                 limits.BACKGROUND_SHARE_MIN, self.share * limits.BACKGROUND_SHARE_FACTOR
             )
-        elif p99_at <= _NEAR_AT and self._is_minute_good():
+        elif is_idle or (p99_at <= _NEAR_AT and self._is_minute_good()):
             self.share = min(1.0, self._grown(p99_at))
 
     def _is_minute_good(self) -> bool:
-        """Nobody has asked of late, or hardly anybody has waited long."""
+        """Hardly anybody has waited long."""
         past = self._past
-        if not any(past[age].total for age in range(_IDLE_SUB_WINDOWS)):
-            return True
         slow, total = sum(window.slow for window in past), sum(window.total for window in past)
         return 2 * slow <= total // 100
 

@@ -25,7 +25,7 @@ from math import inf
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
-from dynagent.core.counterpart import hashes
+from dynagent.core.counterpart import first_keys, hashes
 from dynagent.core.entry import decode_entry
 from dynagent.core.merkle import ARITY
 from dynagent.core.messages import (
@@ -140,7 +140,7 @@ class Pass:
             leaves = self._whole[: limits.EXCHANGE_LEAVES_MAX]
             return Pull(*self._stamp, at, PULL_RECORDS, leaves, self._after)
         if self._wanted:
-            keys = self._wanted[: limits.TRANSFER_PAGE_ROWS]
+            keys = first_keys(self._wanted, limits.TRANSFER_PAGE_ROWS)
             return Pull(*self._stamp, at, PULL_RECORDS, [], b"", keys)
         if self._listed:
             leaves = self._listed[: limits.EXCHANGE_LEAVES_MAX]

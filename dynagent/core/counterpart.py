@@ -215,13 +215,15 @@ class Counterpart:
     def _records(self, keys: Sequence[bytes]) -> tuple[LookReply, int]:
         entries: list[list[object]] = []
         size = looked_at = 0
+        keys = keys[: limits.EXCHANGE_PAGE_ROWS]
+        self._replica.read_ahead(keys)
         for key in keys:
             record = self._replica.read(key, token_of(key))
             looked_at += 1
             if may_travel(record):
                 entries.append(encode_entry(key, record))
                 size += len(record.content)
-            if size >= limits.EXCHANGE_PAGE_BYTES or looked_at >= limits.EXCHANGE_PAGE_ROWS:
+            if size >= limits.EXCHANGE_PAGE_BYTES:
                 break
         # All of one partition, and read in this call.
         barrier = self._replica.barriers.read_under(token_of(keys[0])) if keys else 0
@@ -239,6 +241,7 @@ def versions(replica: Replica, keys: Sequence[bytes]) -> tuple[list[list[object]
     """What a LookReply says of the first of these keys, as many as it may; and the bytes of it."""
     copies: list[list[object]] = []
     size = read_bytes = 0
+    replica.read_ahead(keys)
     for key in keys:
         record = replica.read(key, token_of(key))
         clock, dots = encode_clock(record.value.clock), flatten(record.value.dots())
@@ -285,6 +288,16 @@ def hashes(forest: Forest, level: int, numbers: Sequence[int]) -> list[bytes]:
             children = forest.children(PartitionId(partition), level - 1, index)
         found.append(children[number % ARITY])
     return found
+
+
+def first_keys(keys: Sequence[bytes], rows: int) -> list[bytes]:
+    """As many of the first of these as one question takes: so many, and of a control frame."""
+    size = 0
+    for place, key in enumerate(keys[:rows]):
+        size += len(key)
+        if size > limits.EXCHANGE_ROWS_BYTES_MAX:
+            return [*keys[: max(1, place)]]
+    return [*keys[:rows]]
 
 
 def leaf_ranges(forest: Forest, leaves: Iterable[int]) -> Iterator[tuple[Token, Token]]:

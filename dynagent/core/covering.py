@@ -15,6 +15,7 @@ from math import inf
 
 from dynagent import limits
 from dynagent.core.coordinator import Coordinator
+from dynagent.core.counterpart import first_keys
 from dynagent.core.entry import encode_entry
 from dynagent.core.merkle import ARITY, Forest, inner_hash, leaf_hash
 from dynagent.core.messages import (
@@ -154,7 +155,7 @@ class Covering:
             leaves = self._listed[: limits.EXCHANGE_LEAVES_MAX]
             return Pull(*self._stamp, at, PULL_ROWS, leaves, self._after)
         if self._looked:
-            self._under_way = self._looked[: limits.FORMER_LOOK_KEYS]
+            self._under_way = first_keys(self._looked, limits.EXCHANGE_ROWS_MAX)
             return Pull(*self._stamp, at, PULL_VERSIONS, [], b"", self._under_way)
         return self._merge()
 

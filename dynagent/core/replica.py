@@ -160,7 +160,7 @@ class Replica:
     def read_ahead(self, keys: Iterable[bytes]) -> None:
         """Looks for the committed copies of these in one visit to the engine, before they are read
         one by one; as many as it may be, and none that are at hand."""
-        if not self._cache.bytes_max:
+        if self._cache.bytes_max < limits.READ_AHEAD_CACHE_BYTES_MIN:
             return
         missing = [key for key in dict.fromkeys(keys) if not self.is_at_hand(key)]
         found = self._reader.read_ahead([(token_of(key), key) for key in missing])

@@ -290,6 +290,8 @@ class Sources:
         entries: list[list[object]] = []
         excepted: list[bytes] = []
         size = looked_at = 0
+        keys = keys[: limits.TRANSFER_PAGE_ROWS]
+        self._replica.read_ahead(keys)
         for key in keys:
             record = self._replica.read(key, token_of(key))
             looked_at += 1
@@ -298,7 +300,7 @@ class Sources:
                 size += len(key) + len(record.content)
             elif record.unknown or record.value.clock:
                 excepted.append(key)
-            if size >= limits.TRANSFER_PAGE_BYTES or looked_at >= limits.TRANSFER_PAGE_ROWS:
+            if size >= limits.TRANSFER_PAGE_BYTES:
                 break
         reply = PullReply(b"", looked_at, 0, [], [], entries, excepted)
         return reply, size, len(entries)

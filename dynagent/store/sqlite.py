@@ -171,12 +171,15 @@ class SqliteStore:
             rows = self._reader.execute(_AHEAD[len(ids) + padding], (*ids, *[None] * padding))
             for number, key, stored in rows:
                 place = places[number]
-                is_it = key == place[0][7:] + place[1] and type(stored) is bytes
-                ahead[number] = stored if is_it else None  # `get` knows what to say of it
+                if key != place[0][7:] + place[1] or type(stored) is not bytes:
+                    ahead[number] = None  # `get` knows what to say of it
+                    continue
+                ahead[number] = stored
                 left -= len(stored)
-                if left < 0:
+                if left < 0:  # of those behind it we know nothing
                     rows.close()
-                    return ahead[: number + 1]
+                    ahead = [stored or None for stored in ahead]
+                    break
         except sqlite3.Error:
             return ()  # `get` says which one cannot be read
         if self._crowded:

@@ -141,10 +141,13 @@ class World:
     def fill(self, ids: Iterable[NodeId] = (A, B, C), count: int = 400) -> dict[bytes, Record]:
         records = {b"key %d" % at: version(at + 1) for at in range(count)}
         for id_ in ids:
-            replica = self.cluster.nodes[id_].replica
-            replica.merge(list(records.items()), barrier=0)
-            self.cluster.commit(id_)
+            self.hold_all(id_, records)
         return records
+
+    def hold_all(self, id_: NodeId, records: dict[bytes, Record]) -> None:
+        """These copies are there, durably."""
+        self.cluster.nodes[id_].replica.merge(list(records.items()), barrier=0)
+        self.cluster.commit(id_)
 
     def keys_at(self, id_: NodeId) -> set[bytes]:
         return set(self.cluster.disks[id_].rows)

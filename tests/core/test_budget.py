@@ -173,6 +173,14 @@ def test_what_is_near_the_threshold_lets_nothing_grow() -> None:
     assert budget.share == 1
 
 
+def test_a_second_without_an_answer_is_judged_by_those_before_it() -> None:
+    budget = new_budget()
+    for second in range(0, 30, 2):
+        budget.note_foreground(second + 0.5, 0.75 * SEEN_S)
+        use(budget, second + 0.5, 2.0)
+    assert budget.share == limits.BACKGROUND_SHARE_START
+
+
 def test_one_slow_answer_of_few_shrinks_the_share_once() -> None:
     budget = new_budget()
     now = serve(budget, 0.0, 100.0, [FAST_S], every_s=1.0)

@@ -340,10 +340,13 @@ def test_large_records_are_moved_in_bounded_frames() -> None:
         hold(world, B, b"k%d" % number, version(number + 1, value=bytes(100_000)))
     watch = Watch(world).run()
     assert roots(world, A) == roots(world, B)
-    sizes = [
-        len(encode_frame(message, request_id=1, budget_ms=1)) for message in watch.of(LookReply)
-    ]
+    replies = [message for message in watch.sent if isinstance(message, LookReply)]
+    sizes = [len(encode_frame(reply, request_id=1, budget_ms=1)) for reply in replies]
     assert max(sizes) < limits.EXCHANGE_PAGE_BYTES + 110_000
+    # Nor is more read in one turn to tell their versions.
+    assert max(reply.looked_at for reply in replies) * 100_000 < limits.EXCHANGE_LOOK_BYTES_MAX + (
+        100_000
+    )
 
 
 def test_a_lost_answer_ends_the_exchange_and_the_tour_goes_on() -> None:

@@ -9,11 +9,12 @@ from random import Random
 import pytest
 
 from dynagent import limits
-from dynagent.core.messages import LogReply, Pull, RingIs, Sift
+from dynagent.core.messages import PULL_VERSIONS, LogReply, Pull, RingIs, Sift
 from dynagent.core.ports import PartitionId
 from dynagent.core.ring import JOINT_NEW, token_of
 from dynagent.core.ringentry import AbortEntry
 from dynagent.errors import StaleBarrier
+from dynagent.wire.codec import encode_frame
 from tests.core.harness import Packet
 from tests.core.moving import PARTITIONS, A, B, C, D, World, pulled, rot, tombstone, version
 
@@ -375,6 +376,32 @@ def test_a_copy_that_changes_while_it_is_compared_is_not_dropped() -> None:
     world.run(lambda: not world.keys_at(C))
     for id_ in (A, B, D):
         assert world.cluster.disks[id_].record(key).digest == newer.digest
+
+
+def test_many_unlike_copies_of_long_keys_are_asked_for_in_pages_that_everybody_takes() -> None:
+    world = World()
+    at = PartitionId(0)
+    names = (b"%b %d" % (b"k" * 900, number) for number in range(3_000))
+    keys = [key for key in names if world.partition_of(key) == at][:200]
+    assert len(keys) == 200
+    olds = {key: version(number + 1) for number, key in enumerate(keys)}
+    owned = {key: version(1_000 + number, base=olds[key]) for number, key in enumerate(keys)}
+    news = {key: version(2_000 + number, base=owned[key]) for number, key in enumerate(keys)}
+    world.hold_all(D, olds)
+    for id_ in (A, B, C):
+        world.hold_all(id_, owned)
+    world.change({at: (A, B, D)})
+    world.run(lambda: not world.ring().moves or world.ring().moves[at].phase == JOINT_NEW)
+    world.hold_all(C, news)
+    world.run(lambda: not world.keys_at(C))
+    for id_ in (A, B, D):
+        for key in keys:
+            assert world.cluster.disks[id_].record(key).digest == news[key].digest
+    asked = [packet.message for packet in world.of(Pull)]
+    assert any(message.want == PULL_VERSIONS for message in asked if isinstance(message, Pull))
+    for message in asked:
+        frame = encode_frame(message, request_id=1, budget_ms=1)
+        assert len(frame) <= limits.CONTROL_FRAME_BYTES_MAX
 
 
 # --- hints ---------------------------------------------------------------------------------------

@@ -180,8 +180,25 @@ def test_what_was_not_read_ahead_for_its_size_is_not_taken_for_absent(tmp_path: 
     for place in places:
         write(store, (*place, bytes(limits.MIB)))
     found = store.read_ahead(places)
-    assert len(found) < len(places)
-    assert all(found)
+    assert found[0] == bytes(limits.MIB)
+    assert found[-1] is None
+    store.close()
+
+
+def test_of_a_crowded_number_reading_ahead_says_nothing_also_if_it_ends_early(
+    tmp_path: Path,
+) -> None:
+    store = SqliteStore(tmp_path / "store")
+    twins = [(token(1 << 40, tail), b"key") for tail in (1, 2)]
+    large = [(token(number << 40), b"key") for number in range(2, 6)]
+    for place in [*twins, *large]:
+        write(store, (*place, bytes(limits.MIB) if place in large else b"small"))
+    write(store, (*twins[0], b""))  # its row is free; the other one stays where it is
+    for places in (twins, [*twins, *large], [*large, *twins]):
+        found = dict(zip(places, store.read_ahead(places), strict=True))
+        assert found[twins[0]] is None
+        assert found[twins[1]] is None
+    assert store.get(*twins[1]) == b"small"
     store.close()
 
 
@@ -341,6 +358,7 @@ def test_a_damaged_record_is_corrupt_and_named_not_missing(tmp_path: Path, damag
         store.get(SAME, b"precious")
     with pytest.raises(CorruptRecord, match="ring"):
         store.get_meta("ring")
+    assert not any(store.read_ahead([(SAME, b"precious"), (token(0), b"absent")]))
     if damage == "type":
         assert contents(store) == [(SAME, b"precious", b"")]
     else:
