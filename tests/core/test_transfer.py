@@ -378,10 +378,11 @@ def test_a_copy_that_changes_while_it_is_compared_is_not_dropped() -> None:
         assert world.cluster.disks[id_].record(key).digest == newer.digest
 
 
-def test_many_unlike_copies_of_long_keys_are_asked_for_in_pages_that_everybody_takes() -> None:
+@pytest.mark.parametrize("key_bytes", [1, 900])
+def test_many_unlike_copies_are_asked_for_in_pages_that_everybody_takes(key_bytes: int) -> None:
     world = World()
     at = PartitionId(0)
-    names = (b"%b %d" % (b"k" * 900, number) for number in range(3_000))
+    names = (b"%b %d" % (b"k" * key_bytes, number) for number in range(3_000))
     keys = [key for key in names if world.partition_of(key) == at][:200]
     assert len(keys) == 200
     olds = {key: version(number + 1) for number, key in enumerate(keys)}
