@@ -14,7 +14,7 @@ pages of the same leaves have the same form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED, Coordinator
@@ -300,19 +300,19 @@ def first_keys(keys: Sequence[bytes], rows: int) -> list[bytes]:
     return [*keys[:rows]]
 
 
-def leaf_ranges(forest: Forest, leaves: Iterable[int]) -> Iterator[tuple[Token, Token]]:
+def leaf_ranges(forest: Forest, leaves: Iterable[int]) -> list[tuple[Token, Token]]:
     """The first and the last token of these leaves, in ascending order; of those that adjoin, as
     all do of which a node has lost its copies, as one: a scan costs as much as ten records."""
-    runs: list[list[int]] = []
+    ranges: list[tuple[Token, Token]] = []
+    before = -2
     for number in leaves:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    for low, high in runs:
-        first, _ = forest.leaf_range(PartitionId(low // forest.leaves), low % forest.leaves)
-        _, last = forest.leaf_range(PartitionId(high // forest.leaves), high % forest.leaves)
-        yield first, last
+        partition, leaf = divmod(number, forest.leaves)
+        first, last = forest.leaf_range(PartitionId(partition), leaf)
+        if number == before + 1:
+            first, _ = ranges.pop()
+        ranges.append((first, last))
+        before = number
+    return ranges
 
 
 def leaf_page(

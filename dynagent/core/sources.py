@@ -264,7 +264,7 @@ class Sources:
         ranges = [self._replica.barriers.range_of(partition)]
         if pull.leaves:
             numbers = [partition * forest.leaves + leaf for leaf in pull.leaves]
-            ranges = list(leaf_ranges(forest, numbers))
+            ranges = leaf_ranges(forest, numbers)
         entries: list[list[object]] = []
         excepted: list[bytes] = []
         size = 0

@@ -13,11 +13,11 @@ other does not. Where both know the same and the bytes differ all the same, both
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
+from itertools import islice, takewhile
 
 from dynagent import limits
 from dynagent.core.coordinator import SETTLED
-from dynagent.core.counterpart import Busy, may_travel
+from dynagent.core.counterpart import Busy, first_keys, may_travel
 from dynagent.core.descent import Suspect
 from dynagent.core.entry import Record, decode_entry, encode_entry, unflatten
 from dynagent.core.messages import WANT_DIGEST, WANT_VALUE, Look, LookReply, Merge
@@ -199,21 +199,14 @@ class Suspects:
         self, now: float, waiting: deque[Suspect], want: int, rows: int
     ) -> tuple[Look, list[Suspect]] | None:
         """The first of those that wait, as far as they are of one partition."""
-        page: list[Suspect] = []
-        size = 0
-        for suspect in islice(waiting, rows):
-            if page and suspect.partition != page[0].partition:
-                break
-            page.append(suspect)
-            size += len(suspect.key)
-            if size >= limits.EXCHANGE_ROWS_BYTES_MAX:
-                break
-        if not page:
+        if not waiting:
             return None
-        for _ in page:
-            waiting.popleft()
-        self._busy.go_on(now, page[0].partition, self._peer)
-        return Look(*self._stamp, [suspect.key for suspect in page], want), page
+        partition = waiting[0].partition
+        alike = takewhile(lambda suspect: suspect.partition == partition, islice(waiting, rows))
+        keys = first_keys([suspect.key for suspect in alike], rows)
+        page = [waiting.popleft() for _ in keys]
+        self._busy.go_on(now, partition, self._peer)
+        return Look(*self._stamp, keys, want), page
 
     def _looked_at(
         self, waiting: deque[Suspect], asked: list[Suspect], reply: LookReply

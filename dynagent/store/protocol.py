@@ -1,9 +1,9 @@
 """The node's disk as the rest of the node sees it: one `Store`, several engines.
 
 The core reads through `Reader`; the agent's commit thread makes a `Batch` durable through `write`.
-Two threads touch a store: what reads and `count` are called on the event-loop
-thread, at any time, also while `write` runs on the commit thread. A reader sees a batch whole or
-not at all, and surely once its `write` has returned.
+Two threads touch a store: whatever reads, and `count`, is called on the event-loop thread, at any
+time, also while `write` runs on the commit thread. A reader sees a batch whole or not at all, and
+surely once its `write` has returned.
 
 A store knows bytes only. What a record means, and its checksum, belong to `core`.
 """

@@ -190,7 +190,7 @@ class SqliteStore:
         return ahead
 
     def get(self, token: Token, key: bytes) -> bytes | None:
-        place = (int.from_bytes(token[:8], "big") >> 1, token[7:] + key)
+        place = (_id_of(token), token[7:] + key)
         try:
             row = self._reader.execute(_GET, place).fetchone()
             if row is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.acceptance.points import Say
+from tests.acceptance.points import Failed, Say
 from tests.mutants.runner import patched
 from tests.mutants.table import MUTANTS
 from tests.real import killloop
@@ -22,10 +22,6 @@ KILL_RUNS_MAX = 5  # of the loop that must lose
 POWER_CUTS = 200  # of each engine
 POWER_CUTS_WITHOUT_FSYNC = 20
 ENGINES = ("sqlite", "rocksdb")
-
-
-class Failed(AssertionError):
-    """A point of the issue does not hold."""
 
 
 def run(share: float, say: Say) -> dict[str, object]:

@@ -16,7 +16,7 @@ from dynagent import limits
 from dynctl.views.base import Base64, text_of
 from dynctl.views.siblings import GetRecord, PutRecord
 from tests.acceptance.corpus import Corpus
-from tests.acceptance.points import Say
+from tests.acceptance.points import Failed, Say
 from tests.real.cluster import RealCluster
 from tests.real.command import Usage, run_dynctl
 
@@ -31,10 +31,6 @@ EVEN_RECORDS, EVEN_RECORDS_MIN = 50_000, 20_000
 PEAK_KIB_MAX = 64 * limits.KIB + 4 * limits.BULK_BYTES_MAX // limits.KIB
 
 _Record = TypeVar("_Record", PutRecord, GetRecord)
-
-
-class Failed(AssertionError):
-    """A point does not hold."""
 
 
 def run(share: float, say: Say) -> dict[str, object]:

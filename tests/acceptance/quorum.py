@@ -15,12 +15,9 @@ from dynagent.errors import TooLarge
 from dynctl.load.driver import Answer
 from dynctl.load.wires import Request
 from tests.acceptance.corpus import Corpus
+from tests.acceptance.points import Failed
 from tests.real.cluster import RealCluster
 from tests.real.drive import drive
-
-
-class Failed(AssertionError):
-    """A point of the issue does not hold."""
 
 
 def run(share: float, say: Callable[[str], None]) -> dict[str, object]:

@@ -327,11 +327,11 @@ def test_records_are_asked_for_in_pages_that_stall_nobody() -> None:
 def test_leaves_that_adjoin_are_scanned_as_one_also_across_partitions() -> None:
     forest = cluster().nodes[A].replica.forest
     last = forest.leaves - 1
-    found = list(leaf_ranges(forest, [0, 1, 2, 5, last, last + 1]))
+    found = leaf_ranges(forest, [0, 1, 2, 5, last, last + 1])
     of = [forest.leaf_range(PartitionId(at), leaf) for at, leaf in ((0, 0), (0, 2), (0, 5))]
     tail, head = forest.leaf_range(ALL[0], last), forest.leaf_range(ALL[1], 0)
     assert found == [(of[0][0], of[1][1]), of[2], (tail[0], head[1])]
-    assert list(leaf_ranges(forest, [])) == []
+    assert leaf_ranges(forest, []) == []
 
 
 def test_large_records_are_moved_in_bounded_frames() -> None:
