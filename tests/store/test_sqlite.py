@@ -180,8 +180,7 @@ def test_what_was_not_read_ahead_for_its_size_is_not_taken_for_absent(tmp_path: 
     for place in places:
         write(store, (*place, bytes(limits.MIB)))
     found = store.read_ahead(places)
-    assert found[0] == bytes(limits.MIB)
-    assert found[-1] is None
+    assert found == [bytes(limits.MIB)]  # of the others we know nothing
     store.close()
 
 
@@ -195,9 +194,9 @@ def test_of_a_crowded_number_reading_ahead_says_nothing_also_if_it_ends_early(
         write(store, (*place, bytes(limits.MIB) if place in large else b"small"))
     write(store, (*twins[0], b""))  # its row is free; the other one stays where it is
     for places in (twins, [*twins, *large], [*large, *twins]):
-        found = dict(zip(places, store.read_ahead(places), strict=True))
-        assert found[twins[0]] is None
-        assert found[twins[1]] is None
+        found = dict(zip(places, store.read_ahead(places), strict=False))
+        assert found.get(twins[0]) is None
+        assert found.get(twins[1]) is None
     assert store.get(*twins[1]) == b"small"
     store.close()
 
