@@ -149,7 +149,7 @@ class Copies:
             self._effects.answer(link, id_, RingIs(self._ring.epoch))
 
     def _reply(self, ring: Ring, read: Read, key: bytes) -> ReadReply | RingIs:
-        token = token_of(key)
+        token = self._replica.token_of(key)
         if not self._tells(ring, read, token):
             return RingIs(ring.epoch)
         record = self._replica.read(key, token)

@@ -591,7 +591,7 @@ class Node:
         """The operation of a client's request that is admitted, still to be started."""
         coordinator = self.coordinator
         assert coordinator is not None
-        token = token_of(message.key)
+        token = self.replica.token_of(message.key)
         aim = coordinator.aim_of(token)
         if self.serves_as not in aim.readers and not self._stands_in(coordinator, message, aim):
             return ForwardOperation(coordinator, link, request_id, deadline, message, aim)

@@ -96,6 +96,7 @@ class Replica:
         self.unknown = Unknown(reader)
         self.crowd = Crowd()
         self._cache = StoredCache(cache_bytes)
+        self._tokens: dict[bytes, Token] = {}  # of the keys that were read ahead last
         self._overlay: dict[bytes, tuple[Record, int]] = {}  # key → newest copy, its batch
         self.survey = Survey(
             reader, self._overlay, self.barriers, meet=self._meet, forget=self._cache.forget
@@ -162,9 +163,10 @@ class Replica:
         one by one; as many as it may be, and none that are at hand."""
         if self._cache.bytes_max < limits.READ_AHEAD_CACHE_BYTES_MIN:
             return
-        missing = [key for key in dict.fromkeys(keys) if not self.is_at_hand(key)]
-        found = self._reader.read_ahead([(token_of(key), key) for key in missing])
-        for key, stored in zip(missing, found, strict=False):
+        tokens = {key: token_of(key) for key in keys if not self.is_at_hand(key)}
+        self._tokens = tokens
+        found = self._reader.read_ahead([(token, key) for key, token in tokens.items()])
+        for key, stored in zip(tokens, found, strict=False):
             if stored is None:
                 continue
             try:
@@ -173,6 +175,10 @@ class Replica:
             except CorruptRecord:
                 continue  # `read` says so
             self._cache.keep(key, stored)
+
+    def token_of(self, key: bytes) -> Token:
+        """That of the ring, without a hash for what was just read ahead."""
+        return self._tokens.get(key) or token_of(key)
 
     def _is_lost(self, token: Token) -> bool:
         """There is no record: may there have been one?"""

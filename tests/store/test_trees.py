@@ -118,6 +118,7 @@ def test_after_kill_9_the_trees_are_what_the_disk_holds(
     store.close()
 
 
+@pytest.mark.plain
 def test_a_store_of_before_there_were_trees_gets_them(tmp_path: Path, engine: str) -> None:
     store = open_store(tmp_path, engine)
     replica = replica_of(store)
