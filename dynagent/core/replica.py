@@ -163,8 +163,8 @@ class Replica:
         one by one; as many as it may be, and none that are at hand."""
         if self._cache.bytes_max < limits.READ_AHEAD_CACHE_BYTES_MIN:
             return
-        tokens = {key: token_of(key) for key in keys if not self.is_at_hand(key)}
-        self._tokens = tokens
+        missing = [key for key in dict.fromkeys(keys) if not self.is_at_hand(key)]
+        self._tokens = tokens = {key: token_of(key) for key in missing}
         found = self._reader.read_ahead([(token, key) for key, token in tokens.items()])
         for key, stored in zip(tokens, found, strict=False):
             if stored is None:

@@ -68,6 +68,7 @@ def _states(path: Path) -> list[State]:
     return states
 
 
+@pytest.mark.plain  # compiled code keeps no cause of an error
 @pytest.mark.parametrize("after", [False, True], ids=["before it is done", "after it is done"])
 def test_a_failure_of_any_operation_stops_the_store_and_leaves_no_half_batch(
     tmp_path: Path, after: bool
@@ -87,6 +88,7 @@ def test_a_failure_of_any_operation_stops_the_store_and_leaves_no_half_batch(
                 store.write(batch)
                 acknowledged += 1
         except StoreFailed as exc:
+            assert isinstance(exc.__cause__, sqlite3.OperationalError)
             assert f"batch {acknowledged + 1} failed: disk I/O error" in exc.message
             done = faults.done
             with pytest.raises(StoreFailed, match="earlier write"):
