@@ -110,9 +110,7 @@ def _run(options: argparse.Namespace) -> None:
     overrides: dict[str, Any] = {
         name: value for name in names if (value := getattr(options, name)) is not None
     }
-    config = load(options.config, overrides)
-    if not config.host:
-        config = configuration.with_host_name(config)
+    config = configuration.resolved(load(options.config, overrides))
     log.setup(level=config.log_level, form=config.log_format)
     dice = random.SystemRandom()
     path = Path(config.data_dir)

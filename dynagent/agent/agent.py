@@ -167,6 +167,7 @@ class Agent:
             run=identity.run,
             cluster=identity.cluster_id.hex() or "none",
             data_dir=self.data_dir.path,
+            cache_bytes=self.config.cache_bytes,
         )
         if self.config.insecure_bind:
             log(logging.WARNING, "agent.insecure", reason="no encryption or authentication")

@@ -17,9 +17,9 @@ _APPLICATION_ID = 0x64796E61  # "dyna", for file(1)
 # Measured over 10,000 records of 1 KiB (benchmarks/store.py), wall µs per put in batches of 64:
 # page size 4096: 21, 8192: 25, 16384: 33. Each put dirties one page, and the log takes it whole.
 PAGE_BYTES = 4096
-# Over the same records a get costs 6.6 µs with SQLite's 2 MiB of cache, 5.9 with this, and no less
-# with more; a put in a batch of 64 19.0 and 18.0.
-_CACHE_KIB = 16 * limits.KIB
+# The writer goes through its cache page by page at each commit that splits one: with 16 MiB that
+# was 6 µs of a put over a million keys. With less than this, ten thousand do not fit.
+_CACHE_KIB = 4 * limits.KIB
 # From so many pages on the log is folded into the file, 5 ms for this many. Of a larger one commits
 # that come meanwhile wait 60 ms (p99) instead of 15.
 LOG_PAGES = 1_000

@@ -2,12 +2,13 @@
 
 from random import Random
 
+from dynagent import limits
 from dynagent.core.cache import StoredCache
 
 
 def test_what_is_found_was_kept_last_and_is_not_forgotten() -> None:
     dice = Random(1)
-    for bytes_max in (0, 500, 3_000, 1_000_000):
+    for bytes_max in (0, 500, 3_000, 1_000_000, 64 * limits.MIB):
         cache, truth, hits = StoredCache(bytes_max), dict[bytes, bytes](), 0
         for _ in range(20_000):
             key = b"key-%d" % dice.randrange(20)
@@ -41,3 +42,16 @@ def test_absence_is_known_too() -> None:
     cache = StoredCache(10_000)
     cache.keep(b"gone", b"")
     assert b"gone" in cache and cache.get(b"gone") == b""
+
+
+def test_a_large_one_forgets_little_at_a_time() -> None:
+    cache = StoredCache(64 * limits.MIB)
+    keys = [b"key-%d" % number for number in range(700)]
+    held, most = 0, 0
+    for key in keys:
+        cache.keep(key, bytes(256 * limits.KIB))
+        now = sum(key in cache for key in keys)
+        most = max(most, held + 1 - now)
+        held = now
+    assert 0 < most <= 33  # half a shard of 16 MiB; all that there is would be 128
+    assert 120 < held <= 256

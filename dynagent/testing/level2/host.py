@@ -15,6 +15,7 @@ from traceback import format_exception
 
 import trio
 
+from dynagent import limits
 from dynagent.agent.agent import Agent
 from dynagent.config import Config
 from dynagent.core.ports import Dice, NodeId
@@ -149,6 +150,7 @@ class SimHost:
             host=self.place,
             probe_interval_s=self._profile.probe_interval_s,
             siblings_max=self._profile.siblings_max,
+            cache_bytes=limits.CACHE_BYTES_DEFAULT,
             antientropy_interval_s=self._profile.antientropy_s,
             tombstone_rest_s=0.0,
         )
