@@ -137,10 +137,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         int,
         Meta(
             ge=-1,
+            le=limits.CACHE_BYTES_MAX,
             description="Memory for copies that were read or written of late, about. A copy found "
             "there costs a microsecond instead of three to ten at the engine. -1: a 16th of the "
-            "memory that this agent may use, the machine's or its cgroup's. 0: none. Below 2 MiB "
-            "the records of several requests are not read in one go either.",
+            "memory that this agent may use, the machine's or its cgroup's; agents that share a "
+            "machine take as much each. 0: none. Below 2 MiB the records of several requests are "
+            "not read in one go either.",
         ),
     ] = -1
     background_bytes_per_s: Annotated[

@@ -221,7 +221,8 @@ PACKED_BYTES_MAX = 1 * MIB  # records packed into one frame: more only delays th
 PACKED_KEYS_BYTES_MAX = 32 * KIB  # keys packed into one Read: with their ids below a control frame
 BATCH_RECORDS_MAX = 4_096  # one store batch: bounds the time until the first of it is answered
 BATCH_BYTES_MAX = 32 * MIB  # and its memory
-CACHE_SHARE = 16  # of the memory that an agent may use: 2,000,000 records of 100 bytes in 16 GiB
+CACHE_SHARE = 16  # one of so many parts of the memory: in 16 GiB 2,000,000 records of 100 bytes
+CACHE_BYTES_MAX = 1 << 40  # its parts are made at once: 65,536 of these
 CACHE_BYTES_DEFAULT = 64 * MIB  # of a node that no program runs, in a test or a simulation
 DISK_FULL_PAUSE_S = 1.0  # between two tries to write to a disk that was full
 

@@ -13,9 +13,9 @@ def usable_bytes(groups: Path = _OWN_GROUPS, mount: Path = _MOUNT) -> int:
     """The least of the machine's memory and the limits of our cgroups, those above them included
     (version 1 and 2). In a container the path may be one of the host's, which is not there: then
     the root of the mount is the container's own group."""
-    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for line in _read(groups).splitlines():
-        _, controllers, path = line.split(":", 2)
+    found = [max(0, os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")]
+    for line in _read(groups).split("\n"):
+        controllers, _, path = line.partition(":")[2].partition(":")
         if not controllers:
             root, name = mount, "memory.max"
         elif "memory" in controllers.split(","):
@@ -34,6 +34,6 @@ def usable_bytes(groups: Path = _OWN_GROUPS, mount: Path = _MOUNT) -> int:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return ""  # no such group, or no cgroups here

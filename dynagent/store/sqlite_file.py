@@ -18,7 +18,7 @@ _APPLICATION_ID = 0x64796E61  # "dyna", for file(1)
 # page size 4096: 21, 8192: 25, 16384: 33. Each put dirties one page, and the log takes it whole.
 PAGE_BYTES = 4096
 # The writer goes through its cache page by page at each commit that splits one: with 16 MiB that
-# was 6 µs of a put over a million keys. With less than this, ten thousand do not fit.
+# was 6 µs of a put over a million keys. With less than this, ten thousand of 100 bytes do not fit.
 _CACHE_KIB = 4 * limits.KIB
 # From so many pages on the log is folded into the file, 5 ms for this many. Of a larger one commits
 # that come meanwhile wait 60 ms (p99) instead of 15.

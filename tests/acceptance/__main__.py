@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from dynagent.main import modules
+from dynagent.memory import usable_bytes
 from tests.acceptance import (
     durability,
     everyday,
@@ -102,6 +103,7 @@ def _circumstances(points: str) -> dict[str, object]:
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.release()}",
             "cores": os.cpu_count(),
+            "memory_bytes": usable_bytes(),
             "modules": modules(),
         },
     }

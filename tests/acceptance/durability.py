@@ -11,14 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.acceptance.points import Failed, Say
-from tests.mutants.runner import patched
-from tests.mutants.table import MUTANTS
 from tests.real import killloop
 from tests.real.powercut import Figures, cut_power_often, fail_once, is_possible
 from tests.store.crashed import CASES, Crashed, State, flips, sqlite_large_pages, tears
 
 KILL_CYCLES = 100
-KILL_RUNS_MAX = 5  # of the loop that must lose
 POWER_CUTS = 200  # of each engine
 POWER_CUTS_WITHOUT_FSYNC = 20
 ENGINES = ("sqlite", "rocksdb")
@@ -56,15 +53,12 @@ def _kill(cycles: int, say: Say) -> dict[str, int]:
 
 def _kill_early(say: Say) -> dict[str, int]:
     """Agents that acknowledge before they submit must lose something, or the loop is blind."""
-    early = next(mutant for mutant in MUTANTS if mutant.name == "M1-submit")
-    with patched(early) as source:
-        for run_number in range(1, KILL_RUNS_MAX + 1):
-            outcome = killloop.run(4, lambda _: None, source=source)
-            if outcome["lost"]:
-                lost = f"{outcome['lost']} of {outcome['acknowledged']:,}"
-                say(f"kill -9, acknowledged before submitted: {lost} lost, as must be")
-                return {"cycles": 4 * run_number, **outcome}
-    raise Failed(f"kill -9: an early acknowledgement lost nothing in {KILL_RUNS_MAX} runs")
+    outcome = killloop.run_early(4, lambda _: None)
+    if not outcome["lost"]:
+        raise Failed("kill -9: an early acknowledgement lost nothing")
+    lost = f"{outcome['lost']} of {outcome['acknowledged']:,}"
+    say(f"kill -9, acknowledged before submitted: {lost} lost, as must be")
+    return {"cycles": 4, **outcome}
 
 
 def _damage(

@@ -30,16 +30,13 @@ RECOVERED_S = 30.0
 P99_RATIO_MAX = 2.0  # of a light load's, after and before
 _LIGHT_RATE = 100
 _VALUE = b"v" * 1_024
-# All that limits.py lets requests, outboxes and the cache of an agent take, and the process itself.
+# All that limits.py lets requests and outboxes of an agent take, its cache, and the process itself.
 PEAK_KIB_MAX = (limits.REQUEST_BYTES_IN_FLIGHT_MAX + 256 * limits.MIB) // limits.KIB
 
 
 def run(share: float, say: Say) -> dict[str, object]:
     seconds = max(5.0, SECONDS * share)
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        RealCluster(Path(directory), 3, partitions=256) as cluster,
-    ):
+    with tempfile.TemporaryDirectory() as directory, _cluster(Path(directory)) as cluster:
         before_ms = _light(cluster, b"before", 4.0)
         capacity, _ = _offer(cluster, b"capacity", max(2.0, MEASURED_S * share), rate=0)
         answered, offered = _offer(cluster, b"over", seconds, rate=int(TIMES * capacity))
@@ -51,6 +48,7 @@ def run(share: float, say: Say) -> dict[str, object]:
         "capacity_per_s": round(capacity),
         "answered_per_s": round(answered),
         "outcomes": dict(judged),
+        "cache_bytes": limits.CACHE_BYTES_DEFAULT,
         "peak_kib": peak,
         "recovered_s": round(recovered_s, 1),
         "p99_ms_before": before_ms,
@@ -63,6 +61,13 @@ def run(share: float, say: Say) -> dict[str, object]:
     hold(peak <= PEAK_KIB_MAX, f"an agent had {peak:,} KiB; {PEAK_KIB_MAX:,} are allowed")
     hold(recovered_s <= RECOVERED_S, f"not recovered {RECOVERED_S:g} s after the overload")
     return figures
+
+
+def _cluster(directory: Path) -> RealCluster:
+    """With a small cache: a share of the machine's memory would hold whatever is written here."""
+    config = directory / "dynagent.toml"
+    config.write_text(f"cache_bytes = {limits.CACHE_BYTES_DEFAULT}\n")
+    return RealCluster(directory, 3, "--config", str(config), partitions=256)
 
 
 def _offer(

@@ -30,6 +30,7 @@ _VERSION_1 = "5:cpu,cpuacct:/else\n4:memory:/docker/abc\n0::/\n"
         (_VERSION_1, {"memory/docker/abc/memory.limit_in_bytes": str(2**63 - 4_096)}, MACHINE),
         (_VERSION_1, {"memory/docker/abc/memory.limit_in_bytes": "40000"}, 40_000),
         (_VERSION_1, {"memory/memory.limit_in_bytes": "30000"}, 30_000),
+        ("junk\n\n0::/a\u2028b\n0::/c", {"a\u2028b/memory.max": "20000"}, 20_000),
         (_VERSION_1, {"cpu/memory.limit_in_bytes": "1", "memory/else": "1"}, MACHINE),
     ],
 )
@@ -44,6 +45,12 @@ def test_the_least_limit_of_all_groups_counts(
     assert usable_bytes(tmp_path / "groups", tmp_path / "mount") == usable
 
 
+def test_a_group_with_a_strange_name_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "groups").write_bytes(b"0::/caf\xe9\n")
+    (tmp_path / "memory.max").write_text("10000")
+    assert usable_bytes(tmp_path / "groups", tmp_path) == 10_000
+
+
 def test_without_cgroups_the_machine_counts(tmp_path: Path) -> None:
     assert usable_bytes(tmp_path / "none", tmp_path) == MACHINE
     assert 0 < usable_bytes() <= MACHINE
@@ -56,5 +63,6 @@ def test_the_cache_takes_a_share_unless_it_is_told() -> None:
     assert cache_bytes() == cache_bytes(cache_bytes=-1) == usable_bytes() // limits.CACHE_SHARE
     assert cache_bytes(cache_bytes=0) == 0
     assert cache_bytes(cache_bytes=5_000_000) == 5_000_000
-    with pytest.raises(ConfigError, match="cache_bytes"):
-        cache_bytes(cache_bytes=-2)
+    for bad in (-2, 2**63):
+        with pytest.raises(ConfigError, match="cache_bytes"):
+            cache_bytes(cache_bytes=bad)

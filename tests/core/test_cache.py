@@ -2,13 +2,20 @@
 
 from random import Random
 
+import pytest
+
 from dynagent import limits
 from dynagent.core.cache import StoredCache
 
 
-def test_what_is_found_was_kept_last_and_is_not_forgotten() -> None:
+@pytest.mark.plain  # compiled code takes no other size of its parts
+@pytest.mark.parametrize("part_bytes", [1_000, 16 * limits.MIB])
+def test_what_is_found_was_kept_last_and_is_not_forgotten(
+    part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynagent.core.cache._PART_BYTES", part_bytes)
     dice = Random(1)
-    for bytes_max in (0, 500, 3_000, 1_000_000, 64 * limits.MIB):
+    for bytes_max in (0, 500, 3_000, 5_000, 1_000_000):
         cache, truth, hits = StoredCache(bytes_max), dict[bytes, bytes](), 0
         for _ in range(20_000):
             key = b"key-%d" % dice.randrange(20)
@@ -36,6 +43,15 @@ def test_it_stays_within_its_bound_and_keeps_what_is_used() -> None:
     held = sum(b"%d" % number in cache for number in range(5_000))
     assert 100 < held < 100_000 / 300
     assert b"4999" in cache and b"0" not in cache
+
+
+def test_when_it_is_cleared_nothing_is_known() -> None:
+    cache = StoredCache(2_000)
+    for number in range(8):  # one generation is full, and another one begins
+        cache.keep(b"%d" % number, b"y" * 10)
+    assert b"7" in cache and b"3" in cache
+    cache.clear()
+    assert not any(b"%d" % number in cache for number in range(8))
 
 
 def test_absence_is_known_too() -> None:

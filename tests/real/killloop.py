@@ -15,15 +15,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from dynagent.client.blocking import Client
 from dynagent.errors import DynagentError
+from tests.mutants.runner import patched
+from tests.mutants.table import MUTANTS, Patch
 from tests.real.cluster import ROOT, RealCluster
 from tests.real.replicas import missing
 
 WRITERS = 6
 LOAD_S = (0.05, 0.4)  # how long the load runs before the kill
+# Each commit takes 50 ms more: what has been acknowledged early is then in memory for most of the
+# time, on however fast a disk the loop runs.
+_SLOW_DISK = Patch(
+    file="agent/writer.py",
+    old="                job()\n",
+    new='                __import__("time").sleep(0.05)\n                job()\n',
+)
 
 
 def run(cycles: int, say: Callable[[str], None], *, source: Path = ROOT) -> dict[str, int]:
@@ -54,6 +64,14 @@ def run(cycles: int, say: Callable[[str], None], *, source: Path = ROOT) -> dict
             say(f"cycle {cycle + 1}: {len(fresh):,} acknowledged, {len(lost)} lost so far")
         lost |= missing(cluster, acknowledged)
     return {"acknowledged": len(acknowledged), "kills": kills, "lost": len(lost)}
+
+
+def run_early(cycles: int, say: Callable[[str], None]) -> dict[str, int]:
+    """The same with agents that acknowledge before they submit: they must lose something, or the
+    loop is blind."""
+    early = next(mutant for mutant in MUTANTS if mutant.name == "M1-submit")
+    with patched(replace(early, patches=(*early.patches, _SLOW_DISK))) as source:
+        return run(cycles, say, source=source)
 
 
 class _Load:
