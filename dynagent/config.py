@@ -109,8 +109,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     engine: Annotated[
         str,
         Meta(
+            pattern="^(sqlite|rocksdb)$",
             description="The storage engine of a new data directory: sqlite, or rocksdb (needs the "
-            "extra: pip install 'dynctl[rocksdb]'). An old directory keeps its own."
+            "extra: pip install 'dynctl[rocksdb]'). An old directory keeps its own.",
         ),
     ] = "sqlite"
     value_bytes_max: Annotated[

@@ -117,7 +117,13 @@ def _run(options: argparse.Namespace) -> None:
     while True:
         try:
             data_dir = DataDir.open(path, engine=config.engine, dice=dice)
-            trio.run(_serve, config, data_dir, dice, partial(_reload, options.config, overrides))
+            try:
+                on_hangup = partial(_reload, options.config, overrides)
+                trio.run(_serve, config, data_dir, dice, on_hangup)
+            finally:
+                # Of a start that failed, else the agent has. An engine that the interpreter closes
+                # deletes its log without a word, and looks like one that lost it.
+                data_dir.close(clean=False)
             return
         except (StoreLost, OutdatedStore) as exc:
             if not configuration.seeds_of(config):

@@ -127,7 +127,12 @@ WRITE_QUORUM = Option(
     metavar="N",
     text="Owners that must have the write on disk. Default: the cluster's W.",
 )
-STRICT = Option("strict", "--strict", kind=FLAG, text="Count owners only, never a stand-in.")
+STRICT = Option(
+    "strict",
+    "--strict",
+    kind=FLAG,
+    text="Count owners only, never a stand-in; with too few it fails.",
+)
 CONTEXT = Option(
     "context",
     "--context",

@@ -64,7 +64,7 @@ def resolve(
 
     It reads them all and supersedes exactly these. A write that comes in between is not lost: it
     stays beside the chosen value, and the exit status is 4. A key that has the picked value alone
-    is left as it is.
+    is left as it is. The chosen value has a new dot from then on.
 
     example: dynctl resolve cart/7 --pick :3
     """

@@ -116,7 +116,8 @@ def down(
     timeout: Timeout30 = None,
     debug: Debug = False,
 ) -> None:
-    """Stop the cluster that `dynctl up` started, cleanly; its data stays for the next up.
+    """Stop the cluster that `dynctl up` started in this --dir, cleanly; its data stays for the next
+    up.
 
     example: dynctl down --purge
     """
@@ -145,7 +146,7 @@ def down(
             _forget(home)
         if purge:
             local.purge(cluster, names or None)
-    say(f"stopped: {', '.join(running) if running else 'nothing was running'}")
+    say(f"stopped: {', '.join(running) if running else 'nothing was running'} (in {home})")
     if purge:
         say(f"removed: {', '.join(names) if names else home}")
 

@@ -205,6 +205,27 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path, cluster: RealCluster) -
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("died", [False, True])
+def test_a_start_that_fails_leaves_a_store_that_starts(tmp_path: Path, died: bool) -> None:
+    with (
+        RealCluster(tmp_path, 3) as cluster,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        victim = cluster.agents[0]
+        with cluster.client() as client:
+            client.put(b"k", b"kept")
+        for flag in ("--http", "--listen", "--cluster-id"):
+            victim.kill() if died else victim.stop()
+            value = "ab" * 16 if flag == "--cluster-id" else taken
+            flags = ["--data-dir", str(victim.directory), "--listen", victim.address]
+            assert run_agent(*flags, flag, value).returncode in (1, 2)
+            victim.start()
+            cluster.wait_ready()
+        with cluster.client() as client:
+            assert [version.value for version in client.get(b"k").versions] == [b"kept"]
+
+
 def test_listening_beyond_loopback_needs_the_long_flag(tmp_path: Path) -> None:
     refused = run_agent("--data-dir", str(tmp_path / "d"), "--listen", "0.0.0.0:0")
     assert refused.returncode == 2
@@ -221,6 +242,7 @@ def test_listening_beyond_loopback_needs_the_long_flag(tmp_path: Path) -> None:
         ('data_dir = "x"\nlisten = "nowhere:port"', "not an address"),
         ('data_dir = "x"\ncapacity = -1', "capacity"),
         ('data_dir = "x"\nlog_level = "loud"', "log_level"),
+        ('data_dir = "x"\nengine = "foo"', "engine"),
         ('data_dir = "x"\ncluster_id = "short"', "32 hex digits"),
         ("", "no data directory; say --data-dir DIR"),
     ],

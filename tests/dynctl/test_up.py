@@ -91,7 +91,7 @@ def test_down_keeps_the_data_for_the_next_up(tmp_path: Path) -> None:
         directory = str(cluster.directory)
         cluster("put", "k", "durable")
         done = cluster("down", "--dir", directory)
-        assert (done.stdout, done.stderr) == (b"", b"stopped: local-1\n")
+        assert (done.stdout, done.stderr) == (b"", f"stopped: local-1 (in {directory})\n".encode())
         assert read_lock_holder(cluster.directory / "local-1") is None
         assert "no cluster is named" in cluster.fails(7, "get", "k")
         cluster("down", "--dir", directory)
@@ -105,7 +105,7 @@ def test_single_agents_are_stopped_killed_and_started_by_name(tmp_path: Path) ->
         others = [pid_of(cluster, "local-1"), pid_of(cluster, "local-3")]
         for how in ([], ["--kill"]):
             done = cluster("down", "local-2", "--dir", directory, *how)
-            assert done.stderr == b"stopped: local-2\n"
+            assert done.stderr == f"stopped: local-2 (in {directory})\n".encode()
             assert "local-2 is down" in cluster("health", status=8).stderr.decode()
             cluster("put", "k", "v")
             cluster("up", "local-2", "--dir", directory)
