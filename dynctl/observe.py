@@ -23,11 +23,13 @@ ASKED_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A member, and what it said of itself; `status` None and the `problem` if it said nothing."""
+    """A member, and what it said of itself; `status` None and the `problem` if it said nothing.
+    `apart`: whom it does not use, by name, if that is the problem."""
 
     member: Member
     status: dict[str, Any] | None
     problem: str
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +151,20 @@ def _look(client: Client, ring: Ring, tombstones: bool, member: Member) -> Seen:
     except DynagentError as exc:
         reason = exc.message.removeprefix(f"{member.address}: ")
         return Seen(member=member, status=None, problem=f"down ({member.address}: {reason})")
-    return Seen(member=member, status=status, problem=_problem(ring, member, status))
+    if problem := _problem(ring, member, status):
+        return Seen(member=member, status=status, problem=problem)
+    unused = sorted((one.name, one.id) for one in ring.members if one.id not in status["up"])
+    doubted = suspected(status)
+    missing = [name for name, node in unused if node not in doubted]
+    suspects = [f"{name} ({doubted[node]})" for name, node in unused if node in doubted]
+    problems = [f"not linked with {', '.join(missing)}"] if missing else []
+    problems += [f"suspicious of {', '.join(suspects)}"] if suspects else []
+    apart = tuple(name for name, _ in unused)
+    return Seen(member=member, status=status, problem="; ".join(problems), apart=apart)
 
 
 def _problem(ring: Ring, member: Member, status: dict[str, Any]) -> str:
+    """Why it does not serve as the member that it should be; empty if it does."""
     if status["node_id"] != member.id:
         return f"replaced: another agent ({status['node_id']}) answers at {member.address}"
     if status["state"] != "serving":
@@ -163,15 +175,7 @@ def _problem(ring: Ring, member: Member, status: dict[str, Any]) -> str:
     # that gave us the ring is not behind.
     if status["epoch"] < ring.epoch and ring.change is None:
         return f"at epoch {status['epoch']} of the ring, not {ring.epoch}"
-    doubted = suspected(status)
-    unused = sorted(
-        (other.name, other.id) for other in ring.members if other.id not in status["up"]
-    )
-    missing = [name for name, node in unused if node not in doubted]
-    suspects = [f"{name} ({doubted[node]})" for name, node in unused if node in doubted]
-    problems = [f"not linked with {', '.join(missing)}"] if missing else []
-    problems += [f"suspicious of {', '.join(suspects)}"] if suspects else []
-    return "; ".join(problems)
+    return ""
 
 
 def liveness(*, linked: bool, answered: bool, suspected: str = "") -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
+from dynagent.core.ports import NodeId
 from dynctl.observe import Observation, Seen, by_name
 from dynctl.views.base import Document
 from dynctl.views.hints import hint_rows
@@ -119,21 +120,33 @@ def _leaver(seen: Observation, one: Seen) -> Finding:
 
 def _of_node(seen: Observation, one: Seen) -> Iterator[Finding]:
     name = one.member.name
-    if one.problem:
-        remedy = "start it: dynagent run with its own --data-dir; its log says why it stopped"
-        if one.status is not None:
-            if finding := _of_start(seen, one, one.status):
-                yield finding
-                return
-            remedy = "dynctl health"
-        yield _act("agent_down", name, one.problem, remedy)
     if one.status is None:
+        start = f"dynctl up {name} if dynctl up made it, else dynagent run with its --data-dir"
+        yield _act(
+            "agent_down", name, one.problem, f"start it: {start}; its log says why it stopped"
+        )
         return
+    if one.problem:
+        if finding := _of_start(seen, one, one.status):
+            yield finding
+            return
+        yield _of_links(seen, one)
     status = one.status
     if status.get("disk_full"):
         yield _act("disk_full", name, "its disk is full", "free some space; it goes on by itself")
     yield from _of_copies(name, status)
-    yield from _of_comparing(name, status)
+    yield from _of_comparing(seen, name, status)
+
+
+def _of_links(seen: Observation, one: Seen) -> Finding:
+    """It serves, and does not use all others, or is not the member that it should be."""
+    name, apart = one.member.name, ", ".join(one.apart)
+    down = {other.member.name for other in seen.members if other.status is None}
+    if not apart:
+        return _act("agent_down", name, one.problem, "dynctl health")
+    if down.issuperset(one.apart):
+        return _wait("agent_down", name, one.problem, f"start {apart}")
+    return _act("agent_down", name, one.problem, f"look at the network between {name} and {apart}")
 
 
 def _of_start(seen: Observation, one: Seen, status: dict[str, Any]) -> Finding | None:
@@ -221,7 +234,7 @@ def _is_text(key: bytes) -> bool:
         return False
 
 
-def _of_comparing(name: str, status: dict[str, Any]) -> Iterator[Finding]:
+def _of_comparing(seen: Observation, name: str, status: dict[str, Any]) -> Iterator[Finding]:
     antientropy = status.get("antientropy", {})
     interval_s = antientropy.get("interval_s", 0)
     oldest_s = antientropy.get("oldest_unverified_s", 0.0)
@@ -232,7 +245,9 @@ def _of_comparing(name: str, status: dict[str, Any]) -> Iterator[Finding]:
         what = f"{leaves:,} leaves of its trees are unknown"
         yield _wait("trees_unknown", name, what, "nothing: they are rebuilt")
     blocked: dict[str, dict[str, int]] = status.get("tombstones", {}).get("blocked", {})
-    for node, reasons in sorted(blocked.items()):
+    names = {member.id: member.name for member in seen.ring.members}
+    named = {names.get(NodeId(node), node): reasons for node, reasons in blocked.items()}
+    for node, reasons in sorted(named.items()):
         told = ", ".join(f"{reason} ({count:,})" for reason, count in sorted(reasons.items()))
         what = f"{node} holds back the purging of tombstones: {told}"
         yield _wait("purge_blocked", name, what, f"start {node}, if it is down")

@@ -201,6 +201,25 @@ def findings(seen: Observation) -> dict[str, tuple[str, str, str]]:
     return {row.finding: (row.severity, row.node, row.remedy) for row in rows}
 
 
+def test_doctor_tells_causes_from_consequences() -> None:
+    seen = seen_by_all(RING, down=[B])
+    first, *others = seen.members
+    cut = replace(first, problem="not linked with n2", apart=("n2",))
+    rows = doctor_document(replace(seen, members=(cut, *others))).findings
+    told = {row.node: (row.severity, row.remedy) for row in rows if row.finding == "agent_down"}
+    assert told["n1"] == ("wait", "start n2")
+    assert told["n2"][0] == "act" and told["n2"][1].startswith("start it: dynctl up n2 if")
+    cut = replace(first, problem="not linked with n2, n3", apart=("n2", "n3"))
+    rows = doctor_document(replace(seen, members=(cut, *others))).findings
+    told = {row.node: (row.severity, row.remedy) for row in rows if row.finding == "agent_down"}
+    assert told["n1"] == ("act", "look at the network between n1 and n2, n3")
+
+
+def test_doctor_names_who_holds_a_purge_back() -> None:
+    blocked = {"tombstones": {"blocked": {B: {"down": 3}}}}
+    assert findings(seen_by_all(RING, told={A: blocked}))["purge_blocked"][2].startswith("start n2")
+
+
 def test_doctor_names_whom_a_change_waits_for() -> None:
     found = findings(seen_by_all(JOIN.after, down=[E]))
     assert found["change_waits"] == ("act", "n5", "start n5, or: dynctl ring abort")
