@@ -37,7 +37,7 @@ _LOCK_TRIES = 1_000  # against probes of `read_lock_holder`, which hold the lock
 class _Engine(NamedTuple):
     file_name: str
     open: Callable[[Path], Store]
-    has_log: Callable[[Path], bool]
+    find_logs: Callable[[Path], list[Path]]  # those that are there
     needs: str = ""  # the module that its extra brings
 
 
@@ -48,13 +48,8 @@ def _open_rocksdb(path: Path) -> Store:
 
 
 ENGINES = {
-    "sqlite": _Engine("store.sqlite", SqliteStore, lambda path: sqlite_log.log_path(path).exists()),
-    "rocksdb": _Engine(
-        "store.rocksdb",
-        _open_rocksdb,
-        lambda path: bool(rocksdb_log.find_logs(path)),
-        needs="rocksdict",
-    ),
+    "sqlite": _Engine("store.sqlite", SqliteStore, sqlite_log.find_logs),
+    "rocksdb": _Engine("store.rocksdb", _open_rocksdb, rocksdb_log.find_logs, needs="rocksdict"),
 }
 
 
@@ -186,10 +181,22 @@ def _open_store(path: Path, identity_file: IdentityFile, undo: ExitStack) -> tup
             f"{path}: {file.name} of node {value.node_id} is gone; move the directory away"
             " and start as a new node, which the cluster refills"
         )
-    had_log = used.has_log(file)
+    had_log = bool(used.find_logs(file))
     store = used.open(file)
+    with ExitStack() as refused:
+        refused.callback(_close_refused, store, used, file, had_log=had_log)
+        store_id = check_bound(file, store, value, had_log=had_log)
+        refused.pop_all()
     undo.callback(_close_store, identity_file, store)
-    return store, check_bound(file, store, value, had_log=had_log)
+    return store, store_id
+
+
+def _close_refused(store: Store, used: _Engine, file: Path, *, had_log: bool) -> None:
+    """All is left as it was found, or the next start would find nothing amiss: no note of the
+    close, and no log of our own making where one was lost."""
+    store.close()
+    for log in [] if had_log else used.find_logs(file):
+        log.unlink()
 
 
 def _close_store(identity_file: IdentityFile, store: Store) -> None:

@@ -48,6 +48,11 @@ def log_path(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
+def find_logs(path: Path) -> list[Path]:
+    """It, if it is there."""
+    return [log for log in (log_path(path),) if log.exists()]
+
+
 def check_log(path: Path) -> None:
     """Returns if SQLite will find every acknowledged commit in the log of the store at `path`.
 

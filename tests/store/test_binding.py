@@ -68,10 +68,11 @@ def _copy_engine(source: Path, target: Path) -> None:
 
 def _refused(path: Path, engine: str, match: str) -> None:
     before = {file.name: file.stat().st_size for file in path.glob("store.*")}
-    with pytest.raises(DataDirError, match=match) as caught:
-        _open(path, engine)
-    assert "\n" not in caught.value.message
-    assert "new node" in caught.value.message
+    for _ in range(3):  # whoever starts agents tries again
+        with pytest.raises(DataDirError, match=match) as caught:
+            _open(path, engine)
+        assert "\n" not in caught.value.message
+        assert "new node" in caught.value.message
     assert set(before) <= {file.name for file in path.glob("store.*")} | {
         f"store.{engine}-wal",
         f"store.{engine}-shm",
