@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import logging
 import random
@@ -63,6 +64,11 @@ def main(argv: list[str] | None = None) -> int:
     except DynagentError as exc:
         print(f"dynagent: {exc.message}{_remedy(exc)}", file=sys.stderr)
         return exc.exit_status
+    except OSError as exc:
+        if exc.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        print(f"dynagent: {exc.strerror}; allow it more (ulimit -n, LimitNOFILE=)", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -61,6 +61,7 @@ class DataDir:
         self.identity_file = identity_file
         self.store = store
         self._lock: int | None = lock
+        self._spare = os.dup(lock)  # who is out of descriptors can write the note of its end still
 
     @classmethod
     def open(cls, path: Path, *, engine: str = "sqlite", dice: Dice) -> "DataDir":
@@ -117,6 +118,7 @@ class DataDir:
         if self._lock is None:
             return
         lock, self._lock = self._lock, None
+        os.close(self._spare)
         value = self.identity_file.value
         try:
             try:
@@ -182,21 +184,23 @@ def _open_store(path: Path, identity_file: IdentityFile, undo: ExitStack) -> tup
             " and start as a new node, which the cluster refills"
         )
     had_log = bool(used.find_logs(file))
+    if had_log and not value.closing:
+        # Whatever ends us from here on, the engine may have taken the log in and deleted it.
+        identity_file.write(replace(value, closing=True))
     store = used.open(file)
-    with ExitStack() as refused:
-        refused.callback(_close_refused, store, used, file, had_log=had_log)
+    try:
         store_id = check_bound(file, store, value, had_log=had_log)
-        refused.pop_all()
+    except StoreLost:
+        # All is left as it was found, or the next start would find nothing amiss: no note of a
+        # close, and no log of our own making where one was lost.
+        store.close()
+        for log in [] if had_log else used.find_logs(file):
+            log.unlink()
+        if identity_file.value != value:
+            identity_file.write(value)
+        raise
     undo.callback(_close_store, identity_file, store)
     return store, store_id
-
-
-def _close_refused(store: Store, used: _Engine, file: Path, *, had_log: bool) -> None:
-    """All is left as it was found, or the next start would find nothing amiss: no note of the
-    close, and no log of our own making where one was lost."""
-    store.close()
-    for log in [] if had_log else used.find_logs(file):
-        log.unlink()
 
 
 def _close_store(identity_file: IdentityFile, store: Store) -> None:

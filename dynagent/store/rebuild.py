@@ -7,7 +7,8 @@ can still be read, under the same identity. What could not be read is unknown, n
     every partition   hollow: "no record" is no answer until N−W+1 other owners have been listed
     a record          as it was; a rotten one waits to be healed like any other
     if the log was    every record is flagged unknown as well, since it may be an old version: none
-    lost too          counts before it has been merged with N−W+1 others
+    lost too          counts before it has been merged with N−W+1 others. So it is if the engine is
+                      whole but not the one that the node wrote last (`binding`)
 
 So the node never answers for what it has forgotten, and the cluster refills it by itself
 (`core.heal`). It mints no dot under an old mark: the stop counts as unclean. The ring, if its row
@@ -46,11 +47,12 @@ from dynagent.errors import (
     DynagentError,
     ProtocolError,
     StoreFailed,
+    StoreLost,
 )
-from dynagent.store.binding import Mark, write_mark
+from dynagent.store.binding import Mark, check_bound, write_mark
 from dynagent.store.datadir import ENGINES, lock_stopped
 from dynagent.store.files import fsync_path
-from dynagent.store.identity import IdentityFile
+from dynagent.store.identity import Identity, IdentityFile
 from dynagent.store.protocol import Store
 
 _CHUNK_ROWS = 1_000
@@ -77,14 +79,14 @@ def rebuild(path: Path, *, dice: Dice, ring: Ring | None = None) -> Rebuilt:
     try:
         identity_file = IdentityFile.open_or_create(path, dice=dice, engine="sqlite")
         value = identity_file.value
+        if ring is not None and ring.cluster_id != value.cluster_id:
+            raise DataDirError(f"{path} is of another cluster than the agent named by --from")
         engine = ENGINES[value.engine]
         file, new = path / engine.file_name, path / f"{engine.file_name}.rebuilt"
         aside = _set_aside(file)
         for stale in path.glob(f"{new.name}*"):
             _remove(stale)
-        if ring is not None and ring.cluster_id != value.cluster_id:
-            raise DataDirError(f"{path} is of another cluster than the agent named by --from")
-        old, log_lost = _open_damaged(aside, value.engine, needs_ring=ring is None)
+        old, log_lost = _open_damaged(aside, value, needs_ring=ring is None)
         try:
             known = ring or _read_ring(aside, old)
             store = engine.open(new)
@@ -107,15 +109,16 @@ def rebuild(path: Path, *, dice: Dice, ring: Ring | None = None) -> Rebuilt:
 
 def _set_aside(file: Path) -> Path:
     """The damaged engine under its new name; one of an earlier try that was cut short."""
-    number = 1
+    number, last = 1, None
     while (aside := file.with_name(f"{file.name}.damaged-{number}")).exists():
-        if not file.exists():
-            return aside
-        number += 1
+        number, last = number + 1, aside
     if not file.exists():
-        raise DataDirError(
-            f"{file} is gone, so there is nothing to rebuild from: the member has to be replaced"
-        )
+        if last is None:
+            raise DataDirError(
+                f"{file} is gone, so there is nothing to rebuild from:"
+                " the member has to be replaced"
+            )
+        return last
     for beside in ("-wal", "-shm", ".seen"):
         with suppress(FileNotFoundError):
             file.with_name(file.name + beside).rename(aside.with_name(aside.name + beside))
@@ -144,8 +147,10 @@ def _remove(path: Path) -> None:
 # --- opening what is damaged ---------------------------------------------------------------------
 
 
-def _open_damaged(aside: Path, engine: str, *, needs_ring: bool) -> tuple[Store, bool]:
+def _open_damaged(aside: Path, identity: Identity, *, needs_ring: bool) -> tuple[Store, bool]:
     """The damaged engine, opened by the first means that helps; has it lost its log?"""
+    engine = identity.engine
+    had_log = bool(ENGINES[engine].find_logs(aside))
     attempts: list[tuple[bool, Callable[[Path], None]]] = [(False, lambda _path: None)]
     if engine == "sqlite":
         attempts += [(True, _drop_sqlite_log), (True, _renew_first_page)]
@@ -160,10 +165,22 @@ def _open_damaged(aside: Path, engine: str, *, needs_ring: bool) -> tuple[Store,
             problem = exc.message
             continue
         if not needs_ring or _can_tell_its_ring(store):
-            return store, log_lost
+            return store, log_lost or _lacks_commits(aside, store, identity, had_log=had_log)
         problem = f"{aside}: its ring cannot be read; say --from HOST:PORT of another agent"
         _let_go(store)
     raise DataDirError(problem)
+
+
+def _lacks_commits(aside: Path, store: Store, identity: Identity, *, had_log: bool) -> bool:
+    """It opens; but is it what the node wrote last? An earlier try that was cut short may have put
+    the log away as well."""
+    if any(aside.parent.glob(f"{aside.name}.lost*")) or any(aside.glob("*.log-lost")):
+        return True
+    try:
+        check_bound(aside, store, identity, had_log=had_log)
+    except StoreLost:
+        return True
+    return False
 
 
 def _let_go(store: Store) -> None:

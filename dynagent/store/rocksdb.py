@@ -63,6 +63,8 @@ OpenDb = Callable[[str, Options], Rdict]  # Rdict, or a test's that injects faul
 _WRITE_BUFFER_BYTES = 16 * limits.MIB
 _RESERVE_BYTES = 3 * _WRITE_BUFFER_BYTES  # one flush, and a compaction of two tables with it
 _CACHE_BYTES = 16 * limits.MIB
+# A directory without any of these never became a store: its first start met a full disk, say.
+_MADE_FIRST = ("CURRENT", "MANIFEST-*", "*.sst", "*.log")
 _BLOOM_BITS = 10  # a key: a miss of 1 % reads a block in vain
 # Of the write buffer, for a filter over it: bulk puts of new keys take 5 to 14 % less CPU, bulk
 # gets 18 (docs/benchmarks.md); the sorted list is cold memory all the way down.
@@ -101,7 +103,7 @@ class RocksStore:
         self._closed = False
         seen_path = path.with_name(path.name + ".seen")
         try:
-            new = not path.exists() or not any(path.iterdir())
+            new = not any(any(path.glob(made)) for made in _MADE_FIRST)
             seen = read_seen(seen_path)
             torn = check_logs(path, seen).torn
             with ExitStack() as undo:

@@ -1,10 +1,13 @@
 """An engine that is not the one which the identity was last used with is refused, on any engine."""
 
+import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +20,8 @@ from dynagent.errors import DataDirError, StoreFailed
 from dynagent.store import datadir
 from dynagent.store.binding import ROW, write_mark
 from dynagent.store.datadir import ENGINES, DataDir
-from dynagent.store.identity import IdentityFile
+from dynagent.store.identity import Identity, IdentityFile
+from dynagent.store.protocol import Store
 from tests.store.conformance import contents, token, write
 
 KEY = token(1), b"key"
@@ -66,13 +70,19 @@ def _copy_engine(source: Path, target: Path) -> None:
             shutil.copy(path, target / path.name)
 
 
+def _identity(path: Path, engine: str) -> Identity:
+    return IdentityFile.open_or_create(path, dice=random.Random(1), engine=engine).value
+
+
 def _refused(path: Path, engine: str, match: str) -> None:
     before = {file.name: file.stat().st_size for file in path.glob("store.*")}
+    identity = (path / "identity").exists() and _identity(path, engine)
     for _ in range(3):  # whoever starts agents tries again
         with pytest.raises(DataDirError, match=match) as caught:
             _open(path, engine)
         assert "\n" not in caught.value.message
         assert "new node" in caught.value.message
+        assert not identity or _identity(path, engine) == identity
     assert set(before) <= {file.name for file in path.glob("store.*")} | {
         f"store.{engine}-wal",
         f"store.{engine}-shm",
@@ -140,6 +150,45 @@ def test_a_crashed_run_without_its_log_is_refused(tmp_path: Path, engine: str) -
     for log in (*tmp_path.glob("*-wal"), *tmp_path.glob("*/*.log")):
         log.unlink()
     _refused(tmp_path, engine, "lost its log")
+
+
+def test_a_start_that_ends_while_the_engine_opens_leaves_a_store_that_starts(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """^C, or no descriptor left: the engine has taken its log in by then, and deleted it."""
+    _crash(tmp_path, engine, "1")
+    used = ENGINES[engine]
+
+    def cut(path: Path) -> Store:
+        used.open(path).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(ENGINES, engine, used._replace(open=cut))
+    with pytest.raises(KeyboardInterrupt):
+        _open(tmp_path, engine)
+    monkeypatch.undo()
+    data = _open(tmp_path, engine)
+    assert contents(data.store) == [(*KEY, b"1")]
+    data.close(clean=True)
+
+
+def test_a_process_without_descriptors_notes_its_end(tmp_path: Path, engine: str) -> None:
+    data = _open(tmp_path, engine)
+    write(data.store, (*KEY, b"1"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_handle = os.dup(0)
+    os.close(next_handle)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_handle, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        with suppress(StoreFailed):  # RocksDB needs some to flush
+            data.close(clean=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    data = _open(tmp_path, engine)
+    assert contents(data.store) == [(*KEY, b"1")]
+    data.close(clean=True)
 
 
 def test_a_log_that_is_emptied_with_the_start_of_its_run_is_refused(

@@ -338,3 +338,16 @@ def test_a_full_disk_stops_the_store_and_keeps_what_was_acknowledged(tmp_path: P
     lines = done.stdout.split()
     assert lines[-1] == "failed"
     _check_acknowledged(tmp_path / "store", int(lines[-2]))
+
+
+def test_what_a_first_start_left_on_a_full_disk_becomes_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "store.rocksdb"
+    path.mkdir()
+    for name in ("LOCK", "LOG", "000000.dbtmp"):
+        (path / name).touch()
+    store = RocksStore(path)
+    write(store, (*PLACE, b"stored"))
+    store.close()
+    (path / "CURRENT").unlink()
+    with pytest.raises(DataDirError):  # but no new one beside the rest of an old one
+        RocksStore(path)

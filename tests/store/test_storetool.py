@@ -24,6 +24,8 @@ from dynagent.errors import CorruptRecord, DataDirError, StoreFailed
 from dynagent.main import main
 from dynagent.store.datadir import DataDir
 from dynagent.store.drill import files_of
+from dynagent.store.identity import IdentityFile
+from dynagent.store.rebuild import rebuild
 from dynagent.store.rocksdb import RocksStore
 from dynagent.store.sqlite import SqliteStore
 
@@ -257,9 +259,8 @@ def test_a_rebuilt_store_has_what_could_be_read_and_knows_that_it_may_lack_some(
     assert contents(directory) == {at: row for at, row in before.items() if at[1] != b"k003"}
 
 
-def test_a_store_with_a_damaged_log_is_rebuilt_and_all_of_it_is_unknown(
-    directory: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def crash(directory: Path) -> tuple[Path, Path]:
+    """The directory as a crash leaves it after one more batch, and its log."""
     data_dir = DataDir.open(directory, dice=random.Random(1))
     batch = Batch(9)
     batch.records.extend((token_of(key), key, stored(key, b"new")) for key in KEYS[:50])
@@ -268,10 +269,94 @@ def test_a_store_with_a_damaged_log_is_rebuilt_and_all_of_it_is_unknown(
     shutil.copytree(directory, crashed)
     data_dir.close(clean=True)
     logs = [*crashed.glob("*-wal"), *crashed.glob("*/*.log")]
-    log = max(logs, key=lambda file: file.stat().st_size)
+    return crashed, max(logs, key=lambda file: file.stat().st_size)
+
+
+def flip(log: Path) -> None:
     data = bytearray(log.read_bytes())
     data[len(data) // 2] ^= 1
     log.write_bytes(data)
+
+
+def cut_short(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebuild that ends before its engine has moved in."""
+
+    def cut(*_: object) -> None:
+        raise DataDirError("the power went")
+
+    monkeypatch.setattr("dynagent.store.rebuild._move_in", cut)
+    assert main(["store", "rebuild", str(directory), "--yes"]) == 1
+    monkeypatch.undo()
+
+
+def test_a_store_whose_log_is_gone_is_rebuilt_and_all_of_it_is_unknown(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crashed, log = crash(directory)
+    log.unlink()
+    for seen in crashed.glob("*.seen"):  # of RocksDB: without it, it opens like SQLite
+        seen.unlink()
+    assert rebuilt(crashed, capsys)["log_lost"] is True
+    _, found = check(crashed, capsys)
+    assert {one["kind"] for one in found} == {"unknown"}
+
+
+def test_an_old_engine_in_the_place_of_the_new_one_is_rebuilt_and_all_of_it_is_unknown(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = directory.with_name("old")
+    shutil.copytree(directory, old)
+    DataDir.open(directory, dice=random.Random(1)).close(clean=True)
+    shutil.copy(directory / "identity", old / "identity")
+    assert rebuilt(old, capsys)["log_lost"] is True
+    assert rebuilt(directory, capsys)["log_lost"] is False
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_damaged_log_is_not_forgotten_when_its_rebuild_was_cut_short(
+    directory: Path,
+    closing: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crashed, log = crash(directory)
+    identity_file = IdentityFile.open_or_create(crashed, dice=random.Random(1), engine="sqlite")
+    if closing:  # and the mark of its run is in the tables
+        run = identity_file.value.run - 1
+        identity_file.write(replace(identity_file.value, closing=True, run=run))
+    flip(log)
+    cut_short(crashed, monkeypatch)
+    assert rebuilt(crashed, capsys)["log_lost"] is True
+
+
+def test_a_second_rebuild_that_was_cut_short_goes_on_from_the_newest_engine(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebuilt(directory, capsys)
+    data_dir = DataDir.open(directory, dice=random.Random(1))
+    batch = Batch(9)
+    batch.records.append((token_of(b"new"), b"new", stored(b"new")))
+    data_dir.store.write(batch)
+    data_dir.close(clean=True)
+    cut_short(directory, monkeypatch)
+    done = rebuilt(directory, capsys)
+    assert (done["records"], done["log_lost"]) == (201, False)
+    assert str(done["set_aside"]).endswith("damaged-2")
+
+
+def test_the_ring_of_another_cluster_leaves_the_engine_where_it_is(directory: Path) -> None:
+    before = sorted(path.name for path in directory.iterdir())
+    strange = replace(ring("3" * 16), cluster_id=b"another cluster!")
+    with pytest.raises(DataDirError, match="of another cluster"):
+        rebuild(directory, dice=random.Random(1), ring=strange)
+    assert sorted(path.name for path in directory.iterdir()) == before
+
+
+def test_a_store_with_a_damaged_log_is_rebuilt_and_all_of_it_is_unknown(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crashed, log = crash(directory)
+    flip(log)
     status, found = check(crashed, capsys)
     assert status == 12
     assert [one["kind"] for one in found] == ["store"]
@@ -299,12 +384,7 @@ def test_a_sqlite_file_with_a_damaged_header_is_rebuilt(
 def test_a_rebuild_that_was_cut_short_goes_on(
     directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(*_: object) -> None:
-        raise DataDirError("the power went")
-
-    monkeypatch.setattr("dynagent.store.rebuild._move_in", cut)
-    assert main(["store", "rebuild", str(directory), "--yes"]) == 1
-    monkeypatch.undo()
+    cut_short(directory, monkeypatch)
     assert rebuilt(directory, capsys)["records"] == 200
 
 
