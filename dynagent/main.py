@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from dynagent.agent.writer import ThreadWriter
 from dynagent.config import Config, load
 from dynagent.core import siblings
 from dynagent.env import Env
-from dynagent.errors import CorruptRecord, DynagentError, OutdatedStore, StoreLost
+from dynagent.errors import CorruptRecord, DynagentError, OutdatedStore, StoreFailed, StoreLost
 from dynagent.net.tcp import TcpTransport
 from dynagent.obs import log
 from dynagent.obs.pulse import Pulse
@@ -129,7 +130,8 @@ def _run(options: argparse.Namespace) -> None:
             finally:
                 # Of a start that failed, else the agent has. An engine that the interpreter closes
                 # deletes its log without a word, and looks like one that lost it.
-                data_dir.close(clean=False)
+                with suppress(StoreFailed):
+                    data_dir.close(clean=False)
             return
         except (StoreLost, OutdatedStore) as exc:
             if not configuration.seeds_of(config):

@@ -193,14 +193,21 @@ def _open_store(path: Path, identity_file: IdentityFile, undo: ExitStack) -> tup
     except StoreLost:
         # All is left as it was found, or the next start would find nothing amiss: no note of a
         # close, and no log of our own making where one was lost.
-        store.close()
+        with suppress(StoreFailed):
+            store.close()
         for log in [] if had_log else used.find_logs(file):
             log.unlink()
         if identity_file.value != value:
             identity_file.write(value)
         raise
-    undo.callback(_close_store, identity_file, store)
+    undo.callback(_abandon, identity_file, store)
     return store, store_id
+
+
+def _abandon(identity_file: IdentityFile, store: Store) -> None:
+    """Of a start that has failed: if the store cannot be closed either, that is not the reason."""
+    with suppress(StoreFailed):
+        _close_store(identity_file, store)
 
 
 def _close_store(identity_file: IdentityFile, store: Store) -> None:

@@ -286,7 +286,10 @@ class RocksStore:
                 self._seen.close()
         except Exception as exc:
             if self._failed is None:
-                raise StoreFailed(f"{self._path}: cannot close the store: {exc}") from exc
+                raise StoreFailed(
+                    f"{self._path}: cannot close the store: {exc}; if it is damaged, dynagent store"
+                    " rebuild keeps what can be read, and the cluster heals the rest"
+                ) from exc
 
     # --- helpers ---------------------------------------------------------------------------------
 

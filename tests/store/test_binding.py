@@ -113,6 +113,38 @@ def test_the_engine_of_another_store_is_refused(tmp_path: Path, engine: str) -> 
     _refused(tmp_path / "n1", engine, "is not the store of node")
 
 
+@pytest.mark.plain  # replaces a method
+def test_why_a_store_is_refused_is_told_though_it_cannot_be_closed(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RocksDB flushes and compacts when it is closed, and may meet a bad block then."""
+    _use(tmp_path / "n1", engine, b"1", seed=1)
+    _use(tmp_path / "n2", engine, b"2", seed=2)
+    _copy_engine(tmp_path / "n2", tmp_path / "n1")
+    used = ENGINES[engine]
+
+    def opened(path: Path) -> Store:
+        store = used.open(path)
+        good = store.close
+
+        def close() -> None:
+            good()
+            raise StoreFailed("block checksum mismatch")
+
+        monkeypatch.setattr(store, "close", close)
+        return store
+
+    monkeypatch.setitem(ENGINES, engine, used._replace(open=opened))
+    _refused(tmp_path / "n1", engine, "is not the store of node")
+    monkeypatch.setattr(datadir, "write_mark", _fail)
+    with pytest.raises(StoreFailed, match="no mark"):
+        _open(tmp_path / "n2", engine, seed=2)
+
+
+def _fail(*_: object) -> None:
+    raise StoreFailed("no mark")
+
+
 def test_an_empty_engine_in_the_place_of_a_used_one_is_refused(tmp_path: Path, engine: str) -> None:
     _use(tmp_path / "n1", engine, b"1")
     (tmp_path / "n2").mkdir()
