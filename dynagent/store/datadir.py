@@ -8,7 +8,8 @@
 The identity is made first and the engine second, so an engine without identity, or a used identity
 without engine, is a directory of which a part was lost: such a store is no longer the one that the
 cluster knows, and opening it refuses. So it does for an engine that is not the one which the
-identity was last used with (binding.py), or whose log is damaged. Nothing is ever deleted.
+identity was last used with (binding.py), or whose log is damaged. Nothing that was there is ever
+deleted.
 """
 
 import errno
@@ -22,11 +23,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynagent.core.ports import Dice
-from dynagent.errors import DataDirError, Refused, StoreFailed, StoreLost
+from dynagent.errors import DataDirError, DynagentError, Refused, StoreFailed, StoreLost
 from dynagent.store import identity, rocksdb_log, sqlite_log
 from dynagent.store.binding import Mark, check_bound, write_mark
 from dynagent.store.files import fsync_path, reason, tree_bytes
-from dynagent.store.identity import IdentityFile, start_run, stop_clean
+from dynagent.store.identity import Identity, IdentityFile, start_run, stop_clean
 from dynagent.store.protocol import Store
 from dynagent.store.sqlite import SqliteStore
 
@@ -187,7 +188,12 @@ def _open_store(path: Path, identity_file: IdentityFile, undo: ExitStack) -> tup
     if had_log and not value.closing:
         # Whatever ends us from here on, the engine may have taken the log in and deleted it.
         identity_file.write(replace(value, closing=True))
-    store = used.open(file)
+    try:
+        store = used.open(file)
+    except DynagentError:
+        if used.find_logs(file):  # it has not: if it is missing one day, it was lost
+            _take_back(identity_file, value)
+        raise
     try:
         store_id = check_bound(file, store, value, had_log=had_log)
     except StoreLost:
@@ -197,11 +203,17 @@ def _open_store(path: Path, identity_file: IdentityFile, undo: ExitStack) -> tup
             store.close()
         for log in [] if had_log else used.find_logs(file):
             log.unlink()
-        if identity_file.value != value:
-            identity_file.write(value)
+        _take_back(identity_file, value)
         raise
     undo.callback(_abandon, identity_file, store)
     return store, store_id
+
+
+def _take_back(identity_file: IdentityFile, value: Identity) -> None:
+    """The note of a close that has not come, or means nothing."""
+    if identity_file.value != value:
+        with suppress(StoreFailed):
+            identity_file.write(value)
 
 
 def _abandon(identity_file: IdentityFile, store: Store) -> None:

@@ -359,6 +359,8 @@ def test_a_store_with_a_damaged_log_is_rebuilt_and_all_of_it_is_unknown(
     flip(log)
     status, found = check(crashed, capsys)
     assert status == 12
+    value = IdentityFile.open_or_create(crashed, dice=random.Random(1), engine="sqlite").value
+    assert not value.closing  # if the log is missing one day, it was lost
     assert [one["kind"] for one in found] == ["store"]
     assert "dynagent store rebuild" in str(found[0]["remedy"])
     done = rebuilt(crashed, capsys)
