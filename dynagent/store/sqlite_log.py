@@ -50,7 +50,8 @@ def log_path(path: Path) -> Path:
 
 def find_logs(path: Path) -> list[Path]:
     """It, if it is there."""
-    return [log for log in (log_path(path),) if log.exists()]
+    log = log_path(path)
+    return [log] if log.exists() else []
 
 
 def check_log(path: Path) -> None:

@@ -69,5 +69,5 @@ def test_a_large_one_forgets_little_at_a_time() -> None:
         now = sum(key in cache for key in keys)
         most = max(most, held + 1 - now)
         held = now
-    assert 0 < most <= 33  # half a shard of 16 MiB; all that there is would be 128
+    assert 0 < most <= 33  # half a part of 16 MiB; all that there is would be 128
     assert 120 < held <= 256

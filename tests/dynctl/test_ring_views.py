@@ -204,15 +204,16 @@ def findings(seen: Observation) -> dict[str, tuple[str, str, str]]:
 def test_doctor_tells_causes_from_consequences() -> None:
     seen = seen_by_all(RING, down=[B])
     first, *others = seen.members
-    cut = replace(first, problem="not linked with n2", apart=("n2",))
-    rows = doctor_document(replace(seen, members=(cut, *others))).findings
-    told = {row.node: (row.severity, row.remedy) for row in rows if row.finding == "agent_down"}
-    assert told["n1"] == ("wait", "start n2")
-    assert told["n2"][0] == "act" and told["n2"][1].startswith("start it: dynctl up n2 if")
-    cut = replace(first, problem="not linked with n2, n3", apart=("n2", "n3"))
-    rows = doctor_document(replace(seen, members=(cut, *others))).findings
-    told = {row.node: (row.severity, row.remedy) for row in rows if row.finding == "agent_down"}
-    assert told["n1"] == ("act", "look at the network between n1 and n2, n3")
+
+    def told(*apart: str) -> dict[str, tuple[str, str]]:
+        cut = replace(first, problem=f"not linked with {', '.join(apart)}", apart=apart)
+        rows = doctor_document(replace(seen, members=(cut, *others))).findings
+        return {row.node: (row.severity, row.remedy) for row in rows if row.finding == "agent_down"}
+
+    found = told("n2")
+    assert found["n1"] == ("wait", "start n2")
+    assert found["n2"][0] == "act" and found["n2"][1].startswith("start it: dynctl up n2 if")
+    assert told("n2", "n3")["n1"] == ("act", "look at the network between n1 and n2, n3")
 
 
 def test_doctor_names_who_holds_a_purge_back() -> None:
